@@ -1,0 +1,33 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="nbp",
+    version="0.1.0",
+    description="Next-Block Prediction: semi-autoregressive video generation, complete and tested",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=find_packages(include=["nbp", "nbp.*"]),
+    install_requires=[
+        "torch>=2.4,<2.14",
+        "pytorch-lightning>=2.6,<2.7",
+        "deepspeed>=0.19,<0.20",
+        "einops>=0.8",
+        "av>=15,<19",
+        "decord==0.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "transformers>=5,<6",
+        "sentencepiece>=0.2",
+        "torchmetrics>=1.9,<2",
+        "wandb>=0.26,<0.32",
+        "omegaconf>=2.3,<2.4",
+        "safetensors",
+        "rich",
+        "scipy",
+        "matplotlib",
+        "numpy>=1.26,<2.5",
+    ],
+    extras_require={"dev": ["pytest>=8", "pytest-timeout"]},
+)
