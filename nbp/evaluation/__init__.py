@@ -1,0 +1,1 @@
+"""Metrics for video models: features, Frechet distances, image quality, named protocols."""

@@ -1,0 +1,118 @@
+"""LPIPS, the learned perceptual distance of Zhang et al. (arXiv 1801.03924), as metric and as training loss.
+
+Weights: the file written by `nbp.fetch.fetch_lpips`. Images are (B,3,H,W) in [0,1]; the two
+rescalings the networks expect happen here, once, so callers never normalise.
+Legend: B images, C channels, H W pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# The networks expect ImageNet-normalised pixels; the published LPIPS constants are these, for pixels in [-1,1].
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+MIN_SIZE = {"vgg": 16, "alex": 32}
+
+
+def _conv(c_in, c_out, kernel=3, stride=1, padding=1):
+    return [nn.Conv2d(c_in, c_out, kernel, stride, padding), nn.ReLU()]
+
+
+def _vgg_stages():
+    """VGG16 cut after the last ReLU before each pooling."""
+    stages, c_in = [], 3
+    for index, (width, num_convs) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+        layers = [nn.MaxPool2d(2)] if index else []
+        for _ in range(num_convs):
+            layers += _conv(c_in, width)
+            c_in = width
+        stages.append(nn.Sequential(*layers))
+    return stages, [64, 128, 256, 512, 512]
+
+
+def _alex_stages():
+    """AlexNet cut after every ReLU."""
+    return [
+        nn.Sequential(*_conv(3, 64, kernel=11, stride=4, padding=2)),
+        nn.Sequential(nn.MaxPool2d(3, 2), *_conv(64, 192, kernel=5, padding=2)),
+        nn.Sequential(nn.MaxPool2d(3, 2), *_conv(192, 384)),
+        nn.Sequential(*_conv(384, 256)),
+        nn.Sequential(*_conv(256, 256)),
+    ], [64, 192, 384, 256, 256]
+
+
+class LPIPS(nn.Module):
+    """Distance between images: squared differences of unit-length features, weighted by learned heads.
+
+    Frozen: no parameter takes a gradient, but the distance is differentiable in both images.
+
+    Args:
+        net: "vgg" (usual as a loss) or "alex" (usual as a metric). Untrained until weights are loaded:
+            use `LPIPS.from_file`.
+    """
+
+    def __init__(self, net="vgg"):
+        super().__init__()
+        if net not in MIN_SIZE:
+            raise ValueError(f"net is {net!r}; accepted: {', '.join(map(repr, MIN_SIZE))}")
+        self.net = net
+        stages, widths = _vgg_stages() if net == "vgg" else _alex_stages()
+        self.stages = nn.ModuleList(stages)
+        self.heads = nn.ParameterList(torch.zeros(width) for width in widths)
+        self.register_buffer("shift", torch.tensor(SHIFT).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor(SCALE).view(3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_file(cls, path, net="vgg"):
+        """Load the safetensors file written by `nbp.fetch.fetch_lpips(net)`.
+
+        Raises:
+            ValueError: the file holds other tensors than this network has.
+        """
+        from safetensors.torch import load_file
+
+        model = cls(net)
+        try:
+            model.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path} does not hold the weights of LPIPS({net!r}): {error}") from error
+        return model
+
+    def _features(self, images):
+        """(B,3,H,W) in [0,1] -> five float32 maps, each of unit length along C."""
+        x = ((2 * images - 1) - self.shift) / self.scale
+        for stage in self.stages:
+            x = stage(x)
+            # eps under the root keeps the gradient finite where all features are zero.
+            full = x.float()
+            yield full * torch.rsqrt(full.square().sum(1, keepdim=True) + 1e-8)
+
+    def forward(self, images, target):
+        """Distance of each pair of images.
+
+        Args:
+            images: float (B,3,H,W) in [0,1]; values outside are not clamped, so a loss keeps its gradient.
+            target: same shape, dtype and range.
+
+        Returns:
+            float32 (B,), zero for identical images.
+
+        Raises:
+            ValueError: wrong shape, unequal shapes, not floating point, or too small for the network.
+        """
+        self._check(images, target)
+        distance = 0.0
+        for head, a, b in zip(self.heads, self._features(images), self._features(target)):
+            distance = distance + torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
+        return distance
+
+    def _check(self, images, target):
+        if images.shape != target.shape:
+            raise ValueError(f"images {tuple(images.shape)} and target {tuple(target.shape)} differ in shape")
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE[self.net]:
+            raise ValueError(f"images have shape {tuple(images.shape)}; accepted: (B,3,H,W) with H and W at least "
+                             f"{MIN_SIZE[self.net]} for {self.net!r}")
+        if not (images.is_floating_point() and target.is_floating_point()):
+            raise ValueError(f"images are {images.dtype} and {target.dtype}; accepted: float in [0,1] (divide uint8 by 255)")
