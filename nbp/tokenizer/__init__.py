@@ -1,0 +1,1 @@
+"""Video tokenizer: causal 3D-conv autoencoder with finite scalar quantization."""

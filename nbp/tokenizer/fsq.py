@@ -1,0 +1,70 @@
+"""Finite scalar quantization (Mentzer et al., arXiv 2309.15505): latents -> codes and indices.
+
+Departs from the paper as the official NBP weights do: the shift of even levels is
+tan(offset / half) instead of atanh. All maths is float32 whatever the autocast state or the
+module's dtype: in bfloat16 only 2% of the 64,000 indices come out right.
+Legend: B batch, d = len(levels), ... the latent grid.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+EPS = 1e-3
+
+
+class FSQ(nn.Module):
+    """Rounds each of d latent channels to one of `levels[i]` values in [-1, 1]; has no parameters.
+
+    Args:
+        levels: number of values per channel. index = sum(digit[i] * prod(levels[:i])): first channel fastest.
+    """
+
+    def __init__(self, levels):
+        super().__init__()
+        self.num_codes = math.prod(levels)
+        # Integer buffers, so that `module.bfloat16()` leaves them exact; the float constants derive from them.
+        self.register_buffer("_levels", torch.tensor(list(levels)), persistent=False)
+        self.register_buffer("_basis", torch.cumprod(torch.tensor([1, *levels[:-1]]), 0), persistent=False)
+
+    def bound(self, latents):
+        """Squash latents (B, d, ...) into the open interval that rounds to `levels` values; float32."""
+        levels = self._channel_shape(self._levels, latents)
+        half = (levels - 1) * (1 - EPS) / 2
+        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        return torch.tanh(latents.float() + torch.tan(offset / half)) * half - offset
+
+    def forward(self, latents):
+        """Quantize with a straight-through gradient.
+
+        Args:
+            latents: (B, d, ...) any float dtype.
+
+        Returns:
+            codes: (B, d, ...) float32 in [-1, 1]; indices: (B, ...) int32 in [0, num_codes).
+        """
+        bounded = self.bound(latents)
+        half_width = self._channel_shape(self._levels // 2, latents)
+        rounded = bounded.detach().round()
+        codes = (bounded + (rounded - bounded.detach())) / half_width
+        digits = rounded.long() + half_width
+        return codes, (digits * self._channel_shape(self._basis, latents)).sum(1).int()
+
+    def indices_to_codes(self, indices):
+        """Codes (B, d, ...) float32 of indices (B, ...), any integer dtype.
+
+        Raises:
+            ValueError: an index outside [0, num_codes).
+        """
+        if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < self.num_codes):
+            raise ValueError(f"indices must lie in [0, {self.num_codes}), got "
+                             f"[{int(indices.min())}, {int(indices.max())}]")
+        indices = indices.long().unsqueeze(1)
+        levels = self._channel_shape(self._levels, indices)
+        digits = indices // self._channel_shape(self._basis, indices) % levels
+        return (digits - levels // 2).float() / (levels // 2)
+
+    @staticmethod
+    def _channel_shape(values, like):
+        return values.view(-1, *[1] * (like.ndim - 2))

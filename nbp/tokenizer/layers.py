@@ -1,0 +1,87 @@
+"""Building blocks of the causal 3D-conv autoencoder (MAGVIT-v2, arXiv 2310.05737).
+
+A frame never sees a later one: convolutions pad time in front only and norms run per frame.
+Legend: B batch, C channels, T H W size of a feature map.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+
+class CausalConv3d(nn.Module):
+    """3x3x3 convolution with replicate padding: 1 on each side of H and W, 2 in front of T."""
+
+    def __init__(self, in_channels, out_channels, stride=(1, 1, 1)):
+        super().__init__()
+        self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=tuple(stride))
+
+    def forward(self, x):
+        """(B, C, T, H, W) -> (B, C', ceil(T / st), ceil(H / sh), ceil(W / sw))."""
+        if x.shape[2] == 1:
+            return self._single_frame(x)
+        return self.conv(F.pad(x, (1, 1, 1, 1, 2, 0), mode="replicate"))
+
+    def _single_frame(self, x):
+        """All three time taps see the same frame, so their sum is a 2D kernel: a third of the work for images."""
+        x = F.pad(x.squeeze(2), (1, 1, 1, 1), mode="replicate")
+        return F.conv2d(x, self.conv.weight.sum(2), self.conv.bias, self.conv.stride[1:]).unsqueeze(2)
+
+
+class FrameGroupNorm(nn.GroupNorm):
+    """GroupNorm over each frame by itself, so that statistics never reach into the future.
+
+    32 groups as in the official weights; fewer for widths under 128, to keep 4 channels in a group.
+    """
+
+    def __init__(self, channels):
+        super().__init__(min(32, channels // 4), channels)
+
+    def forward(self, x):
+        frames = rearrange(x, "b c t h w -> (b t) c h w")
+        return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=x.shape[0])
+
+
+class Swish(nn.Module):
+    """x * sigmoid(beta * x) with a learned beta per channel (arXiv 1710.05941)."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.beta = nn.Parameter(torch.ones(1, channels, 1, 1, 1))
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.beta * x)
+
+
+class ResidualUnit(nn.Module):
+    """norm, Swish, conv, norm, Swish, conv plus the input (through a 1x1x1 conv where the width changes)."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.layers = nn.Sequential(
+            FrameGroupNorm(in_channels), Swish(in_channels), CausalConv3d(in_channels, out_channels),
+            FrameGroupNorm(out_channels), Swish(out_channels), CausalConv3d(out_channels, out_channels))
+        self.shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x):
+        return self.layers(x) + self.shortcut(x)
+
+
+class DepthToSpaceUpsample(nn.Module):
+    """Causal conv to prod(stride) times the channels, which become time and space.
+
+    Channel order is (time, height, width, channel), channel fastest. After a time upsample the
+    first frame is dropped, which undoes the causal downsampling of 1 + 2k frames to 1 + k.
+    """
+
+    def __init__(self, channels, stride):
+        super().__init__()
+        self.stride = tuple(stride)
+        t, h, w = self.stride
+        self.conv = CausalConv3d(channels, channels * t * h * w)
+
+    def forward(self, x):
+        t, h, w = self.stride
+        x = rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)
+        return x[:, :, 1:] if t == 2 else x

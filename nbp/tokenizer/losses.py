@@ -1,0 +1,78 @@
+"""Loss terms of the tokenizer as plain functions; `training/tokenizer_module.py` weighs and sums them.
+
+Legend: B batch, n patches. Logits are lists with one (B, n) tensor per critic; every loss is
+a float32 scalar.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def reconstruction_loss(reconstruction, video, l1, l2):
+    """l1 * mean |x - y| + l2 * mean (x - y)^2 for videos (B, 3, T, H, W) in [0, 1]."""
+    difference = reconstruction.float() - video.float()
+    return l1 * difference.abs().mean() + l2 * difference.square().mean()
+
+
+def discriminator_loss(real, fake, kind):
+    """Hinge (arXiv 1705.02894) or non-saturating (arXiv 1406.2661) loss of the critics, mean over critics."""
+    if kind == "hinge":
+        terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake)]
+    else:
+        terms = [F.softplus(-r.float()).mean() + F.softplus(f.float()).mean() for r, f in zip(real, fake)]
+    return torch.stack(terms).mean()
+
+
+def adversarial_loss(fake, kind):
+    """The autoencoder's side of `discriminator_loss`."""
+    if kind == "hinge":
+        return torch.stack([-f.float().mean() for f in fake]).mean()
+    return torch.stack([F.softplus(-f.float()).mean() for f in fake]).mean()
+
+
+def lecam_loss(real, fake, real_average, fake_average):
+    """LeCAM regulariser (arXiv 2104.03310): keeps each side's logits near the other side's moving average."""
+    real, fake = mean_logit(real), mean_logit(fake)
+    return F.relu(real - fake_average).square() + F.relu(real_average - fake).square()
+
+
+def mean_logit(logits):
+    """Mean over patches, clips and critics."""
+    return torch.stack([x.float().mean() for x in logits]).mean()
+
+
+def feature_matching_loss(real_features, fake_features):
+    """Mean L1 distance between the critics' features of real (detached) and fake (arXiv 1711.11585)."""
+    return torch.stack([F.l1_loss(f.float(), r.detach().float())
+                        for r, f in zip(real_features, fake_features)]).mean()
+
+
+def gradient_penalty(discriminator, video):
+    """R1 (arXiv 1801.04406): mean over clips of the squared gradient norm of the logits at real video."""
+    video = video.detach().requires_grad_(True)
+    logits, _ = discriminator(video)
+    total = sum(x.float().mean(1).sum() for x in logits) / len(logits)
+    gradient, = torch.autograd.grad(total, video, create_graph=True)
+    return gradient.float().square().sum((1, 2, 3, 4)).mean()
+
+
+def adversarial_ramp(step, start_step, warmup_steps):
+    """Weight in [0, 1] of the adversarial terms: 0 before `start_step`, then linear over `warmup_steps`."""
+    if step < start_step:
+        return 0.0
+    return min(1.0, (step - start_step + 1) / max(1, warmup_steps))
+
+
+def code_statistics(indices, num_codes):
+    """Share of the codebook in use and perplexity of the code distribution.
+
+    Args:
+        indices: integer tensor of any shape, values in [0, num_codes).
+
+    Returns:
+        usage in (0, 1]; perplexity in [1, num_codes]; float32 scalars.
+    """
+    counts = torch.bincount(indices.flatten().long(), minlength=num_codes).float()
+    probabilities = counts / counts.sum()
+    entropy = -torch.xlogy(probabilities, probabilities).sum()
+    return (counts > 0).float().mean(), entropy.exp()

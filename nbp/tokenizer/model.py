@@ -1,0 +1,168 @@
+"""The tokenizer: video in [0,1] <-> FSQ indices on a coarse causal grid.
+
+17 frames of 128x128 become 5x16x16 indices with the official strides. Encoding a prefix of
+1+4k frames gives the prefix of the full result, and so does decoding.
+Legend: B batch, T H W pixels, t h w latent grid, d FSQ channels.
+"""
+
+import torch
+from torch import nn
+
+from nbp.tokenizer.fsq import FSQ
+from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish
+
+
+def _residual_stage(in_channels, out_channels, num_units):
+    widths = [in_channels] + [out_channels] * num_units
+    return nn.Sequential(*[ResidualUnit(a, b) for a, b in zip(widths, widths[1:])])
+
+
+class Encoder(nn.Module):
+    """Video (B, 3, T, H, W) -> latents (B, d, t, h, w)."""
+
+    def __init__(self, config):
+        super().__init__()
+        widths, num_units = config.widths, config.num_res_blocks
+        self.conv_in = CausalConv3d(3, widths[0])
+        self.stages = nn.ModuleList(
+            _residual_stage(a, b, n) for a, b, n in zip([widths[0], *widths], widths, num_units))
+        self.downsamples = nn.ModuleList(CausalConv3d(w, w, s) for w, s in zip(widths, config.strides))
+        self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]),
+                                  nn.Conv3d(widths[-1], len(config.fsq_levels), 1))
+
+    def forward(self, x):
+        x = self.conv_in(x)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index < len(self.downsamples):
+                x = self.downsamples[index](x)
+        return self.head(x)
+
+
+class Decoder(nn.Module):
+    """Codes (B, d, t, h, w) -> video (B, 3, T, H, W), not clamped; mirrors the encoder."""
+
+    def __init__(self, config):
+        super().__init__()
+        widths, num_units = config.widths[::-1], config.num_res_blocks[::-1]
+        self.conv_in = CausalConv3d(len(config.fsq_levels), widths[0])
+        self.stages = nn.ModuleList(
+            _residual_stage(a, b, n) for a, b, n in zip([widths[0], *widths], widths, num_units))
+        self.upsamples = nn.ModuleList(DepthToSpaceUpsample(w, s) for w, s in zip(widths, config.strides[::-1]))
+        self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]), CausalConv3d(widths[-1], 3))
+
+    def forward(self, x):
+        x = self.conv_in(x)
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index < len(self.upsamples):
+                x = self.upsamples[index](x)
+        return self.head(x)
+
+
+class Tokenizer(nn.Module):
+    """Causal 3D-conv autoencoder with FSQ (MAGVIT-v2, arXiv 2310.05737; NBP section 3.1).
+
+    Args:
+        config: `nbp.config.TokenizerConfig`.
+        resolution: pixels; only needed to decode flat tokens (B, t*h*w), whose grid is then square.
+    """
+
+    def __init__(self, config, resolution=None):
+        super().__init__()
+        config.check()
+        self.config = config
+        self.resolution = resolution
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.fsq = FSQ(config.fsq_levels)
+
+    @property
+    def num_codes(self):
+        return self.config.num_codes
+
+    def forward(self, video):
+        """Autoencode for training: no input check, no clamp.
+
+        Args:
+            video: (B, 3, T, H, W) float in [0, 1].
+
+        Returns:
+            reconstruction: like `video`, unclamped; indices: (B, t, h, w) int32.
+        """
+        codes, indices = self.fsq(self.encoder(video))
+        return self.decoder(codes.to(video.dtype)), indices
+
+    def encode(self, video, quantize=True):
+        """Encode video.
+
+        Args:
+            video: (B, 3, T, H, W) float in [0, 1]; T = 1 + 4k, H and W divisible by 8 (for the official strides).
+            quantize: False returns the latents before quantization.
+
+        Returns:
+            (codes (B, d, t, h, w) float32 in [-1, 1], indices (B, t, h, w) int32), or latents (B, d, t, h, w).
+
+        Raises:
+            ValueError: wrong shape, dtype or range.
+        """
+        self._check_video(video)
+        latents = self.encoder(video)
+        return self.fsq(latents) if quantize else latents
+
+    def decode(self, codes):
+        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W) in [0, 1]."""
+        return self.decoder(codes.to(self.decoder.conv_in.conv.weight.dtype)).clamp(0, 1)
+
+    def decode_from_code_indices(self, indices):
+        """Indices (B, t, h, w), or flat (B, t*h*w) in raster order, -> video (B, 3, T, H, W) in [0, 1].
+
+        Raises:
+            ValueError: an index outside the codebook; flat indices that do not fill whole frames of the grid.
+        """
+        if indices.ndim == 2:
+            indices = self._unflatten(indices)
+        if indices.ndim != 4:
+            raise ValueError(f"indices must be (B, t, h, w) or (B, t*h*w), got shape {tuple(indices.shape)}")
+        return self.decode(self.fsq.indices_to_codes(indices))
+
+    def _unflatten(self, indices):
+        if self.resolution is None:
+            raise ValueError("flat indices need a grid: pass (B, t, h, w), or build the tokenizer with resolution=...")
+        _, h, w = self.config.latent_grid(1, self.resolution, self.resolution)
+        if indices.shape[1] % (h * w):
+            raise ValueError(f"{indices.shape[1]} flat indices do not fill frames of {h}x{w} (resolution "
+                             f"{self.resolution})")
+        return indices.view(indices.shape[0], -1, h, w)
+
+    def _check_video(self, video):
+        if video.ndim != 5 or video.shape[1] != 3:
+            raise ValueError(f"video must be (B, 3, T, H, W), got shape {tuple(video.shape)}")
+        if not video.is_floating_point():
+            raise ValueError(f"video must be floating point in [0, 1], got {video.dtype}; divide uint8 frames by 255")
+        t, h, w = self.config.downsample
+        if (video.shape[2] - 1) % t:
+            raise ValueError(f"video must have 1 + {t}k frames, got T = {video.shape[2]}")
+        if video.shape[3] % h or video.shape[4] % w:
+            raise ValueError(f"video height and width must be divisible by {h} and {w}, got "
+                             f"{video.shape[3]}x{video.shape[4]}")
+        low, high = (float(x) for x in torch.aminmax(video))
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ValueError(f"video must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
+
+    def save_pretrained(self, folder):
+        """Write `model.safetensors` and `config.json` into `folder`."""
+        from nbp.checkpoint import save_pretrained
+
+        save_pretrained(self, "tokenizer", folder)
+
+    @classmethod
+    def from_pretrained(cls, folder, resolution=None):
+        """Load a native tokenizer folder, in eval mode.
+
+        Raises:
+            ValueError: not a native tokenizer, or its tensors do not fit its config.
+        """
+        from nbp.checkpoint import load_pretrained
+
+        return load_pretrained(folder, "tokenizer", resolution=resolution)
