@@ -1,0 +1,1 @@
+"""Video files, clips, data sets and token caches."""
