@@ -1,0 +1,145 @@
+"""Native model folders, `model.safetensors` + `config.json`, and strict loading of any state dict.
+
+A folder holds exactly one model and nothing that is executed on reading; it can be uploaded to a model hub as
+it is. Files are replaced whole, weights first, so that an interrupted save never leaves a half-written file.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from nbp.files import atomic_path, read_json, write_json
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+def save_model(folder, kind, config, state_dict):
+    """Write a native model folder.
+
+    Args:
+        folder: created if missing.
+        kind: "tokenizer" or "generator".
+        config: its config dataclass.
+        state_dict: name -> tensor.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    with atomic_path(Path(folder) / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(Path(folder) / CONFIG, {"kind": kind, "format_version": FORMAT_VERSION,
+                                       "config": dataclasses.asdict(config)})
+
+
+def load_model(path, kind, config_class):
+    """Read a native model folder, its weights memory-mapped.
+
+    Args:
+        path: folder, or a model hub id such as "name/model" where huggingface_hub is online.
+        kind: the kind that is expected.
+        config_class: its config dataclass.
+
+    Returns:
+        (config, dict of name -> tensor).
+
+    Raises:
+        ValueError: no such folder, another kind or version, unknown or missing config fields, or a damaged file;
+            the message names the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = _folder(path)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})")
+    content = read_json(folder / CONFIG)
+    if not isinstance(content, dict) or not {"kind", "format_version", "config"} <= set(content):
+        raise ValueError(f"{folder / CONFIG} must hold kind, format_version and config")
+    if content["kind"] != kind:
+        raise ValueError(f"{folder} holds a {content['kind']}, expected a {kind}")
+    if content["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
+                         f"this code reads {FORMAT_VERSION}")
+    try:
+        return _config(config_class, content["config"], folder / CONFIG), load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
+
+
+def load_pretrained(model_class, kind, config_class, path, device):
+    """Model of a native folder in eval mode on `device`; see `load_model`."""
+    config, state_dict = load_model(path, kind, config_class)
+    return build(model_class, config, state_dict, path, device)
+
+
+def build(model_class, config, state_dict, source, device="cpu"):
+    """Model with these weights, in eval mode on `device`, never held twice in memory.
+
+    Raises:
+        ValueError: from `check_state_dict`.
+    """
+    with torch.device("meta"):
+        model = model_class(config)
+    check_state_dict(model, state_dict, source)
+    model.load_state_dict(state_dict, assign=True)
+    return model.requires_grad_(True).to(device).eval()
+
+
+def check_state_dict(model, state_dict, source):
+    """Refuse weights that are not exactly the model's.
+
+    Raises:
+        ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    problems = []
+    for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
+        if names:
+            problems.append(f"{len(names)} {label} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})")
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name] != found[name]:
+            problems.append(f"{name} is {found[name]}, expected {expected[name]}")
+            break
+    if problems:
+        raise ValueError(f"{source}: weights of {len(found)} tensors do not fit a model of {len(expected)}: "
+                         + "; ".join(problems))
+
+
+def count(state_dict):
+    """(number of tensors, number of values)."""
+    return len(state_dict), sum(tensor.numel() for tensor in state_dict.values())
+
+
+def _folder(path):
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    parts = str(path).split("/")
+    if folder.exists() or len(parts) != 2 or not all(parts) or str(path).startswith("."):
+        raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(path), allow_patterns=[WEIGHTS, CONFIG]))
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is neither a model folder nor a model hub id that can be read: {error}") from error
+
+
+def _config(config_class, values, source):
+    names = {field.name for field in dataclasses.fields(config_class)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise ValueError(f"{source}: unknown config fields {', '.join(unknown)}; known: {', '.join(sorted(names))}")
+    config = config_class(**values)
+    missing = [name for name in names if getattr(config, name) == "???"]
+    if missing:
+        raise ValueError(f"{source}: config fields {', '.join(sorted(missing))} are missing")
+    try:
+        config.check()
+    except TypeError as error:
+        raise ValueError(f"{source}: a config field has a wrong type: {error}") from error
+    return config

@@ -1,0 +1,1 @@
+"""Block-causal video transformer: token ids in, token ids out."""

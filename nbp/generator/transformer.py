@@ -1,0 +1,101 @@
+"""Pre-LN decoder-only transformer: embeddings, layers, KV cache, one forward for training and decoding.
+
+Legend: B batch, n positions of this call, S positions of the cache, D width, H heads.
+"""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from einops import rearrange
+from torch.utils.checkpoint import checkpoint
+
+
+class KVCache:
+    """Keys and values of every layer, allocated once at the first use and written by position.
+
+    Args:
+        num_layers: number of layers.
+        length: S, the longest sequence that will be decoded.
+    """
+
+    def __init__(self, num_layers, length):
+        self.length = length
+        self.entries = [None] * num_layers
+
+    def update(self, layer, start, keys, values):
+        """Store (B, H, n, D/H) at positions start.. and return views of all positions so far."""
+        if self.entries[layer] is None:
+            batch, heads, _, size = keys.shape
+            self.entries[layer] = keys.new_empty(2, batch, heads, self.length, size)
+        end = start + keys.shape[2]
+        entry = self.entries[layer]
+        entry[0, :, :, start:end] = keys
+        entry[1, :, :, start:end] = values
+        return entry[0, :, :, :end], entry[1, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one projection for query, key and value."""
+
+    def __init__(self, width, num_heads, dropout):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x, mask, cache, layer, start):
+        query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        if cache is not None:
+            key, value = cache.update(layer, start, key, value)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU."""
+
+    def __init__(self, width, num_heads, dropout):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = Attention(width, num_heads, dropout)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
+                                 nn.Dropout(dropout))
+
+    def forward(self, x, mask, cache, layer, start):
+        x = x + self.attention(self.norm1(x), mask, cache, layer, start)
+        return x + self.mlp(self.norm2(x))
+
+
+class Transformer(nn.Module):
+    """Embedded tokens in, normalised hidden states out; positions are learned and absolute."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.activation_checkpointing = config.activation_checkpointing
+        self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
+        self.drop = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(TransformerLayer(config.width, config.num_heads, config.dropout)
+                                    for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x, mask, cache=None, start=0):
+        """Run all layers.
+
+        Args:
+            x: token embeddings float (B, n, D) of positions start .. start+n-1.
+            mask: bool (n, start+n) or (B, 1, n, start+n), True where attention is allowed; None: everywhere.
+            cache: `KVCache` that holds positions 0 .. start-1 and takes the new ones, or None with start=0.
+            start: position of x[:, 0].
+
+        Returns:
+            float (B, n, D).
+        """
+        x = self.drop(x + self.position_embedding[:, start:start + x.shape[1]])
+        for index, layer in enumerate(self.layers):
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(layer, x, mask, cache, index, start, use_reentrant=False)
+            else:
+                x = layer(x, mask, cache, index, start)
+        return self.norm(x)
