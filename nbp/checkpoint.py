@@ -8,7 +8,9 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -33,13 +35,12 @@ def save_model(folder, kind, config, state_dict):
                                        "config": dataclasses.asdict(config)})
 
 
-def load_model(path, kind, config_class):
+def load_model(path, kind):
     """Read a native model folder, its weights memory-mapped.
 
     Args:
         path: folder, or a model hub id such as "name/model" where huggingface_hub is online.
         kind: the kind that is expected.
-        config_class: its config dataclass.
 
     Returns:
         (config, dict of name -> tensor).
@@ -64,28 +65,48 @@ def load_model(path, kind, config_class):
         raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
                          f"this code reads {FORMAT_VERSION}")
     try:
-        return _config(config_class, content["config"], folder / CONFIG), load_file(folder / WEIGHTS)
+        return _config(_classes(kind)[1], content["config"], folder / CONFIG), load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
 
 
-def load_pretrained(model_class, kind, config_class, path, device):
-    """Model of a native folder in eval mode on `device`; see `load_model`."""
-    config, state_dict = load_model(path, kind, config_class)
-    return build(model_class, config, state_dict, path, device)
+def save_pretrained(model, kind, folder):
+    """Write a model as a native folder."""
+    save_model(folder, kind, model.config, model.state_dict())
 
 
-def build(model_class, config, state_dict, source, device="cpu"):
-    """Model with these weights, in eval mode on `device`, never held twice in memory.
+def load_pretrained(path, kind, device="cpu", **arguments):
+    """Model of a native folder, in eval mode.
+
+    Args:
+        path, kind: as for `load_model`.
+        device: where its tensors go.
+        arguments: further constructor arguments of the model.
 
     Raises:
-        ValueError: from `check_state_dict`.
+        ValueError: from `load_model` and `build`.
     """
-    with torch.device("meta"):
-        model = model_class(config)
+    config, state_dict = load_model(path, kind)
+    return build(kind, config, state_dict, path, device, **arguments)
+
+
+def build(kind, config, state_dict, source, device="cpu", **arguments):
+    """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory.
+
+    Raises:
+        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts.
+    """
+    model_class, _ = _classes(kind)
+    # Parameters come without storage; buffers are computed by the constructor and stay.
+    hook = register_module_parameter_registration_hook(
+        lambda module, name, parameter: torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad))
+    try:
+        model = model_class(config, **arguments)
+    finally:
+        hook.remove()
     check_state_dict(model, state_dict, source)
     model.load_state_dict(state_dict, assign=True)
-    return model.requires_grad_(True).to(device).eval()
+    return model.to(device).eval()
 
 
 def check_state_dict(model, state_dict, source):
@@ -112,6 +133,16 @@ def check_state_dict(model, state_dict, source):
 def count(state_dict):
     """(number of tensors, number of values)."""
     return len(state_dict), sum(tensor.numel() for tensor in state_dict.values())
+
+
+def _classes(kind):
+    if kind == "tokenizer":
+        from nbp.tokenizer.model import Tokenizer
+
+        return Tokenizer, TokenizerConfig
+    from nbp.generator.model import Generator
+
+    return Generator, GeneratorConfig
 
 
 def _folder(path):

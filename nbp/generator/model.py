@@ -11,7 +11,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from nbp import checkpoint
-from nbp.config import GeneratorConfig
 from nbp.generator.masks import attention_mask
 from nbp.generator.sampling import Sampling, decode, row_generators
 from nbp.generator.sequence import Layout, check_grid, raster_order, to_grid, to_steps
@@ -54,12 +53,12 @@ class Generator(nn.Module):
 
     def save_pretrained(self, folder):
         """Write `model.safetensors` and `config.json` into `folder`, ready to be uploaded as it is."""
-        checkpoint.save_model(folder, "generator", self.config, self.state_dict())
+        checkpoint.save_pretrained(self, "generator", folder)
 
     @classmethod
     def from_pretrained(cls, path, device="cpu"):
         """Build the generator of a folder (or a model hub id) in eval mode on `device`."""
-        return checkpoint.load_pretrained(cls, "generator", GeneratorConfig, path, device)
+        return checkpoint.load_pretrained(path, "generator", device)
 
     # ---- training
 
