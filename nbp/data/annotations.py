@@ -65,21 +65,6 @@ def count_per_class(rows):
     return dict(sorted(Counter(label for _, label in rows).items()))
 
 
-def read_classes(path):
-    """Class names in id order.
-
-    Raises:
-        ValueError: the file is missing, or its names are not sorted and unique.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"class list {path} does not exist; `python -m nbp.prepare` writes it")
-    names = path.read_text(encoding="utf-8").splitlines()
-    if names != sorted(set(names)):
-        raise ValueError(f"{path}: class names must be sorted and unique, one a line")
-    return names
-
-
 def write_lists(root, train, val):
     """Check two lists and write `train.txt`, `val.txt` and `classes.txt` into `root`.
 

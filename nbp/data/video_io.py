@@ -23,15 +23,14 @@ _SEEK_MARGIN = 8
 
 
 class VideoError(ValueError):
-    """A video file that cannot be used; `path` is the file."""
+    """A video file that cannot be used; the text names it, and so does `path`.
 
-    def __init__(self, path, message):
-        super().__init__(path, message)
-        self.path = str(path)
-        self.message = message
+    `path` is optional only because DataLoader rebuilds the exception of a worker from its text.
+    """
 
-    def __str__(self):
-        return f"{self.path}: {self.message}"
+    def __init__(self, text, path=None):
+        super().__init__(text if path is None else f"{path}: {text}")
+        self.path = None if path is None else str(path)
 
 
 @dataclass(frozen=True)
@@ -136,31 +135,31 @@ def _open(path):
     import av
 
     if not os.path.isfile(path):
-        raise VideoError(path, "no such file")
+        raise VideoError("no such file", path)
     if os.path.getsize(path) == 0:
-        raise VideoError(path, "the file is empty")
+        raise VideoError("the file is empty", path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise VideoError(path, "the file holds no video stream")
+                raise VideoError("the file holds no video stream", path)
             stream = container.streams.video[0]
             stream.thread_count = 1  # DataLoader workers are the parallelism
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(path, f"cannot be decoded: {error}") from error
+        raise VideoError(f"cannot be decoded: {error}", path) from error
 
 
 def _info(path, container, stream):
     fps = stream.average_rate or stream.guessed_rate
     if not fps:
-        raise VideoError(path, "the file states no frame rate")
+        raise VideoError("the file states no frame rate", path)
     num_frames = stream.frames
     if not num_frames and stream.duration:
         num_frames = round(stream.duration * stream.time_base * fps)
     if not num_frames and container.duration:
         num_frames = round(container.duration * fps / 1_000_000)
     if not num_frames or not stream.width or not stream.height:
-        raise VideoError(path, "the file states no length or no picture size")
+        raise VideoError("the file states no length or no picture size", path)
     return VideoInfo(num_frames, float(fps), stream.width, stream.height, num_frames / float(fps))
 
 
@@ -170,7 +169,7 @@ def _read_pyav(path, indices):
         wanted = sorted(set(indices))
         first = next(container.decode(stream), None)
         if first is None or first.pts is None:
-            raise VideoError(path, "no frame can be decoded")
+            raise VideoError("no frame can be decoded", path)
         tick = float(stream.time_base) * info.fps
         found = None
         if wanted[0] > 2 * _SEEK_MARGIN:
@@ -179,7 +178,7 @@ def _read_pyav(path, indices):
             found = _collect(container, stream, wanted, first.pts, tick, None)
         missing = [index for index in wanted if index not in found]
         if missing:
-            raise VideoError(path, f"ends before frame {missing[0]} (its header announces {info.num_frames} frames)")
+            raise VideoError(f"ends before frame {missing[0]} (its header announces {info.num_frames} frames)", path)
         return np.stack([found[index] for index in indices])
 
 
@@ -223,7 +222,7 @@ def _read_decord(path, indices):
     try:
         video = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         if max(indices) >= len(video):
-            raise VideoError(path, f"ends before frame {max(indices)} (it has {len(video)} frames)")
+            raise VideoError(f"ends before frame {max(indices)} (it has {len(video)} frames)", path)
         return video.get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise VideoError(path, f"cannot be decoded by decord: {str(error).splitlines()[0]}") from error
+        raise VideoError(f"cannot be decoded by decord: {str(error).splitlines()[0]}", path) from error

@@ -1,0 +1,121 @@
+"""From frames to clips: which frames, which pixels, which range. Pure functions, no files.
+
+A clip takes its frames at fixed time steps. Short clips: a file with at least half of a clip's frames is
+held on its last frame; a shorter one is refused.
+Legend: T frames, H height, W width, C channels.
+"""
+
+import numpy as np
+import torch
+
+RESIZES = ("aspect", "squash")
+
+
+def clip_offsets(num_frames, file_fps, fps=None):
+    """Frame numbers of a clip relative to its first frame.
+
+    Args:
+        num_frames: length of the clip.
+        file_fps: rate of the file.
+        fps: rate of the clip; None takes the file's. A rate above the file's repeats frames.
+
+    Returns:
+        list of ints, ascending, the first 0: what is on screen i / fps seconds after the first frame.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    if fps is not None and not fps > 0:
+        raise ValueError(f"fps must be positive or null, got {fps}")
+    step = 1.0 if fps is None else file_fps / fps
+    # 1e-4: 29.97 / 29.97 * 3 must stay frame 3, not fall to 2.
+    return [int(number * step + 1e-4) for number in range(num_frames)]
+
+
+def num_starts(file_frames, offsets):
+    """In how many places of a file of `file_frames` frames a clip fits; 0 if the file is shorter than the clip."""
+    return max(0, file_frames - offsets[-1])
+
+
+def spaced_starts(count, num_clips):
+    """First frames of `num_clips` clips in the places 0 .. count - 1: the centre for one, else evenly, ends included.
+
+    Where the clips do not fit (count is 0) they start at 0.
+    """
+    last = max(0, count - 1)
+    if num_clips == 1:
+        return [last // 2]
+    return [round(number * last / (num_clips - 1)) for number in range(num_clips)]
+
+
+def place_clip(file_frames, offsets, start):
+    """Frame numbers of the clip that starts at frame `start`, by the short-clip rule.
+
+    Raises:
+        ValueError: the file holds less than half of the clip's frames.
+    """
+    held = sum(start + offset < file_frames for offset in offsets)
+    if 2 * held < len(offsets):
+        raise ValueError(f"too short: {file_frames} frames give {held} of {len(offsets)} clip frames, "
+                         "at least half are needed")
+    return [min(start + offset, file_frames - 1) for offset in offsets]
+
+
+def fit_square(frames, resolution, resize, position=0.5):
+    """Bring frames to resolution x resolution.
+
+    Args:
+        frames: uint8 array (T, H, W, C).
+        resolution: side in pixels.
+        resize: "aspect" cuts a square as large as the short side, then scales it; "squash" scales both sides
+            independently, as the official reader does.
+        position: where along the long side the square lies, 0 (left, top) to 1; 0.5 is the centre.
+
+    Returns:
+        uint8 array (T, resolution, resolution, C).
+
+    Raises:
+        ValueError: unknown `resize`.
+    """
+    if resize not in RESIZES:
+        raise ValueError(f"data.resize is {resize!r}; accepted: {', '.join(RESIZES)}")
+    height, width = frames.shape[1:3]
+    if resize == "aspect":
+        side = min(height, width)
+        top, left = round((height - side) * position), round((width - side) * position)
+        frames = frames[:, top:top + side, left:left + side]
+    if frames.shape[1:3] == (resolution, resolution):
+        return frames
+    images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # T C H W
+    images = torch.nn.functional.interpolate(images.float(), (resolution, resolution), mode="bilinear", antialias=True)
+    return images.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def flip(frames):
+    """Mirror frames (T, H, W, C) left to right."""
+    return frames[:, :, ::-1]
+
+
+def frames_to_video(frames):
+    """uint8 array (T, H, W, C) -> float32 tensor (C, T, H, W) in [0, 1].
+
+    Raises:
+        ValueError: another dtype or number of dimensions.
+    """
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4:
+        raise ValueError(f"frames must be uint8 of shape (T, H, W, C), got {frames.dtype} {frames.shape}")
+    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).contiguous().float().div_(255)
+
+
+def video_to_frames(video):
+    """Float tensor (C, T, H, W), nominally in [0, 1] -> uint8 array (T, H, W, C), rounded and clamped.
+
+    Raises:
+        ValueError: not floating point, not four-dimensional, or not finite.
+    """
+    if not torch.is_floating_point(video) or video.ndim != 4:
+        raise ValueError(f"video must be float of shape (C, T, H, W), got {video.dtype} {tuple(video.shape)}")
+    if not torch.isfinite(video).all():
+        raise ValueError("video holds NaN or infinity")
+    scaled = video.detach().float().mul(255).round().clamp(0, 255)
+    return scaled.byte().permute(1, 2, 3, 0).contiguous().cpu().numpy()

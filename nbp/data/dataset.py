@@ -1,0 +1,168 @@
+"""Clips of annotated video files as a map-style data set.
+
+Training draws one random clip of a file; evaluation takes the centre clip, or several evenly spaced ones.
+Class ids are places in the sorted names of the training list.
+Bad files raise VideoError unless `max_bad_files` > 0. Then each is logged and counted once by all
+DataLoader workers of a process; training takes the next readable file instead, evaluation leaves the clip out.
+Legend: B batch, C channels, T H W pixels.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from nbp.data.annotations import check_overlap, count_per_class, read_annotations
+from nbp.data.classes import class_text
+from nbp.data.clips import (RESIZES, clip_offsets, fit_square, flip, frames_to_video, num_starts, place_clip,
+                            spaced_starts)
+from nbp.data.video_io import READERS, VideoError, probe, read_frames
+
+__all__ = ["VideoDataset", "evaluation_batches", "class_names", "read_annotations", "check_overlap", "count_per_class"]
+
+log = logging.getLogger(__name__)
+
+
+def class_names(data):
+    """Class names of a data set in id order; empty if it has no labels.
+
+    Args:
+        data: DataConfig; its lists are relative to `data.root`.
+    """
+    rows = read_annotations(Path(data.root) / data.train_list)
+    return sorted({label for _, label in rows if label})
+
+
+class VideoDataset(torch.utils.data.Dataset):
+    """Clips of one split.
+
+    An item is a dict: video float32 (C, T, H, W) in [0, 1]; label int64, -1 without a class; text, the class
+    name as words; path, relative to the root; item, the number of the clip.
+
+    Args:
+        data: DataConfig. `train_list` and `val_list` are relative to `root`.
+        split: "train" or "val", which list.
+        train: random clip, crop and flip; False: fixed places and the centre crop.
+        clips_per_video: items per file, evenly spaced when `train` is False.
+
+    Raises:
+        ValueError: unknown split or reader, a missing or empty list, or a class that the training list lacks.
+    """
+
+    def __init__(self, data, split, train, clips_per_video=1):
+        lists = {"train": data.train_list, "val": data.val_list}
+        if split not in lists:
+            raise ValueError(f"split is {split!r}; accepted: {', '.join(lists)}")
+        if data.reader not in READERS:
+            raise ValueError(f"data.reader is {data.reader!r}; accepted: {', '.join(READERS)}")
+        if data.resize not in RESIZES:
+            raise ValueError(f"data.resize is {data.resize!r}; accepted: {', '.join(RESIZES)}")
+        if clips_per_video < 1:
+            raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
+        self.data, self.split, self.train, self.clips_per_video = data, split, train, clips_per_video
+        self.rows = read_annotations(Path(data.root) / lists[split])
+        self.classes = class_names(data)
+        self._ids = {name: number for number, name in enumerate(self.classes)}
+        unknown = sorted({label for _, label in self.rows if label} - set(self.classes))
+        if unknown:
+            raise ValueError(f"{lists[split]}: classes that {data.train_list} lacks: {', '.join(unknown)}")
+        # Shared memory: DataLoader workers count together, forked or spawned.
+        self._bad = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
+
+    def __len__(self):
+        return len(self.rows) * self.clips_per_video
+
+    @property
+    def num_bad_files(self):
+        """Files found unreadable so far, by all workers of this process."""
+        return int(self._bad.sum())
+
+    def __getitem__(self, key):
+        """Item `key`, or (item, num_frames, seed) for another clip length and fixed random choices.
+
+        A plain number draws the random choices from torch's generator, which DataLoader seeds per worker and epoch.
+
+        Raises:
+            VideoError: the file cannot be used and the allowance of `max_bad_files` is spent.
+        """
+        item, num_frames, seed = key if isinstance(key, tuple) else (key, self.data.num_frames, None)
+        if not 0 <= item < len(self):
+            raise IndexError(f"item {item} of {len(self)}")
+        generator = torch.Generator().manual_seed(int(torch.randint(2 ** 62, ())) if seed is None else seed)
+        for step in range(len(self.rows)):
+            current = (item + step * self.clips_per_video) % len(self)
+            number = current // self.clips_per_video
+            if not self._bad[number]:
+                try:
+                    return self._read(current, num_frames, generator)
+                except VideoError as error:
+                    self._note_bad(number, error)
+            if not self.train:
+                return None
+        raise ValueError(f"{self.data.root}: none of the {len(self.rows)} files can be read")
+
+    def _note_bad(self, number, error):
+        if self.num_bad_files >= self.data.max_bad_files:
+            raise error
+        self._bad[number] = True
+        log.warning("bad file %d of at most %d: %s", self.num_bad_files, self.data.max_bad_files, error)
+
+    def _read(self, item, num_frames, generator):
+        number, clip = divmod(item, self.clips_per_video)
+        name, label = self.rows[number]
+        path = Path(self.data.root) / name
+        info = probe(path)
+        offsets = clip_offsets(num_frames, info.fps, self.data.fps)
+        count = num_starts(info.num_frames, offsets)
+        if self.train:
+            start = int(torch.randint(max(1, count), (), generator=generator))
+        else:
+            start = spaced_starts(count, self.clips_per_video)[clip]
+        try:
+            indices = place_clip(info.num_frames, offsets, start)
+        except ValueError as error:
+            raise VideoError(str(error), path) from error
+        frames = read_frames(path, indices, self.data.reader)
+        frames = self._fit(frames, generator)
+        return {"video": frames_to_video(frames), "label": torch.tensor(self._ids.get(label, -1)),
+                "text": class_text(label), "path": name, "item": item}
+
+    def _fit(self, frames, generator):
+        position, mirrored = 0.5, False
+        if self.train:
+            position, coin = torch.rand(2, generator=generator).tolist()
+            mirrored = self.data.flip and coin < 0.5
+        frames = fit_square(frames, self.data.resolution, self.data.resize, position)
+        return flip(frames) if mirrored else frames
+
+
+def evaluation_batches(dataset, batch_size, num_workers=0, rank=0, world=1, first_item=0, max_items=None):
+    """Yield each clip of an evaluation data set once, over all ranks, without padding or repeats.
+
+    Rank r takes the items r, r + world, ...; the last batch may be smaller, and bad files are left out.
+
+    Args:
+        dataset: VideoDataset with `train` False.
+        batch_size: clips in a batch.
+        num_workers: decoding processes.
+        rank, world: this process and the number of processes.
+        first_item: items below it are skipped (to resume).
+        max_items: items from this number on are left out.
+
+    Yields:
+        dict: video float32 (B, C, T, H, W) in [0, 1], label int64 (B,), item int64 (B,), text and path lists.
+    """
+    if dataset.train:
+        raise ValueError("evaluation needs a VideoDataset with train=False")
+    stop = len(dataset) if max_items is None else min(max_items, len(dataset))
+    items = [item for item in range(rank, stop, world) if item >= first_item]
+    loader = torch.utils.data.DataLoader(torch.utils.data.Subset(dataset, items), batch_size, num_workers=num_workers,
+                                         collate_fn=_collate_present)
+    for batch in loader:
+        if batch is not None:
+            yield batch
+
+
+def _collate_present(samples):
+    present = [sample for sample in samples if sample is not None]
+    return torch.utils.data.default_collate(present) if present else None
