@@ -5,6 +5,7 @@ it is. Files are replaced whole, weights first, so that an interrupted save neve
 """
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from nbp.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+KINDS = ("tokenizer", "generator")
 
 
 def save_model(folder, kind, config, state_dict):
@@ -35,15 +37,15 @@ def save_model(folder, kind, config, state_dict):
                                        "config": dataclasses.asdict(config)})
 
 
-def load_model(path, kind):
+def load_model(path, kind=None):
     """Read a native model folder, its weights memory-mapped.
 
     Args:
         path: folder, or a model hub id such as "name/model" where huggingface_hub is online.
-        kind: the kind that is expected.
+        kind: the kind that is expected; None for any.
 
     Returns:
-        (config, dict of name -> tensor).
+        (kind, config, dict of name -> tensor).
 
     Raises:
         ValueError: no such folder, another kind or version, unknown or missing config fields, or a damaged file;
@@ -59,13 +61,14 @@ def load_model(path, kind):
     content = read_json(folder / CONFIG)
     if not isinstance(content, dict) or not {"kind", "format_version", "config"} <= set(content):
         raise ValueError(f"{folder / CONFIG} must hold kind, format_version and config")
-    if content["kind"] != kind:
-        raise ValueError(f"{folder} holds a {content['kind']}, expected a {kind}")
+    if content["kind"] not in ((kind,) if kind else KINDS):
+        raise ValueError(f"{folder} holds a {content['kind']}, expected a {kind or ' or '.join(KINDS)}")
     if content["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
                          f"this code reads {FORMAT_VERSION}")
     try:
-        return _config(_classes(kind)[1], content["config"], folder / CONFIG), load_file(folder / WEIGHTS)
+        config = _config(_classes(content["kind"])[1], content["config"], folder / CONFIG)
+        return content["kind"], config, load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
 
@@ -86,7 +89,7 @@ def load_pretrained(path, kind, device="cpu", **arguments):
     Raises:
         ValueError: from `load_model` and `build`.
     """
-    config, state_dict = load_model(path, kind)
+    _, config, state_dict = load_model(path, kind)
     return build(kind, config, state_dict, path, device, **arguments)
 
 
@@ -96,17 +99,20 @@ def build(kind, config, state_dict, source, device="cpu", **arguments):
     Raises:
         ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts.
     """
-    model_class, _ = _classes(kind)
-    # Parameters come without storage; buffers are computed by the constructor and stay.
-    hook = register_module_parameter_registration_hook(
-        lambda module, name, parameter: torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad))
-    try:
-        model = model_class(config, **arguments)
-    finally:
-        hook.remove()
+    model = empty_model(kind, config, **arguments)
     check_state_dict(model, state_dict, source)
     model.load_state_dict(state_dict, assign=True)
     return model.to(device).eval()
+
+
+def empty_model(kind, config, **arguments):
+    """Model whose parameters are on the meta device and whose buffers are computed, as the constructor does."""
+    hook = register_module_parameter_registration_hook(
+        lambda module, name, parameter: torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad))
+    try:
+        return _classes(kind)[0](config, **arguments)
+    finally:
+        hook.remove()
 
 
 def check_state_dict(model, state_dict, source):
@@ -174,3 +180,12 @@ def _config(config_class, values, source):
     except TypeError as error:
         raise ValueError(f"{source}: a config field has a wrong type: {error}") from error
     return config
+
+
+def model_hash(model):
+    """Hex sha256 over the names, dtypes, shapes and bytes of a model's tensors; the same from whatever file it came."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

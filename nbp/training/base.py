@@ -1,0 +1,67 @@
+"""What both training modules share: moving average of the weights and a guard against non-finite steps."""
+
+import copy
+
+import pytorch_lightning as pl
+import torch
+
+
+class TrainingModule(pl.LightningModule):
+    """A model, optionally its exponential moving average, and counters that checkpoints carry.
+
+    Args:
+        model: the module that is trained and exported.
+        ema_decay: 0 for no moving average.
+    """
+
+    def __init__(self, model, ema_decay):
+        super().__init__()
+        self.model = model
+        self.ema_decay = ema_decay
+        self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
+        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
+        self._ema_step = -1
+
+    @property
+    def averaged(self):
+        """The weights to validate with and to export."""
+        return self.model if self.ema is None else self.ema
+
+    def guard(self, loss):
+        """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter.
+
+        The zero keeps replicas and gradient hooks in step; the skip is counted in `skipped_steps`.
+        """
+        finite = torch.isfinite(loss.detach()).float()
+        if self.trainer.world_size > 1:
+            finite = self.trainer.strategy.reduce(finite, reduce_op="mean")
+        if finite == 1:
+            return loss
+        self.skipped_steps += 1
+        return sum((p * 0).sum() for p in self.parameters() if p.requires_grad)
+
+    def on_before_optimizer_step(self, optimizer):
+        """Log the gradient norm of each parameter group; drop gradients that are not finite."""
+        norms = []
+        for index, group in enumerate(optimizer.param_groups):
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            if gradients:
+                norm = torch.nn.utils.get_total_norm(gradients)
+                norms.append(norm)
+                self.log(f"train/grad_norm_{index}", norm)
+        if norms and not torch.isfinite(torch.stack(norms)).all():
+            self.skipped_steps += 1
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = None
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        """Update the moving average once per optimizer step."""
+        self.log("train/skipped_steps", self.skipped_steps.float())
+        if self.ema is None or self.global_step == self._ema_step:
+            return
+        self._ema_step = self.global_step
+        # Short runs: average over about the last tenth of the steps, until that exceeds the decay's own horizon.
+        decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.ema.parameters()), [p.detach() for p in self.model.parameters()], 1 - decay)

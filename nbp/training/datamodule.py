@@ -1,0 +1,42 @@
+"""Batches for training: the step-indexed sampler over a dataset, and fixed validation batches.
+
+Works for clips of video and for cached tokens alike: both datasets accept a `ClipKey`.
+"""
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Subset
+
+from nbp.training.sampler import StepBatchSampler
+
+
+class ClipDataModule(pl.LightningDataModule):
+    """Loaders over a training and a validation dataset.
+
+    Args:
+        train, val: map-style datasets; `train` is indexed with `ClipKey`.
+        phases: list of `nbp.training.sampler.Phase`.
+        val_batch_size: clips per device in validation.
+        trainer_config: `nbp.config.TrainerConfig`.
+    """
+
+    def __init__(self, train, val, phases, val_batch_size, trainer_config):
+        super().__init__()
+        self.train, self.val, self.phases = train, val, phases
+        self.val_batch_size, self.config = val_batch_size, trainer_config
+
+    def train_dataloader(self):
+        sampler = StepBatchSampler(
+            len(self.train), self.phases, self.config.accumulate, self.config.seed,
+            self.trainer.global_rank, self.trainer.world_size, start_step=self.trainer.global_step)
+        return self._loader(self.train, batch_sampler=sampler)
+
+    def val_dataloader(self):
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        # Evenly spread over the list, so that few validation batches still see every class.
+        wanted = min(len(self.val), self.config.val_batches * self.val_batch_size * world)
+        items = [index * len(self.val) // wanted for index in range(wanted)]
+        return self._loader(Subset(self.val, items[rank::world]), batch_size=self.val_batch_size)
+
+    def _loader(self, dataset, **batching):
+        workers = self.config.num_workers
+        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=True, **batching)

@@ -1,0 +1,59 @@
+"""Training of the generator by next-block prediction (arXiv 2502.07737, section 3.2).
+
+Batches hold cached token indices, or video that a frozen tokenizer turns into indices here.
+Legend: B batch, t h w latent grid.
+"""
+
+import torch
+
+from nbp.config import to_dict
+from nbp.generator.model import Generator
+from nbp.training.base import TrainingModule
+from nbp.training.optim import build_adamw, weight_decay_groups
+
+
+class GeneratorModule(TrainingModule):
+    """Trains a `Generator`.
+
+    Args:
+        run: `nbp.config.GeneratorRun`.
+        tokenizer: frozen `Tokenizer` for batches of video; None for batches of tokens.
+        encode_condition: function(batch) -> condition ids (B, C) int64, or None for unconditional models.
+    """
+
+    def __init__(self, run, tokenizer=None, encode_condition=None):
+        super().__init__(Generator(run.model), run.trainer.ema_decay)
+        self.run = run
+        self.max_steps = run.max_steps
+        self.encode_condition = encode_condition
+        self._frozen = [tokenizer]  # in a list: a frozen network stays out of the checkpoint
+        self.save_hyperparameters({"run": to_dict(run)})
+
+    def configure_optimizers(self):
+        optim = self.run.optim
+        return build_adamw(weight_decay_groups(self.model, optim.lr, optim.weight_decay), optim, self.max_steps)
+
+    def on_fit_start(self):
+        if self._frozen[0] is not None:
+            self._frozen[0].to(self.device).eval()
+
+    def training_step(self, batch, batch_idx):
+        loss = self.model.loss(self._indices(batch), self._condition(batch))
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return self.guard(loss)
+
+    def validation_step(self, batch, batch_idx):
+        indices = self._indices(batch)
+        nll, rank = self.averaged.score(indices, self._condition(batch))
+        metrics = {"val/loss": nll.mean(), "val/top1": (rank < 1).float().mean(), "val/top5": (rank < 5).float().mean()}
+        self.log_dict(metrics, sync_dist=True, batch_size=len(indices))
+
+    @torch.no_grad()
+    def _indices(self, batch):
+        if "indices" in batch:
+            return batch["indices"]
+        with torch.autocast(self.device.type, enabled=False):
+            return self._frozen[0].encode(batch["video"])[1].long()
+
+    def _condition(self, batch):
+        return None if self.encode_condition is None else self.encode_condition(batch).to(self.device)

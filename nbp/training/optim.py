@@ -1,0 +1,38 @@
+"""Parameter groups and learning-rate schedules."""
+
+import math
+
+import torch
+from torch import nn
+
+
+def weight_decay_groups(module, lr, weight_decay):
+    """Two AdamW groups: weight decay on Linear weights only (as GPT-2 and the official recipe), none elsewhere."""
+    linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if id(p) in linear], "lr": lr, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in linear], "lr": lr, "weight_decay": 0.0},
+    ]
+
+
+def lr_factor(step, optim, max_steps):
+    """Multiplier of the peak learning rate at optimizer step `step`: linear warm-up, then decay.
+
+    The first step already has rate 1 / warmup_steps; the last step of a linear or cosine schedule
+    ends at `final_lr_ratio`.
+    """
+    if step < optim.warmup_steps:
+        return (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return 1.0
+    progress = min(1.0, (step - optim.warmup_steps) / max(1, max_steps - 1 - optim.warmup_steps))
+    decay = 1 - progress if optim.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * decay
+
+
+def build_adamw(groups, optim, max_steps):
+    """What `LightningModule.configure_optimizers` returns: AdamW and a per-step schedule."""
+    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, optim, max_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,132 @@
+"""Adversarial training of the tokenizer with one optimizer and one backward pass.
+
+The autoencoder's loss goes through a critic whose parameters are detached, the critic's loss
+sees a detached reconstruction, so the gradient of the sum is each side's own gradient. One
+optimizer with two parameter groups runs unchanged on one device, under DDP and under DeepSpeed
+ZeRO-1 and 2, and counts `global_step` once. Losses: NBP appendix; MAGVIT-v2 (arXiv 2310.05737).
+Legend: B batch, T H W pixels.
+"""
+
+import torch
+from einops import rearrange
+from torch.func import functional_call
+
+from nbp.config import to_dict
+from nbp.tokenizer import losses
+from nbp.tokenizer.discriminator import Discriminator
+from nbp.tokenizer.model import Tokenizer
+from nbp.training.base import TrainingModule
+from nbp.training.optim import build_adamw
+
+LECAM_DECAY = 0.99
+
+
+class TokenizerModule(TrainingModule):
+    """Trains a `Tokenizer`.
+
+    Args:
+        run: `nbp.config.TokenizerRun`.
+        perceptual: frozen module (B,3,H,W) x2 in [0,1] -> (B,) distance; needed where loss.perceptual > 0.
+    """
+
+    def __init__(self, run, perceptual=None):
+        super().__init__(Tokenizer(run.model).to(memory_format=torch.channels_last_3d), run.trainer.ema_decay)
+        if run.loss.perceptual and perceptual is None:
+            raise ValueError("loss.perceptual > 0 needs a perceptual network")
+        self.run = run
+        self.max_steps = sum(phase.steps for phase in run.curriculum)
+        self.discriminator = Discriminator(run.discriminator) if run.loss.adversarial else None
+        self._frozen = [perceptual]  # in a list: a frozen network stays out of the checkpoint
+        self.register_buffer("lecam_real", torch.zeros(()))
+        self.register_buffer("lecam_fake", torch.zeros(()))
+        self.save_hyperparameters({"run": to_dict(run)})
+
+    def configure_optimizers(self):
+        optim = self.run.optim
+        groups = [{"params": list(self.model.parameters()), "lr": optim.lr}]
+        if self.discriminator is not None:
+            groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
+        return build_adamw(groups, optim, self.max_steps)
+
+    def on_fit_start(self):
+        if self._frozen[0] is not None:
+            self._frozen[0].to(self.device)
+
+    def training_step(self, batch, batch_idx):
+        video = batch["video"].to(memory_format=torch.channels_last_3d)
+        reconstruction, indices = self.model(video)
+        terms = self.autoencoder_terms(reconstruction, video)
+        terms |= self.adversarial_terms(reconstruction, video)
+        loss = sum(value for name, value in terms.items() if not name.startswith("logit_"))
+        usage, perplexity = losses.code_statistics(indices, self.model.num_codes)
+        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
+        logged |= {"train/code_usage": usage, "train/code_perplexity": perplexity}
+        self.log_dict(logged)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return self.guard(loss)
+
+    def autoencoder_terms(self, reconstruction, video):
+        """Weighted reconstruction and perceptual losses."""
+        weights = self.run.loss
+        terms = {"reconstruction": losses.reconstruction_loss(reconstruction, video, weights.l1, weights.l2)}
+        if weights.perceptual:
+            fake, real = self._random_frames(reconstruction, video)
+            terms["perceptual"] = weights.perceptual * self._frozen[0](fake, real).mean()
+        return terms
+
+    def adversarial_terms(self, reconstruction, video):
+        """Weighted losses of both sides of the game, and the critics' mean logits on real and fake."""
+        weights = self.run.loss
+        if self.discriminator is None:
+            return {}
+        ramp = losses.adversarial_ramp(self.global_step, weights.adversarial_start_step,
+                                       weights.adversarial_warmup_steps)
+        if ramp == 0:  # a zero that reaches every parameter, so that replicas find no unused ones
+            return {"discriminator": sum((p * 0).sum() for p in self.discriminator.parameters())}
+        real, real_features = self.discriminator(video)
+        fake, _ = self.discriminator(reconstruction.detach())
+        frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+        judged, judged_features = functional_call(self.discriminator, frozen, (reconstruction,))
+        kind = weights.adversarial_kind
+        terms = {"adversarial": ramp * weights.adversarial * losses.adversarial_loss(judged, kind),
+                 "discriminator": losses.discriminator_loss(real, fake, kind)}
+        if weights.feature_matching:
+            terms["feature_matching"] = ramp * weights.feature_matching * losses.feature_matching_loss(
+                real_features, judged_features)
+        if weights.lecam:
+            terms["lecam"] = weights.lecam * self._lecam(real, fake)
+        if weights.gradient_penalty:
+            terms["gradient_penalty"] = weights.gradient_penalty * losses.gradient_penalty(self.discriminator, video)
+        return terms | {"logit_real": losses.mean_logit(real), "logit_fake": losses.mean_logit(fake)}
+
+    def _lecam(self, real, fake):
+        for average, logits in ((self.lecam_real, real), (self.lecam_fake, fake)):
+            average.lerp_(losses.mean_logit(logits).detach(), 1 - LECAM_DECAY)
+        return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
+
+    def _random_frames(self, *videos):
+        """The same `perceptual_frames` random frames of each clip, as images (B', 3, H, W)."""
+        batch, _, num_frames = videos[0].shape[:3]
+        count = min(self.run.loss.perceptual_frames, num_frames)
+        pick = torch.rand(batch, num_frames, device=self.device).topk(count).indices
+        rows = torch.arange(batch, device=self.device)[:, None]
+        return [rearrange(v.transpose(1, 2)[rows, pick], "b n c h w -> (b n) c h w") for v in videos]
+
+    def on_validation_epoch_start(self):
+        self._counts = torch.zeros(self.model.num_codes, device=self.device)
+
+    def validation_step(self, batch, batch_idx):
+        video = batch["video"].to(memory_format=torch.channels_last_3d)
+        reconstruction, indices = self.averaged(video)
+        error = (reconstruction.float().clamp(0, 1) - video).square().mean((1, 2, 3, 4))
+        self._counts += torch.bincount(indices.flatten().long(), minlength=self.model.num_codes)
+        self.log("val/psnr", (-10 * error.log10()).mean(), sync_dist=True, prog_bar=True, batch_size=len(video))
+        return reconstruction.clamp(0, 1)
+
+    def on_validation_epoch_end(self):
+        counts = self._counts
+        if self.trainer.world_size > 1:
+            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
+        probabilities = counts / counts.sum()
+        entropy = -torch.xlogy(probabilities, probabilities).sum()
+        self.log_dict({"val/code_usage": (counts > 0).float().mean(), "val/code_perplexity": entropy.exp()})

@@ -1,0 +1,28 @@
+"""Everything a tokenizer run needs, built from its config."""
+
+from pathlib import Path
+
+from nbp.data.dataset import VideoDataset
+from nbp.evaluation.lpips import LPIPS
+from nbp.fetch import fetch_lpips
+from nbp.training.callbacks import ReconstructionPictures
+from nbp.training.datamodule import ClipDataModule
+from nbp.training.sampler import Phase
+from nbp.training.tokenizer_module import TokenizerModule
+
+
+def build(run):
+    """Module, data and callbacks of a `TokenizerRun`.
+
+    Raises:
+        ValueError: ZeRO-3, which partitions the parameters that the adversarial step needs whole.
+    """
+    if run.trainer.strategy == "deepspeed_3":
+        raise ValueError("trainer.strategy=deepspeed_3 cannot train a tokenizer: the autoencoder's loss needs the whole "
+                         "critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")
+    perceptual = LPIPS.from_file(fetch_lpips("vgg"), "vgg") if run.loss.perceptual else None
+    phases = [Phase(p.steps, p.batch_size, p.num_frames) for p in run.curriculum]
+    data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
+                          phases, phases[-1].batch_size, run.trainer)
+    pictures = ReconstructionPictures(Path(run.trainer.out) / "samples")
+    return TokenizerModule(run, perceptual), data, [pictures]
