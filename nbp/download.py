@@ -27,9 +27,7 @@ def load_magvit2(path, resolution=128, device="cuda"):
     """
     if not Path(path).is_file():
         return checkpoint.load_pretrained(path, "tokenizer", device, resolution=resolution)
-    state = _part(official.split_state(official.read_file(path), path), "tokenizer", path)
-    config = official.tokenizer_config()
-    native = official.to_native(state, official.tokenizer_table(config), path)
+    config, native = _official(path, "tokenizer")
     return checkpoint.build("tokenizer", config, native, path, device, resolution=resolution)
 
 
@@ -50,10 +48,7 @@ def load_transformer(path, tokenizer=None, device="cuda", config=None):
         ValueError: no generator in there, a file that can't be read, or a tokenizer with other codes.
     """
     if Path(path).is_file():
-        content = official.read_file(path)
-        state = _part(official.split_state(content, path), "generator", path)
-        config = config or official.generator_config(state, content.get("hyper_parameters"), path)
-        native = official.to_native(state, official.generator_table(config), path)
+        config, native = _official(path, "generator", config)
         generator = checkpoint.build("generator", config, native, path, device)
     else:
         generator = checkpoint.load_pretrained(path, "generator", device)
@@ -62,7 +57,9 @@ def load_transformer(path, tokenizer=None, device="cuda", config=None):
     return generator
 
 
-def _part(states, kind, path):
+def _official(path, kind, config=None):
+    content = official.read_file(path)
+    states = official.split_state(content, path)
     if kind not in states:
         raise ValueError(f"{path} holds a {' and a '.join(states)}, expected a {kind}")
-    return states[kind]
+    return official.native_model(content, states[kind], kind, path, config)

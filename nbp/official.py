@@ -174,6 +174,29 @@ def _join(parts):
 # ---- configs
 
 
+def native_model(content, state, kind, path, config=None):
+    """Config and native tensors of one model of an official file.
+
+    Args:
+        content: what `read_file` gave.
+        state: its part from `split_state`.
+        kind: "tokenizer" or "generator".
+        path: named in errors.
+        config: replaces what the file says of itself.
+
+    Returns:
+        (config, dict of native name -> tensor).
+
+    Raises:
+        ValueError: from `generator_config` and `to_native`.
+    """
+    if kind == "tokenizer":
+        config = config or tokenizer_config()
+        return config, to_native(state, tokenizer_table(config), path)
+    config = config or generator_config(state, content.get("hyper_parameters"), path)
+    return config, to_native(state, generator_table(config), path)
+
+
 def tokenizer_config():
     """Config of the released tokenizers."""
     return TokenizerConfig(**TOKENIZER_CONFIG)

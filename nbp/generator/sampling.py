@@ -43,8 +43,8 @@ class Sampling:
 def filter_logits(logits, top_k=None, top_p=None):
     """Set every id outside top-k and then outside top-p (nucleus) to -inf.
 
-    Ties with the k-th id stay; ties at the edge of the nucleus stay in order of their id until it is full.
-    Only the k best ids are sorted, not the whole vocabulary.
+    Ties with the k-th id stay; ties at the edge of the nucleus stay in the order of `torch.sort` until it is
+    full, as in the official code. Only the k best ids are sorted, not the whole vocabulary.
 
     Args:
         logits: float32 (..., V).
@@ -73,10 +73,11 @@ def filter_logits(logits, top_k=None, top_p=None):
     number = (mass[..., :-1] <= top_p).sum(-1, keepdim=True) + 1
     least = ranked.gather(-1, number - 1)
     above, tied = logits > least, logits == least
-    room = number - above.sum(-1, keepdim=True)
-    if (tied.sum(-1, keepdim=True) > room).any():
-        tied &= tied.cumsum(-1) <= room
-    return logits.masked_fill(~(above | tied), -math.inf)
+    kept = above | tied
+    if (kept.sum(-1, keepdim=True) > number).any():    # ties that do not all fit: rare, and worth a full sort
+        order = torch.sort(logits, dim=-1, descending=True).indices
+        kept = torch.zeros_like(kept).scatter(-1, order, torch.arange(size, device=logits.device) < number)
+    return logits.masked_fill(~kept, -math.inf)
 
 
 def row_generators(generator, batch, keep_single=False):
