@@ -1,12 +1,13 @@
 """Video files <-> uint8 frames; the only importer of the codec libraries.
 
-Frame i of a file is the picture on screen i / fps seconds after its first one. At a constant frame rate
-that is the i-th decoded frame, however the file is coded; files with dropped or late frames still get a
-constant-rate time line. Damage raises VideoError, which always names the file.
+Frame i of a file is the picture on screen i / fps seconds after its first one, time stamps rounded to that
+rate. At a constant frame rate it is the i-th decoded frame, however mp4, mov, mkv, webm or avi is coded;
+files with dropped frames still get a constant-rate time line. Damage raises VideoError, which names the file.
 Legend: T frames, H height, W width.
 """
 
 import contextlib
+import itertools
 import os
 from dataclasses import dataclass
 
@@ -164,49 +165,66 @@ def _info(path, container, stream):
 
 
 def _read_pyav(path, indices):
+    wanted = sorted(set(indices))
+    found = None
     with _open(path) as (container, stream):
         info = _info(path, container, stream)
-        wanted = sorted(set(indices))
-        first = next(container.decode(stream), None)
+        frames = container.decode(stream)
+        first = next(frames, None)
         if first is None or first.pts is None:
             raise VideoError("no frame can be decoded", path)
-        tick = float(stream.time_base) * info.fps
-        found = None
-        if wanted[0] > 2 * _SEEK_MARGIN:
-            found = _collect(container, stream, wanted, first.pts, tick, wanted[0] - _SEEK_MARGIN)
-        if found is None:
-            found = _collect(container, stream, wanted, first.pts, tick, None)
-        missing = [index for index in wanted if index not in found]
-        if missing:
-            raise VideoError(f"ends before frame {missing[0]} (its header announces {info.num_frames} frames)", path)
-        return np.stack([found[index] for index in indices])
+        if wanted[0] <= 2 * _SEEK_MARGIN:
+            found = _collect(itertools.chain([first], frames), wanted, _numbering(container, stream, info, first.pts))
+        else:
+            ticks = (wanted[0] - _SEEK_MARGIN) / (info.fps * float(stream.time_base))
+            container.seek(first.pts + int(ticks), stream=stream)
+            found = _collect(container.decode(stream), wanted, _numbering(container, stream, info, first.pts))
+    if found is None:  # the seek landed too late, as MPEG program streams without an index do: read from the start
+        with _open(path) as (container, stream):
+            found = _collect(container.decode(stream), wanted, _numbering(container, stream, info, first.pts))
+    missing = [index for index in wanted if found is None or index not in found]
+    if missing:
+        raise VideoError(f"ends before frame {missing[0]} (its header announces {info.num_frames} frames)", path)
+    return np.stack([found[index] for index in indices])
 
 
-def _collect(container, stream, wanted, pts0, tick, seek_to):
-    """Decode forward from frame `seek_to` (None: the start); None if the seek landed behind the first wanted frame.
+def _numbering(container, stream, info, pts0):
+    """Function from the next decoded frame to its number.
 
-    Args:
-        wanted: sorted frame numbers.
-        pts0: time stamp of frame 0, in stream units.
-        tick: frames per stream unit.
+    AVI stores no presentation times and what FFmpeg guesses is out of order for h264 inside it. Each of its
+    chunks is one tick, so there only the frame behind the seek, a key frame, is placed by time.
+    """
+    ticks = float(stream.time_base) * info.fps
+    if container.format.name != "avi":
+        return lambda frame: round((frame.pts - pts0) * ticks)
+    counter = None
+
+    def count(frame):
+        nonlocal counter
+        counter = round((frame.pts - pts0) * ticks) if counter is None else counter + 1
+        return counter
+
+    return count
+
+
+def _collect(frames, wanted, number_of):
+    """Pick the frames `wanted` (sorted numbers) from decoded frames; None if those begin behind the first wanted one.
 
     Returns:
-        {frame number: uint8 (H, W, 3)}, without the frames that the file does not have.
+        {frame number: uint8 (H, W, 3)}, without the frames that lie behind the end.
     """
-    container.seek(stream.start_time or 0 if seek_to is None else pts0 + int(seek_to / tick), stream=stream)
-    found, shown, position = {}, None, 0
-    for frame in container.decode(stream):
+    found, shown, end, position = {}, None, 0, 0
+    for frame in frames:
         if frame.pts is None:
             continue
-        number = round((frame.pts - pts0) * tick)
-        if shown is None and number > wanted[0] and seek_to is not None:
+        number = number_of(frame)
+        if shown is None and number > wanted[0]:
             return None
-        while position < len(wanted) and wanted[position] < number:
-            if shown is not None:
-                found[wanted[position]] = shown.to_ndarray(format="rgb24")
+        while wanted[position] < number:
+            found[wanted[position]] = shown.to_ndarray(format="rgb24")
             position += 1
-        if position == len(wanted):
-            return found
+            if position == len(wanted):
+                return found
         shown, end = frame, number
     # One frame of grace: Xvid in AVI may count a final, uncoded frame, which shows the picture before it.
     while shown is not None and position < len(wanted) and wanted[position] <= end + 1:

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nbp.data.annotations import check_overlap, count_per_class, read_annotations, write_annotations, write_lists
+from nbp.data.classes import UCF101_CLASSES, class_text
+
+
+def test_round_trip(tmp_path):
+    rows = [("a/b c.mp4", "YoYo"), ("d.avi", ""), ("e.avi", "Archery")]
+    write_annotations(tmp_path / "list.txt", rows)
+    assert (tmp_path / "list.txt").read_text() == "a/b c.mp4\tYoYo\nd.avi\t\ne.avi\tArchery\n"
+    assert read_annotations(tmp_path / "list.txt") == rows
+    assert count_per_class(rows + rows[:1]) == {"": 1, "Archery": 1, "YoYo": 2}
+
+
+def test_labels_and_blank_lines_are_optional(tmp_path):
+    (tmp_path / "list.txt").write_text("a.mp4\n\n  \nb.mp4\tYoYo\n")
+    assert read_annotations(tmp_path / "list.txt") == [("a.mp4", ""), ("b.mp4", "YoYo")]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("a.mp4\tb\tc\n", "line 1: expected `path<TAB>label`"),
+    ("a.mp4\n\tYoYo\n", "line 2: expected `path<TAB>label`"),
+    ("\n", "is empty"),
+])
+def test_bad_lists(tmp_path, text, message):
+    (tmp_path / "list.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_annotations(tmp_path / "list.txt")
+
+
+def test_unwritable_rows(tmp_path):
+    with pytest.raises(ValueError, match="holds a tab or a line break"):
+        write_annotations(tmp_path / "list.txt", [("a\tb.mp4", "")])
+    with pytest.raises(ValueError, match="no clips for"):
+        write_annotations(tmp_path / "list.txt", [])
+    assert not list(tmp_path.iterdir())
+
+
+def test_overlap_is_found(tmp_path):
+    train, val = [("a.mp4", "A"), ("b.mp4", "B")], [("c.mp4", "A"), ("b.mp4", "A")]
+    with pytest.raises(ValueError, match="1 clips are in both the training and the validation list, first 'b.mp4'"):
+        check_overlap(train, val)
+    with pytest.raises(ValueError, match="in both"):
+        write_lists(tmp_path, train, val)
+    assert not list(tmp_path.iterdir())
+
+
+def test_lists_of_a_data_set(tmp_path):
+    write_lists(tmp_path, [("b.mp4", "B"), ("a.mp4", "A")], [("c.mp4", "A")])
+    assert (tmp_path / "classes.txt").read_text() == "A\nB\n"
+    with pytest.raises(ValueError, match="validation classes without training clips: C"):
+        write_lists(tmp_path, [("b.mp4", "B")], [("c.mp4", "C")])
+
+
+def test_class_texts_equal_the_official_ones():
+    recorded = json.loads((Path(__file__).parents[1] / "parity" / "llama_ucf_ids.json").read_text())
+    assert list(UCF101_CLASSES) == recorded["classes"]
+    assert [class_text(name) for name in UCF101_CLASSES] == recorded["texts"]
+    assert class_text("riding_a bike") == "riding a bike" and class_text("") == ""
