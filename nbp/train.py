@@ -7,6 +7,7 @@ resumes. Several processes: torchrun --nproc-per-node=N -m nbp.train CONFIG trai
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -49,6 +50,7 @@ def build_trainer(config, max_steps, gradient_clip, extra_callbacks):
         limit_val_batches=config.val_batches, num_sanity_val_steps=0, log_every_n_steps=config.log_every_steps,
         use_distributed_sampler=False, default_root_dir=out, logger=build_loggers(config),
         plugins=[] if deepspeed else [callbacks.AtomicCheckpointIO()], enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
         callbacks=[
             pl.callbacks.ModelCheckpoint(out / "checkpoints", filename="{step:07d}", save_last=True, save_top_k=1,
                                          every_n_train_steps=config.checkpoint_every_steps, enable_version_counter=False),

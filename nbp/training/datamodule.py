@@ -4,6 +4,7 @@ Works for clips of video and for cached tokens alike: both datasets accept a `Cl
 """
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Subset
 
 from nbp.training.sampler import StepBatchSampler
@@ -39,4 +40,5 @@ class ClipDataModule(pl.LightningDataModule):
 
     def _loader(self, dataset, **batching):
         workers = self.config.num_workers
-        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=True, **batching)
+        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
+                          **batching)

@@ -33,6 +33,6 @@ def lr_factor(step, optim, max_steps):
 
 def build_adamw(groups, optim, max_steps):
     """What `LightningModule.configure_optimizers` returns: AdamW and a per-step schedule."""
-    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, optim, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
