@@ -5,6 +5,7 @@ it is. Files are replaced whole, weights first, so that an interrupted save neve
 """
 
 import dataclasses
+import typing
 import hashlib
 from pathlib import Path
 
@@ -172,20 +173,26 @@ def _config(config_class, values, source):
     if unknown:
         raise ValueError(f"{source}: unknown config fields {', '.join(unknown)}; known: {', '.join(sorted(names))}")
     config = config_class(**values)
-    missing = [name for name in names if getattr(config, name) == "???"]
-    if missing:
-        raise ValueError(f"{source}: config fields {', '.join(sorted(missing))} are missing")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == "???":
+            raise ValueError(f"{source}: config field {field.name} is missing")
+        if not _has_type(value, field.type):
+            raise ValueError(f"{source}: config field {field.name} must be {field.type}, got {value!r}")
     try:
         config.check()
-    except TypeError as error:
-        raise ValueError(f"{source}: a config field has a wrong type: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
     return config
 
 
-def model_hash(model):
-    """Hex sha256 over the names, dtypes, shapes and bytes of a model's tensors; the same from whatever file it came."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _has_type(value, expected):
+    """Whether a JSON value has a dataclass field's type; an int will do for a float, a bool never for an int."""
+    origin, inner = typing.get_origin(expected), typing.get_args(expected)
+    if origin is list:
+        return isinstance(value, list) and all(_has_type(item, inner[0]) for item in value)
+    if origin is typing.Union:
+        return any(_has_type(value, option) for option in inner)
+    if isinstance(value, bool):
+        return expected is bool
+    return isinstance(value, (int, float) if expected is float else expected)

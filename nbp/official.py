@@ -42,14 +42,13 @@ def read_file(path):
     torch.serialization.add_safe_globals([argparse.Namespace])
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         found = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         if found:
             raise ValueError(f"{path} is refused: it names {found[1]}, and only tensors, plain values and "
                              "argparse.Namespace are read from a checkpoint") from error
-        raise ValueError(f"{path} is truncated or not a torch checkpoint: {str(error).splitlines()[0]}") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is truncated or not a torch checkpoint: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is truncated or not a torch checkpoint: {reason}") from error
 
 
 def split_state(content, path):
