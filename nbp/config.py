@@ -252,6 +252,7 @@ class GeneratorRun:
     max_steps: int = MISSING
     batch_size: int = MISSING              # clips per device and micro-batch
     tokenizer: str = MISSING               # native folder or official file
+    text_tokenizer: Optional[str] = None   # Hugging Face tokenizer folder, for text conditions
     tokens: Optional[str] = None           # token cache folder; None: tokenize `data` online
     data: Optional[DataConfig] = None
 
@@ -317,7 +318,7 @@ def load_config(schema, path=None, overrides=(), values=None):
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
-            raise ValueError(f"{source}: {_first_line(error)}") from error
+            raise ValueError(f"{source}: {error.full_key}: {_first_line(error)}") from error
     missing = sorted(OmegaConf.missing_keys(merged))
     if missing:
         raise ValueError(f"{path}: no value for {', '.join(missing)}: set it in the file or as NAME=VALUE")
