@@ -1,0 +1,227 @@
+"""From sets of clips to feature matrices: networks, clip sets, and extraction that is cached and resumable.
+
+A set is extracted in chunks of 64 clips; with a cache folder each chunk becomes one file under a key made of
+the set's content, the weights and the protocol. Ranks take turns with chunks, an interrupted run goes on
+with the missing ones, and a real set is extracted once for any number of fake sets.
+Legend: N clips, T frames, H W pixels, D features.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nbp.evaluation.i3d import PORT_BN_EPS, TF_BN_EPS, load_i3d
+from nbp.evaluation.protocols import prepare
+from nbp.files import atomic_path, progress, sha256, write_json
+
+CHUNK = 64
+FEATURES_VERSION = 1  # raise it when the same inputs give other features
+# i3d_torchscript.pt as published by StyleGAN-V.
+STYLEGANV_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network from clips (B,3,T,224,224) in [-1,1] to features (B,D), and the hash of its weights."""
+
+    name: str
+    module: torch.nn.Module
+    weights_sha256: str
+    device: str = "cpu"
+
+
+def load_network(name, path, device="cpu", trust_torchscript=False):
+    """Load the feature network of a protocol.
+
+    Args:
+        name: `Protocol.network`.
+        path: weight file: what `nbp.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
+            user's `i3d_torchscript.pt`.
+        device: torch device.
+        trust_torchscript: load a TorchScript file of unknown hash. Such a file is a program.
+
+    Raises:
+        ValueError: unknown network, missing file, other weights, or a TorchScript file that is not trusted.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"weights {path} of network {name} do not exist")
+    digest = sha256(path)
+    if name in ("i3d-tf", "i3d-port"):
+        module = load_i3d(path, TF_BN_EPS if name == "i3d-tf" else PORT_BN_EPS)
+    elif name == "i3d-styleganv":
+        if digest != STYLEGANV_SHA256 and not trust_torchscript:
+            raise ValueError(f"{path} has sha256 {digest}, not that of StyleGAN-V's file ({STYLEGANV_SHA256}). A "
+                             "TorchScript file is a program: pass --trust-torchscript only if you know its origin")
+        module = _TorchScript(torch.jit.load(path, map_location="cpu").eval())
+    else:
+        raise ValueError(f"unknown network {name!r}; accepted: i3d-tf, i3d-port, i3d-styleganv")
+    return FeatureNetwork(name, module.to(device), digest, str(device))
+
+
+class _TorchScript(torch.nn.Module):
+    """StyleGAN-V's detector, called so that it returns logits of what it is given."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.script = script
+
+    def forward(self, video):
+        return self.script(video, rescale=False, resize=False, return_features=True)
+
+
+class Clips(torch.utils.data.Dataset):
+    """A set of clips.
+
+    Args:
+        name: shown in tables.
+        count: number of clips.
+        read: function(number) -> frames (T,H,W,3), uint8 or float in [0,1].
+        fingerprint: hex digest of the content.
+        labels: class of each clip (sequence of ints, -1 without one), or None.
+    """
+
+    def __init__(self, name, count, read, fingerprint, labels=None):
+        if count < 1:
+            raise ValueError(f"{name} holds no clips")
+        if labels is not None and len(labels) != count:
+            raise ValueError(f"{name} has {count} clips and {len(labels)} labels")
+        self.name, self.count, self.read, self.fingerprint = name, count, read, fingerprint
+        self.labels = None if labels is None else np.asarray(labels)
+
+    @classmethod
+    def from_array(cls, name, frames, labels=None):
+        """Clips of an array (N,T,H,W,3), uint8 or float in [0,1].
+
+        Raises:
+            ValueError: wrong shape or dtype, or uint8 values that look like [0,1].
+        """
+        frames = np.asarray(frames)
+        if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
+            raise ValueError(f"{name} has shape {frames.shape}; accepted: (N,T,H,W,3)")
+        if frames.dtype != np.uint8 and not np.issubdtype(frames.dtype, np.floating):
+            raise ValueError(f"{name} is {frames.dtype}; accepted: uint8, or float in [0,1]")
+        if frames.dtype == np.uint8 and frames.max() <= 1:
+            raise ValueError(f"{name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
+        digest = hashlib.sha256(f"{frames.dtype}{frames.shape}".encode())
+        for clip in frames:
+            digest.update(np.ascontiguousarray(clip).data)
+        return cls(name, len(frames), frames.__getitem__, digest.hexdigest(), labels)
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, number):
+        frames = np.asarray(self.read(number))
+        if frames.ndim != 4:
+            raise ValueError(f"{self.name}, clip {number} has shape {frames.shape}; accepted: (T,H,W,3)")
+        return torch.from_numpy(np.ascontiguousarray(frames))
+
+
+def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num_workers=0, rank=0, world=1,
+                     barrier=None):
+    """Features of a set under a protocol.
+
+    Args:
+        clips: Clips.
+        network: FeatureNetwork.
+        protocol: Protocol.
+        cache_dir: folder for the chunks, shared by all ranks; None keeps nothing.
+        batch_size: clips per forward pass; changes features by rounding only.
+        num_workers: decoding processes.
+        rank, world: this process and their number.
+        barrier: function that waits for all ranks, needed when `world` > 1.
+
+    Returns:
+        float32 array (N,D), in the order of the set.
+
+    Raises:
+        ValueError: clips of unequal or too small size, wrong type or range, NaN features, or several ranks
+            without a cache folder.
+    """
+    if network.name != protocol.network:
+        raise ValueError(f"protocol {protocol.name} needs network {protocol.network}, got {network.name}")
+    if world > 1 and (cache_dir is None or barrier is None):
+        raise ValueError("several ranks exchange features through files: give cache_dir and barrier")
+    folder = None if cache_dir is None else _cache_folder(cache_dir, clips, network, protocol)
+    starts = range(0, len(clips), CHUNK)
+    chunks = {start: _read_chunk(folder, start) for start in starts}
+    numbers = [number for place, start in enumerate(starts) if chunks[start] is None and place % world == rank
+               for number in range(start, min(start + CHUNK, len(clips)))]
+    buffer = []
+    rows = _rows(clips, numbers, network, protocol, batch_size, num_workers)
+    for number, row in progress(rows, len(numbers), f"features of {clips.name}", "clips") if numbers else ():
+        buffer.append(row)
+        if (number + 1) % CHUNK == 0 or number + 1 == len(clips):
+            start = number // CHUNK * CHUNK
+            chunks[start], buffer = np.stack(buffer), []
+            _write_chunk(folder, start, chunks[start])
+    if world > 1:
+        barrier()
+        chunks = {start: _read_chunk(folder, start) for start in starts}
+    return np.concatenate([chunks[start] for start in starts])
+
+
+def _rows(clips, numbers, network, protocol, batch_size, num_workers):
+    """Yield (number, features (D,)) of the clips asked for."""
+    subset = torch.utils.data.Subset(clips, numbers)
+    loader = torch.utils.data.DataLoader(subset, batch_size, num_workers=num_workers, collate_fn=list)
+    done = 0
+    for batch in loader:
+        here = numbers[done:done + len(batch)]
+        done += len(batch)
+        try:
+            features = network_features(network, _stack(batch), protocol)
+        except ValueError as error:
+            raise ValueError(f"{clips.name}, clips {here[0]} to {here[-1]}: {error}") from error
+        yield from zip(here, features.numpy())
+
+
+def _stack(batch):
+    shapes = {tuple(clip.shape) for clip in batch}
+    if len(shapes) > 1:
+        raise ValueError(f"clips differ in size: {', '.join(map(str, sorted(shapes)))}; all must be alike")
+    return torch.stack(batch)
+
+
+@torch.inference_mode()
+def network_features(network, frames, protocol):
+    """Features of one batch: frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 (B,D) on the CPU.
+
+    Raises:
+        ValueError: from `prepare`, or if a feature is NaN or infinite.
+    """
+    video = prepare(frames.to(network.device), protocol)
+    low = protocol.precision == "bfloat16"
+    # TF32 convolutions, the default on GPUs, change logits by 1e-3 relative.
+    with (torch.autocast(video.device.type, torch.bfloat16, enabled=low),
+          torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)):
+        features = network.module(video).float().cpu()
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        raise ValueError(f"the network returned NaN or infinity for {int(bad.sum())} of {len(bad)} clips")
+    return features
+
+
+def _cache_folder(cache_dir, clips, network, protocol):
+    """Folder of the chunks; made of everything that features depend on."""
+    key = {"set": clips.fingerprint, "clips": len(clips), "weights": network.weights_sha256, "chunk": CHUNK,
+           "version": FEATURES_VERSION} | protocol.features_key()
+    folder = Path(cache_dir) / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+    if not (folder / "key.json").is_file():
+        write_json(folder / "key.json", key | {"name": clips.name})
+    return folder
+
+
+def _read_chunk(folder, start):
+    path = None if folder is None else folder / f"{start:08d}.npy"
+    return np.load(path, allow_pickle=False) if path is not None and path.is_file() else None
+
+
+def _write_chunk(folder, start, features):
+    if folder is not None:
+        with atomic_path(folder / f"{start:08d}.npy") as temporary:
+            np.save(temporary, features)

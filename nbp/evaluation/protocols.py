@@ -1,0 +1,182 @@
+"""Named protocols of Frechet video distance, and the preprocessing they prescribe.
+
+A distance is comparable only under one protocol, so a preset decides everything; a changed field changes
+the printed name (`nbp-rfvd+num_frames=16`). Sources: the papers and released code of MAGVIT, TATS, LARP and NBP.
+Legend: B clips, T frames, H W pixels, C channels.
+"""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+I3D_SIZE = 224
+ACCEPTED = {
+    "network": ("i3d-tf", "i3d-port", "i3d-styleganv"),
+    "quantize": ("floor", "round", "none"),
+    "fit": ("squash", "crop"),
+    "precision": ("float32", "bfloat16"),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that a score depends on besides the two sets."""
+
+    name: str
+    network: str                       # i3d-tf: eps 1e-3 | i3d-port: eps 1e-5 | i3d-styleganv: TorchScript file
+    quantize: str                      # float pixels before the network: floor or round to 8 bit, or none
+    fit: str                           # to a square: squash both sides, or crop the middle after scaling the short one
+    antialias: bool = False            # filter when shrinking
+    resolution: Optional[int] = None   # pixels that both sets are resized to before 224; None: as they come
+    num_frames: Optional[int] = 16     # the first ones of every clip; None: all
+    num_real: Optional[int] = None     # clips; None: the whole set
+    num_fake: Optional[int] = None
+    repeats: int = 1                   # disjoint fake sets of num_fake clips, mean and deviation reported
+    real_split: str = "any"            # where real clips have to come from, stated only
+    real_clips: str = "centre"         # which clips of the real videos, stated only
+    fps: Optional[float] = None        # frame rate of both sets, stated only
+    precision: str = "float32"         # of the network
+
+    def __post_init__(self):
+        for name, accepted in ACCEPTED.items():
+            if getattr(self, name) not in accepted:
+                raise ValueError(f"protocol {self.name}: {name} is {getattr(self, name)!r}; "
+                                 f"accepted: {', '.join(accepted)}")
+        for name in ("resolution", "num_frames", "num_real", "num_fake", "repeats"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"protocol {self.name}: {name} is {value!r}; accepted: a positive whole number")
+
+    def replace(self, **changes):
+        """A protocol with other fields; its name says which.
+
+        Raises:
+            ValueError: unknown field (with a suggestion) or a value that is not accepted.
+        """
+        known = [field.name for field in dataclasses.fields(self) if field.name != "name"]
+        for key in changes:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                raise ValueError(f"a protocol has no field {key!r}" + (f"; did you mean {close[0]!r}?" if close else
+                                                                       f"; accepted: {', '.join(known)}"))
+        changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
+        suffix = "".join(f"+{key}={value}" for key, value in changes.items())
+        return dataclasses.replace(self, name=self.name + suffix, **changes)
+
+    def features_key(self):
+        """The fields that features depend on: two protocols that agree in them share cached features."""
+        return {key: getattr(self, key) for key in ("network", "quantize", "fit", "antialias", "resolution",
+                                                    "num_frames", "precision")}
+
+
+_MAGVIT = dict(network="i3d-tf", quantize="round", fit="squash", repeats=4)
+_NBP_GFVD = dict(network="i3d-styleganv", quantize="none", fit="crop")
+PROTOCOLS = {protocol.name: protocol for protocol in (
+    Protocol("magvit-ucf", **_MAGVIT, resolution=128, num_real=10_000, num_fake=10_000, real_split="train",
+             real_clips="random"),
+    Protocol("magvit-k600", **_MAGVIT, resolution=64, num_real=50_000, num_fake=50_000, real_split="eval",
+             real_clips="6 a video"),
+    Protocol("tats-2048", network="i3d-port", quantize="floor", fit="squash", num_real=2048, num_fake=2048,
+             real_split="train", real_clips="random"),
+    Protocol("nbp-gfvd-ucf", **_NBP_GFVD, num_real=10_000, num_fake=10_000, real_split="train", fps=8.0),
+    Protocol("nbp-gfvd-k600", **_NBP_GFVD, resolution=64, num_real=50_000, num_fake=50_000, real_split="val",
+             fps=25.0),
+    Protocol("nbp-rfvd", network="i3d-port", quantize="floor", fit="squash", num_frames=None, real_split="val"),
+    Protocol("larp", network="i3d-styleganv", quantize="floor", fit="squash", antialias=True, num_real=10_000,
+             num_fake=10_000, real_split="train"),
+    # Small runs: the original's constants, every frame that the tokenizer sees.
+    Protocol("quickstart", network="i3d-tf", quantize="round", fit="squash", num_frames=None, real_split="val"),
+)}
+
+
+def get_protocol(name):
+    """A preset by name, or by the path of a YAML file with the fields of `Protocol` (`base` names a preset).
+
+    Raises:
+        ValueError: unknown preset or field.
+    """
+    if str(name).endswith((".yaml", ".yml")):
+        return _read_protocol(name)
+    if name not in PROTOCOLS:
+        close = difflib.get_close_matches(str(name), PROTOCOLS, 1)
+        raise ValueError(f"unknown protocol {name!r}; accepted: {', '.join(PROTOCOLS)}, or a YAML file"
+                         + (f"; did you mean {close[0]!r}?" if close else ""))
+    return PROTOCOLS[name]
+
+
+def _read_protocol(path):
+    import yaml
+
+    with open(path, encoding="utf-8") as file:
+        fields = yaml.safe_load(file)
+    if not isinstance(fields, dict) or "base" not in fields or "name" not in fields:
+        raise ValueError(f"{path}: a protocol file has a `name`, a `base` preset and the fields that differ")
+    base, name = get_protocol(fields.pop("base")), fields.pop("name")
+    return dataclasses.replace(base.replace(**fields), name=name)
+
+
+def to_video(frames):
+    """Frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 video (B,3,T,H,W) in [0,1].
+
+    Raises:
+        ValueError: another dtype, shape or range.
+    """
+    frames = torch.as_tensor(frames)
+    if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"frames have shape {tuple(frames.shape)}; accepted: (B,T,H,W,3)")
+    if frames.dtype == torch.uint8:
+        frames = frames.float() / 255
+    elif frames.is_floating_point():
+        low, high = frames.min().item(), frames.max().item()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"float frames run from {low:.4g} to {high:.4g}; accepted: [0,1], or uint8")
+        frames = frames.float()
+    else:
+        raise ValueError(f"frames are {frames.dtype}; accepted: uint8, or float in [0,1]")
+    return rearrange(frames, "b t h w c -> b c t h w")
+
+
+def prepare(frames, protocol):
+    """What the network of a protocol gets to see.
+
+    Args:
+        frames: (B,T,H,W,3), uint8 or float in [0,1].
+        protocol: Protocol.
+
+    Returns:
+        float32 (B,3,T',224,224) in [-1,1].
+
+    Raises:
+        ValueError: clips shorter than the protocol's, or wrong dtype, shape or range.
+    """
+    video = to_video(frames)
+    if protocol.num_frames is not None:
+        if video.shape[2] < protocol.num_frames:
+            raise ValueError(f"clips have {video.shape[2]} frames; protocol {protocol.name} needs {protocol.num_frames}")
+        video = video[:, :, :protocol.num_frames]
+    if protocol.resolution is not None:
+        video = resize(video, protocol.resolution, protocol.fit, protocol.antialias)
+    if protocol.quantize != "none":
+        # Changes nothing in pixels that came from uint8: 255 * (k / 255) is k in float32 for every k.
+        video = (video * 255 + {"floor": 0.0, "round": 0.5}[protocol.quantize]).floor() / 255
+    return 2 * resize(video, I3D_SIZE, protocol.fit, protocol.antialias) - 1
+
+
+def resize(video, size, fit, antialias):
+    """Bilinear resize of (B,C,T,H,W) to `size` x `size`; `fit` as in `Protocol`."""
+    batch, (h, w) = len(video), video.shape[3:]
+    shape = (size, size)
+    if fit == "crop":
+        shape = (size, math.ceil(w * size / h)) if h < w else (math.ceil(h * size / w), size)
+    frames = rearrange(video, "b c t h w -> (b t) c h w")
+    if shape != (h, w):
+        frames = F.interpolate(frames, shape, mode="bilinear", align_corners=False, antialias=antialias)
+    top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
+    frames = frames[:, :, top:top + size, left:left + size]
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)

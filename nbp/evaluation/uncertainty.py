@@ -1,0 +1,81 @@
+"""How far a Frechet distance can be trusted: resampling, folds, and the limit of infinitely many clips.
+
+Legend: N clips, D features.
+"""
+
+import warnings
+
+import numpy as np
+
+from nbp.evaluation.fvd import MIN_CLIPS, frechet_distance
+
+
+def uncertainty(real, fake, seed=0):
+    """All measures of this module as one dict; each is left out where the sets are too small for it.
+
+    Args:
+        real, fake: features (N,D) and (M,D).
+        seed: of the resampling.
+    """
+    scores = {}
+    smallest = min(len(real), len(fake))
+    scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed)
+    if smallest >= 5 * MIN_CLIPS:
+        scores["fvd_folds_mean"], scores["fvd_folds_deviation"] = fold_deviation(real, fake, seed=seed)
+        scores["fvd_infinite"] = extrapolated_distance(real, fake, seed=seed)
+    if len(real) >= 2 * MIN_CLIPS:
+        scores["fvd_real_halves"] = halves_distance(real, seed=seed)
+    return scores
+
+
+def _distance(real, fake):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return frechet_distance(real, fake)
+
+
+def bootstrap_interval(real, fake, num_draws=50, level=0.95, seed=0):
+    """Interval of the distance over resampled sets, centred on the distance itself.
+
+    Resampling with replacement raises a Frechet distance (it lowers the number of distinct clips), so only
+    the spread of the draws is used, not their mean.
+
+    Returns:
+        [low, high], low not below 0.
+    """
+    rng = np.random.default_rng(seed)
+    draws = [_distance(real[rng.integers(len(real), size=len(real))], fake[rng.integers(len(fake), size=len(fake))])
+             for _ in range(num_draws)]
+    low, middle, high = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    distance = _distance(real, fake)
+    return [max(0.0, float(distance + low - middle)), float(distance + high - middle)]
+
+
+def fold_deviation(real, fake, num_folds=5, seed=0):
+    """Mean and standard deviation of the distance over disjoint fifths of both sets (higher than the whole's: bias)."""
+    rng = np.random.default_rng(seed)
+    folds = zip(np.array_split(rng.permutation(len(real)), num_folds),
+                np.array_split(rng.permutation(len(fake)), num_folds))
+    distances = [_distance(real[a], fake[b]) for a, b in folds]
+    return float(np.mean(distances)), float(np.std(distances, ddof=1))
+
+
+def extrapolated_distance(real, fake, num_points=10, seed=0):
+    """Distance at infinitely many clips, from a line in 1/N (Chong and Forsyth, arXiv 1911.07023).
+
+    Subsets of both sets of equal size N, from a third of the smaller set up, are scored; the bias falls as 1/N,
+    so the line's value at 1/N = 0 is the estimate. It can be slightly negative for equal distributions.
+    """
+    rng = np.random.default_rng(seed)
+    smallest = min(len(real), len(fake))
+    sizes = np.linspace(max(MIN_CLIPS, smallest // 3), smallest, num_points).astype(int)
+    distances = [_distance(real[rng.permutation(len(real))[:n]], fake[rng.permutation(len(fake))[:n]]) for n in sizes]
+    _, intercept = np.polyfit(1 / sizes, distances, 1)
+    return float(intercept)
+
+
+def halves_distance(real, seed=0):
+    """Distance between two random halves of the real set: what sampling alone costs at half of its size."""
+    order = np.random.default_rng(seed).permutation(len(real))
+    middle = len(order) // 2
+    return _distance(real[order[:middle]], real[order[middle:]])
