@@ -5,8 +5,8 @@ it is. Files are replaced whole, weights first, so that an interrupted save neve
 """
 
 import dataclasses
-import typing
 import hashlib
+import typing
 from pathlib import Path
 
 import torch
@@ -140,6 +140,15 @@ def check_state_dict(model, state_dict, source):
 def count(state_dict):
     """(number of tensors, number of values)."""
     return len(state_dict), sum(tensor.numel() for tensor in state_dict.values())
+
+
+def model_hash(model):
+    """Hex sha256 over the names, dtypes, shapes and bytes of a model's tensors; the same from whatever file it came."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _classes(kind):

@@ -1,0 +1,139 @@
+"""Labels and texts -> condition ids (B, C).
+
+A text's ids are [special ids in front, words], cut to C and filled up on the right. LLaMA folders (SentencePiece
+`tokenizer.model`) are read directly, so that their ids do not depend on the transformers release; any other
+Hugging Face tokenizer folder goes through transformers.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+
+def condition_encoder(config, text_tokenizer=None):
+    """Function from a batch to condition ids.
+
+    Args:
+        config: `GeneratorConfig`.
+        text_tokenizer: tokenizer folder, for text-conditioned models only.
+
+    Returns:
+        Function(dict with "label" int64 (B,) or "text", list of B strings) -> int64 (B, C); None for unconditional
+        models.
+
+    Raises:
+        ValueError: a text-conditioned model without a folder, a folder that holds no tokenizer, or a tokenizer with
+            more ids than the model.
+    """
+    if config.condition == "none":
+        return None
+    if config.condition == "label":
+        return lambda batch: _labels(batch["label"], config.num_condition_ids)
+    if text_tokenizer is None:
+        raise ValueError("a text-conditioned model needs a tokenizer folder (text_tokenizer)")
+    encode = TextEncoder(text_tokenizer, config)
+    return lambda batch: encode(batch["text"])
+
+
+class TextEncoder:
+    """Texts -> ids int64 (B, C).
+
+    The fill-up id is `config.pad_token`; where that is unset or one of the official masks' ids, the tokenizer's
+    end-of-sentence id, as in the official code, or its own pad id.
+
+    Args:
+        folder: tokenizer folder.
+        config: `GeneratorConfig` of a text-conditioned model.
+
+    Raises:
+        ValueError: see `condition_encoder`.
+    """
+
+    def __init__(self, folder, config):
+        folder = Path(folder)
+        llama = _is_llama(folder)
+        self._ids, size, special = _sentencepiece(folder) if llama else _hugging_face(folder)
+        if size > config.num_condition_ids:
+            raise ValueError(f"{folder} has {size} ids, the model knows {config.num_condition_ids}")
+        self.length = config.condition_len
+        pads = [config.pad_token if config.pad_visibility == "never" else None, *special]
+        self.pad = next((pad for pad in pads if pad is not None), None)
+        if self.pad is None:
+            raise ValueError(f"{folder} has neither a pad nor an end-of-sentence token: set pad_token in the model")
+
+    def __call__(self, texts):
+        return pad_right([self._ids(text) for text in texts], self.length, self.pad)
+
+
+def pad_right(ids, length, pad):
+    """Cut lists of ids to `length` and fill them up behind: int64 (B, length)."""
+    return torch.tensor([(row + [pad] * length)[:length] for row in ids])
+
+
+def train_text_tokenizer(texts, folder, vocab_size=512):
+    """Train a small byte-level BPE tokenizer on class names or captions and write it as a folder.
+
+    Args:
+        texts: list of str.
+        folder: created if missing; holds `tokenizer.json` and its config.
+        vocab_size: largest number of ids, special ones included (0 <s> in front of a text, 1 </s>, 2 <pad>).
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(sorted(set(texts)), trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=alphabet, show_progress=False))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+
+
+def _labels(label, num_classes):
+    if len(label) and not (0 <= int(label.min()) and int(label.max()) < num_classes):
+        raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(label.min())}..{int(label.max())} "
+                         "(-1: a clip without a class)")
+    return label.long()[:, None]
+
+
+def _is_llama(folder):
+    settings = folder / "tokenizer_config.json"
+    if not (folder / "tokenizer.model").is_file():
+        return False
+    return not settings.is_file() or json.loads(settings.read_text()).get("tokenizer_class", "Llama").startswith("Llama")
+
+
+def _sentencepiece(folder):
+    """(text -> ids, number of ids, (end of sentence,)) of a LLaMA vocabulary."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        model = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{folder / 'tokenizer.model'} is not a SentencePiece model: {error}") from error
+    marks = {model.id_to_piece(i): i for i in (model.unk_id(), model.bos_id(), model.eos_id()) if i >= 0}
+    pattern = re.compile("(" + "|".join(map(re.escape, marks)) + ")")
+
+    def ids(text):
+        parts = [part for part in pattern.split(text) if part]
+        return [model.bos_id()] + [i for part in parts for i in ([marks[part]] if part in marks else model.encode(part))]
+
+    return ids, model.vocab_size(), (model.eos_id(),)
+
+
+def _hugging_face(folder):
+    """(text -> ids, number of ids, (pad, end of sentence)) of any other tokenizer folder."""
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a tokenizer folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} holds no tokenizer that transformers reads: {error}") from error
+    return (lambda text: tokenizer(text)["input_ids"]), len(tokenizer), (tokenizer.pad_token_id, tokenizer.eos_token_id)
