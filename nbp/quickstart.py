@@ -1,0 +1,93 @@
+"""The whole pipeline on Procgen, one command per stage: python -m nbp.quickstart [--smoke] [--out runs/quickstart]
+
+Makes the videos, trains tokenizer and generator, generates, predicts, scores and writes RUN/report.html.
+Stopped at any point, the same command goes on; finished stages are not run again. --smoke runs the same
+stages with a few steps and clips, to see in about two minutes that everything works here.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from nbp.stages import Stage, StageError, run_stages
+
+FULL = {
+    "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 2400, "val_clips": 96, "num_clips": 96,
+    "tokenizer": (), "generator": (), "scores": (), "benchmark": (),
+}
+SMOKE = {
+    "data": "configs/data/procgen_smoke.yaml", "root": "data/procgen-smoke", "train_clips": 24, "val_clips": 12,
+    "num_clips": 12,
+    "tokenizer": ("curriculum=[{steps: 4, num_frames: 1, batch_size: 4}, {steps: 2, num_frames: 5, batch_size: 2}, "
+                  "{steps: 4, num_frames: 17, batch_size: 1}]", "trainer.val_every_steps=5", "trainer.val_batches=1",
+                  "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", "loss.adversarial_start_step=6",
+                  "loss.adversarial_warmup_steps=0"),
+    "generator": ("max_steps=6", "batch_size=4", "trainer.val_every_steps=3", "trainer.val_batches=1",
+                  "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1"),
+    "scores": ("--clips-per-centroid", "1"), "benchmark": ("--repeats", "1"),
+}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m nbp.quickstart", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="few steps and clips: does it run here?")
+    parser.add_argument("--out", help="run folder (default: runs/quickstart, with --smoke runs/smoke)")
+    options = parser.parse_args(arguments)
+    out = Path(options.out or ("runs/smoke" if options.smoke else "runs/quickstart"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run_stages(stages(out, SMOKE if options.smoke else FULL), out)
+    except StageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"report: {out / 'report.html'}")
+    return 0
+
+
+def stages(out, size):
+    """The commands of a run, in order.
+
+    Args:
+        out: run folder.
+        size: `FULL` or `SMOKE`.
+
+    Returns:
+        list of `Stage`.
+    """
+    tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
+    models = ("--tokenizer", tokenizer, "--generator", generator)
+    real, data, count = f"{out}/reconstruction/real.npz", ("--data", size["data"]), ("--num-clips", str(size["num_clips"]))
+
+    def stage(name, module, output, *arguments):
+        return Stage(name, f"nbp.{module}", arguments, output if isinstance(output, Path) else out / output)
+
+    return [
+        stage("prepare", "prepare", Path(size["root"]) / "train.txt", "procgen", "--root", size["root"],
+              "--train-clips", str(size["train_clips"]), "--val-clips", str(size["val_clips"])),
+        stage("tokenizer", "train", "tokenizer/model/config.json", "configs/tokenizer_procgen.yaml",
+              f"trainer.out={out}/tokenizer", f"data.root={size['root']}", *size["tokenizer"]),
+        stage("tokens", "tokenize", "tokens/val/meta.json", "--tokenizer", tokenizer, *data, "--out", f"{out}/tokens"),
+        stage("generator", "train", "generator/model/config.json", "configs/generator_procgen.yaml",
+              f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size["generator"]),
+        stage("reconstruct", "reconstruct", "reconstruction/clips.npz", "--tokenizer", tokenizer, *data,
+              "--split", "val", "--out", f"{out}/reconstruction"),
+        stage("generate", "generate", "generated/clips.npz", *models, *count, "--out", f"{out}/generated"),
+        stage("predict", "generate", "predicted/clips.npz", *models, *count, *data, "--prefix-frames", "5",
+              "--out", f"{out}/predicted"),
+        stage("baselines", "baselines", "baselines/uniform_tokens/clips.npz", "--real", real,
+              "--generated", f"{out}/generated", "--predicted", f"{out}/predicted", "--tokenizer", tokenizer,
+              "--tokens", f"{out}/tokens/train", "--prefix-frames", "5", "--out", f"{out}/baselines"),
+        stage("evaluate", "quickstart_scores", "scores.json", str(out), *data, *size["scores"]),
+        stage("benchmark", "benchmark", "benchmark.json", *models, "--out", f"{out}/benchmark.json",
+              *size["benchmark"]),
+        stage("report", "report", "report.html", str(out)),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
