@@ -162,10 +162,16 @@ def prepare(frames, protocol):
         video = video[:, :, :protocol.num_frames]
     if protocol.resolution is not None:
         video = resize(video, protocol.resolution, protocol.fit, protocol.antialias)
-    if protocol.quantize != "none":
-        # Changes nothing in pixels that came from uint8: 255 * (k / 255) is k in float32 for every k.
-        video = (video * 255 + {"floor": 0.0, "round": 0.5}[protocol.quantize]).floor() / 255
+    video = quantize(video, protocol.quantize)
     return 2 * resize(video, I3D_SIZE, protocol.fit, protocol.antialias) - 1
+
+
+def quantize(video, how):
+    """Values in [0,1] to multiples of 1/255, by "floor" or "round"; "none" keeps them.
+
+    Pixels that came from uint8 stay what they are: 255 * (k / 255) is k in float32 for every k.
+    """
+    return video if how == "none" else (video * 255 + {"floor": 0.0, "round": 0.5}[how]).floor() / 255
 
 
 def resize(video, size, fit, antialias):

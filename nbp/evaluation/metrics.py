@@ -1,0 +1,154 @@
+"""The scores of this package as torchmetrics `Metric`s, for any training or evaluation loop.
+
+Each wraps a pure function of `quality` or `fvd`, keeps sums instead of samples where the formula allows it,
+and gives the same value for any batch size and number of processes.
+Legend: B clips, C channels, T frames, H W pixels, N clips seen, D features, V codes.
+"""
+
+import torch
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from nbp.evaluation import quality
+from nbp.evaluation.features import network_features
+from nbp.evaluation.fvd import FeatureStats, empty_stats, feature_stats, merge_stats, polynomial_mmd, stats_distance
+
+
+class ClipMean(Metric):
+    """Mean over clips of a paired score: `update(video, target)` with float (B,C,T,H,W) in [0,1].
+
+    Args:
+        score: function(video, target) -> (B,), as `quality.psnr`, `quality.ssim`, `quality.ms_ssim`,
+            `quality.frame_difference_error`.
+        higher_is_better: direction of the score.
+    """
+
+    full_state_update = False
+
+    def __init__(self, score, higher_is_better=True, **kwargs):
+        super().__init__(**kwargs)
+        self.score, self.higher_is_better = score, higher_is_better
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, video, target):
+        values = self.score(video, target)
+        self.total += values.double().sum()
+        self.count += len(values)
+
+    def compute(self):
+        return self.total / self.count
+
+
+class LPIPSMean(ClipMean):
+    """Mean LPIPS over clips, all frames.
+
+    Args:
+        model: `nbp.evaluation.lpips.LPIPS` with weights.
+    """
+
+    def __init__(self, model, **kwargs):
+        super().__init__(lambda video, target: quality.lpips(model, video, target), higher_is_better=False, **kwargs)
+        self.model = model
+
+
+class CodeUsage(Metric):
+    """Usage, entropy and perplexity of a codebook: `update(indices)`, integers of any shape.
+
+    Args:
+        num_codes: size of the codebook.
+    """
+
+    full_state_update = False
+
+    def __init__(self, num_codes, **kwargs):
+        super().__init__(**kwargs)
+        self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, indices):
+        self.counts += quality.count_codes(indices, len(self.counts))
+
+    def compute(self):
+        return {name: torch.tensor(value) for name, value in quality.code_statistics(self.counts).items()}
+
+
+def _merge_packed(parts):
+    """Reduce stacked states (ranks, D+2, D) to one."""
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = _pack(merge_stats(_unpack(merged), _unpack(part)))
+    return merged
+
+
+def _pack(stats):
+    # One tensor per set: count, mean and scatter can only be merged together.
+    return torch.cat([stats.count.expand(1, len(stats.mean)), stats.mean[None], stats.scatter])
+
+
+def _unpack(packed):
+    return FeatureStats(packed[0, 0], packed[1], packed[2:])
+
+
+class FrechetDistance(Metric):
+    """Frechet distance of two feature sets: `update(features (B,D), real=True or False)`. Memory is D x D.
+
+    Args:
+        num_features: D.
+    """
+
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self, num_features, **kwargs):
+        super().__init__(**kwargs)
+        self.num_features = num_features
+        for name in ("real", "fake"):
+            self.add_state(name, _pack(empty_stats(num_features)), dist_reduce_fx=_merge_packed)
+
+    def update(self, features, real):
+        if features.ndim != 2 or features.shape[1] != self.num_features:
+            raise ValueError(f"features have shape {tuple(features.shape)}; accepted: (B,{self.num_features})")
+        name = "real" if real else "fake"
+        stats = feature_stats(features.to(self.real.device))
+        setattr(self, name, _pack(merge_stats(_unpack(getattr(self, name)), stats)))
+
+    def compute(self):
+        return torch.tensor(stats_distance(_unpack(self.real), _unpack(self.fake)), dtype=torch.float64)
+
+    def set_dtype(self, dst_type):
+        """Statistics stay float64: half-precision sums of squares are useless."""
+        return self
+
+
+class FVD(FrechetDistance):
+    """Frechet video distance under a protocol: `update(frames (B,T,H,W,3), real)`, uint8 or float in [0,1].
+
+    Args:
+        network: `nbp.evaluation.features.FeatureNetwork`; it is kept out of the state dict.
+        protocol: `nbp.evaluation.protocols.Protocol`.
+    """
+
+    def __init__(self, network, protocol, num_features=400, **kwargs):
+        super().__init__(num_features, **kwargs)
+        self._network, self.protocol = (network,), protocol
+
+    def update(self, frames, real):
+        super().update(network_features(self._network[0], torch.as_tensor(frames), self.protocol), real)
+
+
+class KernelDistance(Metric):
+    """Kernel video distance (unbiased polynomial MMD) of features: `update(features (B,D), real)`. Memory is N x D."""
+
+    full_state_update = False
+    higher_is_better = False
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name in ("real", "fake"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, features, real):
+        getattr(self, "real" if real else "fake").append(features)
+
+    def compute(self):
+        return torch.tensor(polynomial_mmd(dim_zero_cat(self.real), dim_zero_cat(self.fake)), dtype=torch.float64)

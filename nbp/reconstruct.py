@@ -1,0 +1,84 @@
+"""Encode and decode every clip of a data set, and score the reconstructions: PSNR, SSIM, LPIPS, rFVD, code use.
+
+python -m nbp.reconstruct --tokenizer RUN/model --data configs/data/procgen.yaml --out runs/reconstruction
+Writes OUT/clips.npz (reconstructions and indices), OUT/real.npz (originals), OUT/scores.json. Resumable;
+torchrun shares the work. Both sets are held in memory: 0.8 MB a clip of 17x128x128.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from nbp import clipset
+from nbp.checkpoint import model_hash
+from nbp.config import DataConfig, load_config, to_dict
+from nbp.data.dataset import VideoDataset
+from nbp.distributed import barrier, rank_and_world
+from nbp.download import load_magvit2
+from nbp.evaluation.features import load_network
+from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.protocols import get_protocol
+from nbp.evaluation.scoring import table
+from nbp.fetch import fetch_i3d, fetch_lpips
+from nbp.files import write_json
+from nbp.reconstruction import reconstruct_clips, score_folder, split_real
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    rank, world = rank_and_world()
+    protocol = get_protocol(options.protocol)
+    if protocol.quantize == "none" or protocol.network == "i3d-styleganv":
+        raise ValueError(f"--protocol {options.protocol}: reconstructions are kept as 8 bit and scored by the public "
+                         "I3D; accepted are protocols with quantize floor or round, as quickstart and nbp-rfvd")
+    data = load_config(DataConfig, options.data, options.overrides)
+    if data.max_bad_files:
+        raise ValueError("data.max_bad_files must be 0: a score is stated for the whole list")
+    dataset = VideoDataset(data, options.split, train=False)
+    num_clips = min(options.max_clips or len(dataset), len(dataset))
+    tokenizer = load_magvit2(options.tokenizer, data.resolution, options.device)
+
+    parts = clipset.Parts(options.out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(data),
+                                        "split": options.split, "num_clips": num_clips, "quantize": protocol.quantize})
+    reconstruct_clips(tokenizer, dataset, parts, num_clips, protocol.quantize, options.batch_size,
+                      options.num_workers, rank, world)
+    barrier()
+    if rank == 0:
+        parts.merge(num_clips)
+        split_real(options.out)
+    barrier()
+
+    network = load_network(protocol.network, options.weights or fetch_i3d(options.ckpt), options.device)
+    lpips = LPIPS.from_file(fetch_lpips(options.lpips, options.ckpt), options.lpips)
+    report = score_folder(options.out, tokenizer.num_codes, protocol, network, lpips,
+                          options.cache or Path(options.out).parent / "features", options.batch_size, options.device,
+                          rank=rank, world=world, barrier=barrier)
+    if rank == 0:
+        write_json(Path(options.out) / "scores.json", report)
+        print(f"{table(report)}\nwrote {options.out}/scores.json")
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="python -m nbp.reconstruct", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--tokenizer", required=True, help="native model folder or official file")
+    add("--data", required=True, help="data config, e.g. configs/data/procgen.yaml")
+    add("--split", default="val", choices=["train", "val"])
+    add("--out", required=True, help="folder for clips and scores")
+    add("--protocol", default="quickstart", help="of rFVD; nbp-rfvd for figures comparable with published ones")
+    add("--max-clips", type=int, help="only the first clips of the list")
+    add("--lpips", default="vgg", choices=["vgg", "alex"], help="network of LPIPS")
+    add("--weights", help="I3D weights (default: fetched)")
+    add("--ckpt", default="ckpt", help="folder of fetched weights")
+    add("--cache", help="folder where features are kept (default: features beside OUT)")
+    add("--batch-size", type=int, default=8)
+    add("--num-workers", type=int, default=0, help="decoding processes")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("overrides", nargs="*", metavar="field=value", help="changes to the data config")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()
