@@ -213,6 +213,9 @@ def _collect(frames, wanted, number_of):
     Returns:
         {frame number: uint8 (H, W, 3)}, without the frames that lie behind the end.
     """
+    from av.video.reformatter import VideoReformatter
+
+    converter = VideoReformatter()  # shared: setting up a colour conversion costs more than one small frame
     found, shown, end, position = {}, None, 0, 0
     for frame in frames:
         if frame.pts is None:
@@ -221,14 +224,14 @@ def _collect(frames, wanted, number_of):
         if shown is None and number > wanted[0]:
             return None
         while wanted[position] < number:
-            found[wanted[position]] = shown.to_ndarray(format="rgb24")
+            found[wanted[position]] = converter.reformat(shown, format="rgb24", threads=1).to_ndarray()
             position += 1
             if position == len(wanted):
                 return found
         shown, end = frame, number
     # One frame of grace: Xvid in AVI may count a final, uncoded frame, which shows the picture before it.
     while shown is not None and position < len(wanted) and wanted[position] <= end + 1:
-        found[wanted[position]] = shown.to_ndarray(format="rgb24")
+        found[wanted[position]] = converter.reformat(shown, format="rgb24", threads=1).to_ndarray()
         position += 1
     return found
 
