@@ -1,0 +1,1 @@
+"""Parts of the quickstart report: its inputs, checks, figures, clips and page."""

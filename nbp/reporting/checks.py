@@ -1,0 +1,63 @@
+"""What the quickstart has to reach, each figure against an honest baseline of the same run."""
+
+from dataclasses import asdict, dataclass
+
+MAX_PSNR_LOSS_DB = 1.0
+UNIFORM_SHARE = 0.5
+MIN_CONSISTENCY = 0.6
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement: `value` must be below `limit`, or at least `limit` where `higher` is set."""
+
+    name: str
+    value: float
+    limit: float
+    higher: bool
+    required: str
+    baseline: str
+
+    @property
+    def passed(self):
+        return self.value >= self.limit if self.higher else self.value < self.limit
+
+    def as_dict(self):
+        """For report.json."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def checks(scores):
+    """The checks of a run.
+
+    Args:
+        scores: `sets` of scores.json.
+    """
+    pooled, rebuilt, made = scores["pooled"], scores["reconstruction"], scores["generated"]
+    by_class, uniform = scores["class_tokens"]["fvd"], scores["uniform_tokens"]["fvd"]
+
+    def below(name, value, limit, required, baseline):
+        return Check(name, value, limit, False, required, baseline)
+
+    def at_least(name, value, limit, required, baseline):
+        return Check(name, value, limit, True, required, baseline)
+
+    return [
+        below("Reconstruction, LPIPS", rebuilt["lpips"], pooled["lpips"], f"below {pooled['lpips']:.3f}",
+              f"pooled pixels {pooled['lpips']:.3f}"),
+        below("Reconstruction, rFVD", rebuilt["fvd"], pooled["fvd"], f"below {pooled['fvd']:.1f}",
+              f"pooled pixels {pooled['fvd']:.1f}"),
+        at_least("Reconstruction, PSNR (dB)", rebuilt["psnr"], pooled["psnr"] - MAX_PSNR_LOSS_DB,
+                 f"at least {pooled['psnr'] - MAX_PSNR_LOSS_DB:.2f}, at most {MAX_PSNR_LOSS_DB:g} dB less",
+                 f"pooled pixels {pooled['psnr']:.2f}"),
+        below("Generation, gFVD against class frequencies", made["fvd"], by_class, f"below {by_class:.1f}",
+              f"tokens by class frequency {by_class:.1f}"),
+        below("Generation, gFVD against chance", made["fvd"], UNIFORM_SHARE * uniform,
+              f"below {UNIFORM_SHARE * uniform:.1f}, half of chance", f"uniform random tokens {uniform:.1f}"),
+        at_least("Generation, class consistency", made["class_consistency"], MIN_CONSISTENCY,
+                 f"at least {MIN_CONSISTENCY:.0%}",
+                 f"real {scores['real']['class_consistency']:.0%}, reconstructions "
+                 f"{rebuilt['class_consistency']:.0%}, chance {1 / len(scores['real']['class_consistency_by_class']):.0%}"),
+        below("Prediction, FVD", scores["predicted"]["fvd"], scores["frozen"]["fvd"],
+              f"below {scores['frozen']['fvd']:.1f}", f"last given frame repeated {scores['frozen']['fvd']:.1f}"),
+    ]

@@ -1,0 +1,119 @@
+"""What the report reads: the outputs of the stages, each required, and the machine."""
+
+import csv
+import os
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from nbp import clipset
+from nbp.config import GeneratorConfig, load_config, load_run
+from nbp.data.tokens import TokenDataset
+from nbp.files import read_json
+
+PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors")
+
+
+@dataclass
+class Run:
+    """Everything of one run that the report shows.
+
+    clips: {name: arrays of a clip set}, "real" among them; curves: {"tokenizer", "generator"} -> {metric:
+    (steps, values)}; classes: names in id order; phases: steps at which the tokenizer's clips get longer;
+    num_given: frames that predictions were given.
+    """
+
+    folder: Path
+    scores: dict
+    benchmark: dict
+    stages: list
+    clips: dict
+    curves: dict
+    phases: list
+    seeds: dict
+    generator: GeneratorConfig
+    classes: list
+    num_train: int
+    num_given: int
+
+
+def read_run(folder):
+    """Read a run folder.
+
+    Raises:
+        ValueError: an output is missing, with the file and the stage that writes it, or cannot be read.
+    """
+    folder = Path(folder)
+    clips = {"real": clipset.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
+    for name, stage in (("reconstruction", "reconstruct"), ("generated", "generate"), ("predicted", "predict"),
+                        ("baselines/pooled", "baselines"), ("baselines/frozen", "baselines")):
+        _required(folder / name / "clips.npz", stage)
+        clips[Path(name).name] = clipset.load(folder / name)
+    runs = {kind: load_run(_required(folder / kind / "config.yaml", kind)) for kind in ("tokenizer", "generator")}
+    tokens = TokenDataset(_required(folder / "tokens/train/meta.json", "tokens").parent)
+    steps = [sum(phase.steps for phase in runs["tokenizer"].curriculum[:count])
+             for count in range(1, len(runs["tokenizer"].curriculum))]
+    model = read_json(_required(folder / "generator/model/config.json", "generator"))
+    return Run(
+        folder=folder,
+        scores=read_json(_required(folder / "scores.json", "evaluate")),
+        benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
+        stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
+        clips=clips,
+        curves={kind: read_curves(_required(folder / kind / "logs/metrics.csv", kind)) for kind in runs},
+        phases=steps,
+        seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
+               "generate": read_json(_required(folder / "generated/meta.json", "generate"))["seed"]},
+        generator=load_config(GeneratorConfig, values=model["config"]),
+        classes=tokens.classes, num_train=len(tokens),
+        num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
+
+
+def _required(path, stage):
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; the stage `{stage}` writes it: run `python -m nbp.quickstart` with the "
+                         "same --out, it goes on where it stopped")
+    return path
+
+
+def read_curves(path):
+    """Columns of a metrics.csv: {metric: (steps, values)}, empty cells left out.
+
+    Raises:
+        ValueError: no `step` column, or a cell that is not a number.
+    """
+    curves = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if "step" not in (reader.fieldnames or ()):
+            raise ValueError(f"{path} has no column `step`")
+        for row in reader:
+            for name, cell in row.items():
+                if name not in ("step", "epoch") and cell:
+                    try:
+                        point = int(row["step"]), float(cell)
+                    except ValueError as error:
+                        raise ValueError(f"{path}, line {reader.line_num}, {name}: {error}") from error
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(point[0])
+                    values.append(point[1])
+    return curves
+
+
+def machine():
+    """Processor, cores, memory, system and versions of this machine, as {what: text}."""
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"processor": _processor(), "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                                                    else os.cpu_count()),
+            "memory": f"{memory:.0f} GiB", "system": platform.platform(), "python": platform.python_version(), **versions}
+
+
+def _processor():
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,207 @@
+"""The sections of the report, each a function of the run that returns HTML text."""
+
+import math
+
+import numpy as np
+
+from nbp.reporting import clips, figures, page
+
+CLIP_FPS = 7.5
+SET_NAMES = {
+    "real": "real validation clips", "train": "real training clips", "reconstruction": "reconstructions",
+    "pooled": "pooled pixels", "generated": "generated", "class_tokens": "tokens by class frequency",
+    "uniform_tokens": "uniform random tokens", "predicted": "predicted", "frozen": "last given frame repeated"}
+
+
+def summary(run, results):
+    """What this is, and the figures that matter."""
+    scores, seconds = run.scores["sets"], sum(row["seconds"] for row in run.stages)
+    peak = max(row["peak_memory_bytes"] for row in run.stages)
+    reached = sum(check.passed for check in results)
+    return "\n".join([
+        "<h1>Next-block video generation, from nothing to scores</h1>",
+        page.paragraph(f"A video tokenizer and a block-causal generator, trained from random weights on "
+                       f"{run.num_train} clips of {len(run.classes)} Procgen games. Everything below was made by one "
+                       f"command on one machine; every score is measured on {scores['real']['clips']} clips of levels "
+                       "that no training saw."),
+        page.tiles({
+            "checks reached": f"{reached} of {len(results)}", "reconstruction PSNR": f"{scores['reconstruction']['psnr']:.2f} dB",
+            "rFVD": f"{scores['reconstruction']['fvd']:.1f}", "gFVD": f"{scores['generated']['fvd']:.1f}",
+            "class consistency": f"{scores['generated']['class_consistency']:.0%}",
+            "next-block against next-token": f"{run.benchmark['speedup']:.1f}x",
+            "all stages": f"{seconds / 60:.1f} min", "peak memory": f"{peak / 2**30:.2f} GiB"})])
+
+
+def verdicts(results):
+    """The checks as a table."""
+    rows = [(check.name, _number(check.value, check.name), check.required, check.baseline, page.verdict(check.passed))
+            for check in results]
+    missed = [check for check in results if not check.passed]
+    words = "Every requirement is reached." if not missed else (
+        "Not reached: " + "; ".join(f"{check.name}, {_number(check.value, check.name)} instead of {check.required} "
+                                    f"({abs(check.value - check.limit) / max(abs(check.limit), 1e-9):.0%} off)"
+                                    for check in missed) + ".")
+    return page.section("Checks", page.paragraph(words),
+                        page.table(("what", "measured", "required", "beside it", ""), rows, numbers=(1,)),
+                        page.paragraph("Baselines are measured in the same run with the same code. Pooled pixels are "
+                                       "the real clips averaged over the tokenizer's grid and spread out again. Tokens "
+                                       "by class frequency are drawn one by one from how often their class uses each "
+                                       "code, then decoded by the same tokenizer.", soft=True))
+
+
+def reconstructions(run):
+    """Real, reconstructed and pooled clips side by side, the first of each class."""
+    sets = [run.clips[name] for name in ("real", "reconstruction", "pooled")]
+    items, rows = [], []
+    for label, place in _first_of_class(sets[0]["label"]):
+        joined = [arrays["video"][place] for arrays in sets]
+        items.append(page.clip(clips.video_data(clips.side_by_side(joined), CLIP_FPS), run.classes[label],
+                               columns=("real", "reconstructed", "pooled")))
+        rows += [(f"{run.classes[label]} {name}", video) for name, video in zip(("real", "recon.", "pooled"), joined)]
+    clips.write_sheet(run.folder / "sheet_reconstruction.png", rows)
+    return page.section("Reconstruction", page.paragraph(
+        "Held-out clips, what the tokenizer makes of them, and the same latent grid in raw pixels. Half speed."),
+        page.clips(items, two=True))
+
+
+def generated(run):
+    """Generated clips, a row for each class, and their class consistency."""
+    arrays, scores = run.clips["generated"], run.scores["sets"]
+    items, rows = [], []
+    for label, _ in _first_of_class(arrays["label"]):
+        chosen = arrays["video"][arrays["label"] == label][:8]
+        share = scores["generated"]["class_consistency_by_class"][str(label)]
+        items.append(page.clip(clips.video_data(clips.side_by_side(list(chosen)), CLIP_FPS), run.classes[label],
+                               f"{share:.0%} nearest to their class"))
+        rows += [(f"{run.classes[label]} {number}", clip) for number, clip in enumerate(chosen[:2])]
+    clips.write_sheet(run.folder / "sheet_generated.png", rows)
+    chart = figures.write_figure(figures.consistency_figure(scores, run.classes),
+                                 run.folder / "figure_consistency.png")
+    return page.section("Generation", page.paragraph(
+        "Clips from nothing but a class: the first that were made, none picked out. Half speed."),
+        page.clips(items), page.figure(chart, "A clip counts where the nearest class centroid of I3D features, taken "
+                                              "from training clips, is that of its own class."))
+
+
+def predicted(run):
+    """Continued clips next to the truth, the first of each class, the given frames marked."""
+    arrays, real = run.clips["predicted"], run.clips["real"]
+    given = run.num_given
+    place_of = {path: number for number, path in enumerate(real["path"].tolist())}
+    items, rows = [], []
+    for label, place in _first_of_class(arrays["label"]):
+        truth = real["video"][place_of[str(arrays["path"][place])]]
+        three = (truth, arrays["video"][place], run.clips["frozen"]["video"][place])
+        marked = [clips.mark_given(clip, count) for clip, count in zip(three, (len(truth), given, given))]
+        items.append(page.clip(clips.video_data(clips.side_by_side(marked), CLIP_FPS), run.classes[label],
+                               columns=("truth", "predicted", "last frame repeated")))
+        rows += [(f"{run.classes[label]} {name}", clip) for name, clip in zip(("truth", "predicted", "frozen"), marked)]
+    clips.write_sheet(run.folder / "sheet_predicted.png", rows)
+    total = arrays["video"].shape[1]
+    return page.section("Prediction", page.paragraph(
+        f"{given} frames are given, {total - given} predicted. A blue frame: this picture is real; a dark one: it "
+        "is predicted, or repeated. Half speed."), page.clips(items, two=True))
+
+
+def training(run):
+    """Curves of both trainings."""
+    tokenizer = figures.curves_figure(run.curves["tokenizer"], figures.TOKENIZER_PANELS, run.phases)
+    chance = math.log(run.generator.num_codes)
+    generator = figures.curves_figure(run.curves["generator"], figures.GENERATOR_PANELS,
+                                      reference=("Loss (nats a token)", chance, "uniform over all codes"))
+    return page.section(
+        "Training", page.figure(figures.write_figure(tokenizer, run.folder / "figure_tokenizer.png"),
+                                "Tokenizer, by optimizer step. Dotted: the clips get longer."),
+        page.figure(figures.write_figure(generator, run.folder / "figure_generator.png"), "Generator, by optimizer step."))
+
+
+def mask(run):
+    """The attention mask of this generator."""
+    config = run.generator
+    start = ("The first block is predicted token by token, the others whole." if config.start == "hybrid"
+             else "Every block is predicted whole.")
+    t, h, w = config.block_shape
+    return page.section("The block-causal mask", page.paragraph(
+        f"The mask of this very model: the condition, then the {math.prod(config.grid)} tokens of a "
+        f"{'x'.join(map(str, config.grid))} grid in blocks of {t}x{h}x{w} (frames x rows x columns). A position sees its "
+        f"own block and everything before it. {start}"),
+        page.figure(figures.write_figure(figures.mask_figure(config), run.folder / "figure_mask.png"),
+                    "Ink: attention is allowed."))
+
+
+def metrics(run):
+    """Every score, and the protocol in full."""
+    columns = {"fvd": "FVD", "fvd_interval_95": "95 % interval", "kvd": "KVD", "class_consistency": "class consistency",
+               "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
+    rows = [(title, run.scores["sets"][name]["clips"], *(_cell(run.scores["sets"][name], key) for key in columns))
+            for name, title in SET_NAMES.items()]
+    rebuilt, protocol = run.scores["sets"]["reconstruction"], run.scores["protocol_fields"]
+    fields = {name: "all" if value is None and name.startswith("num") else "as it comes" if value is None else value
+              for name, value in protocol.items()}
+    return page.section(
+        "All scores", page.table(("set", "clips", *columns.values()), rows, numbers=range(1, 9)),
+        page.paragraph(f"The tokenizer used {rebuilt['code_usage']:.1%} of its {rebuilt['num_codes']} codes on the "
+                       f"validation clips, with a perplexity of {rebuilt['code_perplexity']:.0f}."),
+        page.paragraph("Frechet distances of so few clips are biased upwards by far: they compare sets of this run, and "
+                       "not this run with published figures. Real training clips show what a perfect generator would "
+                       "score here. Predicted and repeated clips keep their given frames."),
+        page.definitions({
+            **{f"protocol {name}" if name == "name" else name: value for name, value in fields.items()},
+            "real set": f"{run.scores['sets']['real']['clips']} validation clips",
+            "class centroids": run.scores["centroids"]["source"],
+            "LPIPS": f"{run.scores['lpips_net']} network, every frame", "I3D weights": run.scores["weights_sha256"],
+            **{f"note {number}": note for number, note in enumerate(run.scores["notes"], 1)}}))
+
+
+def speed(run):
+    """Next-block against next-token prediction."""
+    rows = []
+    for name, title in (("next_block", "next-block"), ("next_token", "next-token")):
+        row = run.benchmark[name]
+        rows.append((title, "x".join(map(str, row["block_shape"])), row["num_steps"], f"{row['seconds']:.3f} s"))
+    return page.section("Next-block against next-token", page.paragraph(
+        f"The same transformer makes the same clip: {run.benchmark['speedup']:.2f} times as fast in blocks. Decoding to "
+        f"pixels takes {run.benchmark['decode_s']:.3f} s more in both cases."),
+        page.table(("prediction", "block", "steps", "seconds a clip"), rows, numbers=(2, 3)))
+
+
+def stages(run):
+    """Time, memory and command of each stage."""
+    longest = max(row["seconds"] for row in run.stages) or 1.0
+    rows = [(row["name"], _duration(row["seconds"]), page.bar(row["seconds"] / longest),
+             f"{row['peak_memory_bytes'] / 2**30:.2f} GiB", row["attempts"], page.code(row["command"]))
+            for row in run.stages if row["finished"]]
+    return page.section(
+        "Stages", page.table(("stage", "time", "", "peak memory", "runs", "command"), rows, numbers=(1, 3, 4)),
+        page.paragraph("Memory is the sum over all processes of a stage, shared pages counted once. Time adds up over "
+                       "the runs of a stage that was interrupted. The report is the one stage that is still running "
+                       "while this is written.", soft=True))
+
+
+def environment(run, machine):
+    """Machine, versions, seeds and commit."""
+    return page.section("Where and with what", page.definitions({
+        **machine, **{f"seed of {name}": seed for name, seed in run.seeds.items()}, "commit": run.scores["commit"]}))
+
+
+def _first_of_class(labels):
+    """(label, place of its first clip), by label."""
+    values, places = np.unique(labels, return_index=True)
+    return list(zip(values.tolist(), places.tolist()))
+
+
+def _number(value, name):
+    return f"{value:.0%}" if "consistency" in name else f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+def _cell(scores, key):
+    value = scores.get(key)
+    if value is None:
+        return ""
+    if key == "fvd_interval_95":
+        return f"{value[0]:.0f} to {value[1]:.0f}"
+    return {"class_consistency": f"{value:.0%}", "fvd": f"{value:.1f}", "psnr": f"{value:.2f}"}.get(key, f"{value:.3f}")
+
+
+def _duration(seconds):
+    return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"
