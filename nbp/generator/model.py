@@ -147,6 +147,8 @@ class Generator(nn.Module):
         known = given.shape[1]
         sampling = Sampling(greedy, temperature, top_k, top_p, self.config.multinomial)
         generators = None if greedy else row_generators(generator, len(given), keep_single=self.config.multinomial)
+        if cfg_scale is not None and not math.isfinite(cfg_scale):
+            raise ValueError(f"cfg_scale must be a number, or None for no guidance, got {cfg_scale}")
         guided = cfg_scale is not None and cfg_scale != 1
         if guided and condition is None:
             raise ValueError(f"cfg_scale={cfg_scale} needs a condition to be guided towards")
