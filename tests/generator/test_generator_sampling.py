@@ -1,0 +1,216 @@
+"""Filters, draws, guidance, and reproducibility; with the crashes of the official sampler absent."""
+
+import math
+
+import pytest
+import torch
+from generators import GRID, NUM_CODES, UNCONDITIONAL, VARIANTS, build, codes, condition, config, prefix
+
+from nbp.generator.model import Generator
+from nbp.generator.sampling import Sampling, filter_logits, row_generators, sample
+
+every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def brute_force_kept(row, top_k, top_p):
+    """The definition, id by id, for a row without ties."""
+    order = sorted(range(len(row)), key=lambda i: -row[i])[:top_k or len(row)]
+    weights = [math.exp(row[i]) for i in order]
+    kept, mass = set(), 0.0
+    for i, weight in zip(order, weights):
+        kept.add(i)
+        mass += weight / sum(weights)
+        if top_p is not None and top_p < 1 and mass > top_p:
+            break
+    return kept
+
+
+@pytest.mark.parametrize("top_k", [None, 0, 1, 7, 50, 99])
+@pytest.mark.parametrize("top_p", [None, 0.0, 0.3, 0.9, 1.0])
+def test_filter_by_definition(top_k, top_p):
+    logits = 2 * torch.randn(2, 3, 50, generator=seeded())
+    before = logits.clone()
+    filtered = filter_logits(logits, top_k, top_p)
+    assert torch.equal(logits, before)
+    for row, result in zip(logits.flatten(0, 1).tolist(), filtered.flatten(0, 1)):
+        assert set((result > -math.inf).nonzero()[:, 0].tolist()) == brute_force_kept(row, top_k, top_p)
+    kept = filtered > -math.inf
+    assert torch.equal(filtered[kept], logits[kept])
+
+
+def test_filter_keeps_ties_with_the_last_of_top_k():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 2.0, 2.0, 0.0]])
+    assert (filter_logits(logits, 2) > -math.inf).tolist() == [[True, False, True, True, True, False]]
+    # The nucleus holds a fixed number of ids, tied or not.
+    assert int((filter_logits(torch.zeros(1, 10), None, 0.45) > -math.inf).sum()) == 5
+    assert int((filter_logits(torch.zeros(1, 10), 3, 0.45) > -math.inf).sum()) == 5
+
+
+@pytest.mark.parametrize("multinomial", [False, True])
+def test_draws_follow_the_filtered_distribution(multinomial):
+    logits = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, -8.0]).expand(1, 20000, 6)
+    ids = sample(logits, Sampling(temperature=0.8, top_k=5, top_p=0.97, multinomial=multinomial), [seeded()])
+    want = filter_logits(logits[0, :1] / 0.8, 5, 0.97).softmax(-1)[0]
+    found = torch.bincount(ids[0], minlength=6) / ids.shape[1]
+    assert (found[want == 0] == 0).all()
+    deviation = (want * (1 - want) / ids.shape[1]).sqrt()
+    assert ((found - want).abs() <= 4.5 * deviation).all()
+
+
+def test_draws_of_improbable_ids():
+    """One in a million still happens as often as it should, which coarse random numbers get wrong."""
+    logits = torch.zeros(1, 200, 4001)
+    logits[..., 0] = math.log(4e6)                # the other 4000 share a thousandth
+    ids = torch.cat([sample(logits, Sampling(top_k=None, top_p=None), [seeded(i)]) for i in range(100)], dim=1)
+    assert 4 <= int((ids > 0).sum()) <= 45         # 20 expected
+
+
+def test_greedy_ignores_filters_and_seeds():
+    logits = torch.randn(2, 3, 9, generator=seeded())
+    assert torch.equal(sample(logits, Sampling(greedy=True, top_k=1), None), logits.argmax(-1))
+    assert torch.equal(sample(logits, Sampling(top_k=1), [seeded(), seeded()]), logits.argmax(-1))
+    assert torch.equal(sample(logits, Sampling(top_k=None, top_p=0.0), [seeded(), seeded()]), logits.argmax(-1))
+
+
+# ---- reproducibility
+
+
+@pytest.mark.parametrize("changes", [VARIANTS["plain 4"], VARIANTS["hybrid 16"], VARIANTS["text, pads hidden"],
+                                     dict(full_head=True, clamp_samples=True, multinomial=True)])
+@pytest.mark.parametrize("cfg_scale", [None, 1.5])
+def test_a_seed_gives_one_clip_whatever_the_batch(changes, cfg_scale):
+    generator = build(**changes)
+    ids = condition(generator, 4)
+
+    def generate(rows):
+        streams = [seeded(100 + row) for row in rows]
+        return generator.generate(ids[rows], cfg_scale=cfg_scale, generator=streams)
+
+    together = generate([0, 1, 2, 3])
+    assert torch.equal(together, torch.cat([generate([row]) for row in range(4)]))
+    assert torch.equal(together[[3, 1]], generate([3, 1]))
+    assert not torch.equal(together[0], together[1])
+
+
+def test_one_generator_gives_the_same_clips_in_any_batches():
+    generator = build()
+    ids = condition(generator, 4)
+    stream = seeded(5)
+    one_by_one = torch.cat([generator.generate(ids[row:row + 1], generator=stream) for row in range(4)])
+    assert torch.equal(generator.generate(ids, generator=seeded(5)), one_by_one)
+    assert not torch.equal(generator.generate(ids, generator=seeded(6)), one_by_one)
+
+
+def test_the_global_seed_is_used_without_a_generator():
+    generator = build()
+    torch.manual_seed(3)
+    first = generator.generate(torch.tensor([0, 1]))
+    torch.manual_seed(3)
+    assert torch.equal(generator.generate(torch.tensor([0, 1])), first)
+
+
+def test_row_generators():
+    streams = [seeded(), seeded()]
+    assert row_generators(streams, 2) == streams
+    assert row_generators(None, 1, keep_single=True) == [None]
+    assert len(row_generators(seeded(), 3)) == 3
+
+
+def test_unconditional_batches_by_a_list_of_generators():
+    generator = build(**UNCONDITIONAL)
+    clips = generator.generate(generator=[seeded(i) for i in range(3)])
+    assert clips.shape == (3, *GRID)
+    assert torch.equal(clips[1:2], generator.generate(generator=[seeded(1)]))
+
+
+# ---- what the official sampler gets wrong (facts note, section 3)
+
+
+@every_variant
+@pytest.mark.parametrize("filters", [dict(), dict(top_k=5), dict(top_k=None), dict(top_p=None), dict(top_k=5, top_p=0.5),
+                                     dict(top_k=0, top_p=1.0), dict(temperature=0.5, top_k=3, top_p=None)],
+                         ids=lambda f: ", ".join(f"{k}={v}" for k, v in f.items()) or "default")
+def test_any_combination_of_filters_with_a_batch(changes, filters):
+    """Batches over 1, hybrid starts of block 1 with top-p, plain starts with a begin token: all run and stay in range."""
+    generator = build(**changes)
+    clips = generator.generate(condition(generator), prefix(generator), generator=seeded(), **filters)
+    batch = 1 if generator.config.condition == "none" and generator.config.begin_token else 2
+    assert clips.shape == (batch, *GRID) and clips.dtype == torch.int64
+    assert 0 <= clips.min() and clips.max() < NUM_CODES
+
+
+def test_top_p_without_top_k_is_not_ignored():
+    generator = build()
+    arguments = dict(condition=torch.tensor([0, 1]), top_k=None)
+    greedy = generator.generate(**arguments, greedy=True)
+    assert torch.equal(generator.generate(**arguments, top_p=0.0, generator=seeded()), greedy)
+    assert not torch.equal(generator.generate(**arguments, top_p=1.0, generator=seeded()), greedy)
+
+
+@pytest.mark.parametrize("clamp", [False, True])
+def test_ids_outside_the_video_range(clamp):
+    """A full head that loves condition ids: never drawn, or drawn and clamped as the official code does."""
+    generator = build(full_head=True, clamp_samples=clamp)
+    with torch.no_grad():
+        generator.head.weight[:generator.layout.video_offset] *= 50
+    clips = generator.generate(torch.tensor([0, 1]), generator=seeded())
+    assert 0 <= clips.min() and clips.max() < NUM_CODES
+    assert ((clips == 0).float().mean() > 0.3) == clamp
+
+
+# ---- guidance
+
+
+@every_variant
+def test_guidance(changes):
+    generator = build(**changes)
+    ids, given = condition(generator), prefix(generator)
+    if ids is None:
+        return
+    plain = generator.generate(ids, given, generator=seeded())
+    assert torch.equal(generator.generate(ids, given, generator=seeded(), cfg_scale=1.0), plain)
+    guided = generator.generate(ids, given, generator=seeded(), cfg_scale=4.0)
+    assert not torch.equal(guided, plain)
+    # Scale 0 is the unconditional model.
+    free = generator.generate(None, given, generator=seeded()) if given is not None else None
+    if free is not None:
+        assert torch.equal(generator.generate(ids, given, generator=seeded(), cfg_scale=0.0), free)
+
+
+def test_guidance_blends_the_two_logits():
+    generator = build(start="hybrid")
+    ids, clip = torch.tensor([[0], [2]]), codes()
+    scale = 2.5
+    want = generator(clip) + scale * (generator(clip, ids) - generator(clip))
+    logits_of = generator._decoder(ids, 2, generator.layout.num_inputs(64), scale)
+    stream = generator.layout.stream(clip.flatten(1))[:, :generator.layout.num_inputs(64)]
+    with torch.no_grad():
+        torch.testing.assert_close(logits_of(stream, 0, 64), want, rtol=1e-4, atol=1e-5)
+
+
+def test_guidance_moves_samples_towards_the_class():
+    """Two classes with known code frequencies: guidance raises the share of the class's own codes."""
+    torch.manual_seed(0)
+    generator = Generator(config(num_condition_ids=2, condition_dropout=0.3)).train()
+    optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-2)
+    half = NUM_CODES // 2
+    for _ in range(60):
+        label = torch.randint(2, (16, 1))
+        own = torch.rand(16, *GRID) < 0.7
+        side = torch.where(own, label.view(-1, 1, 1, 1), 1 - label.view(-1, 1, 1, 1))
+        clip = torch.randint(half, (16, *GRID)) + half * side
+        optimizer.zero_grad()
+        generator.loss(clip, label).backward()
+        optimizer.step()
+    label = torch.tensor([0, 1] * 64)
+
+    def share(scale):     # of the first block: later ones are also guided away from the classes seen in it
+        clips = generator.generate(label, cfg_scale=scale, grid=(1, 1, 4), top_k=None, top_p=None, generator=seeded())
+        return ((clips >= half) == label.view(-1, 1, 1, 1)).float().mean().item()
+
+    assert abs(share(None) - 0.7) < 0.12
+    assert share(3.0) > share(None) + 0.1
