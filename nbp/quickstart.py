@@ -75,7 +75,7 @@ def stages(out, size):
         stage("generator", "train", "generator/model/config.json", "configs/generator_procgen.yaml",
               f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size["generator"]),
         stage("reconstruct", "reconstruct", "reconstruction/clips.npz", "--tokenizer", tokenizer, *data,
-              "--split", "val", "--out", f"{out}/reconstruction"),
+              "--lpips", "alex", "--out", f"{out}/reconstruction"),
         stage("generate", "generate", "generated/clips.npz", *models, *count, "--out", f"{out}/generated"),
         stage("predict", "generate", "predicted/clips.npz", *models, *count, *data, "--prefix-frames", "5",
               "--out", f"{out}/predicted"),

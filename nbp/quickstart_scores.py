@@ -4,12 +4,13 @@ Writes RUN/scores.json. The real set of every distance is RUN/reconstruction/rea
 Class consistency: share of clips whose nearest class centroid, in standardised I3D logits, is their own class;
 the centroids are those of training clips, so nothing that is judged took part in them, real clips included.
 Features are kept in RUN/features: a stopped run goes on, and a set that did not change is not read again.
-Legend: N clips, T H W pixels, D features.
+Legend: N clips, D features.
 """
 
 import argparse
 import dataclasses
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,55 +18,60 @@ import torch
 
 from nbp import clipset
 from nbp.clipsource import open_clips
-from nbp.evaluation import quality
 from nbp.evaluation.features import Clips, extract_features, load_network
+from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
 from nbp.evaluation.lpips import LPIPS
-from nbp.evaluation.protocols import get_protocol, to_video
-from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance, report
+from nbp.evaluation.paired import paired_scores
+from nbp.evaluation.protocols import get_protocol
+from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
 from nbp.evaluation.uncertainty import bootstrap_interval
 from nbp.fetch import fetch_i3d, fetch_lpips
-from nbp.files import progress, read_json, write_json
+from nbp.files import read_json, write_json
 
 SETS = {"reconstruction": "reconstruction", "pooled": "baselines/pooled", "generated": "generated",
         "class_tokens": "baselines/class_tokens", "uniform_tokens": "baselines/uniform_tokens",
         "predicted": "predicted", "frozen": "baselines/frozen"}
 PROTOCOL = "quickstart"
-LPIPS_NET = "alex"   # the tokenizer is trained with VGG: the other network judges without having been optimised
+PIXEL_SCORES = ("psnr", "ssim", "lpips", "frame_difference_error", "code_usage", "code_perplexity")
 
 
 def main(arguments=None):
     options = parse(arguments)
-    run = Path(options.run)
+    run, protocol = Path(options.run), get_protocol(PROTOCOL)
     real = open_clips(run / "reconstruction" / "real.npz")
     fakes = {name: open_clips(run / folder) for name, folder in SETS.items()}
     train = some_of_each_class(open_clips(options.data, split="train"), options.clips_per_centroid)
-    protocol = get_protocol(PROTOCOL)
     network = load_network(protocol.network, fetch_i3d(options.ckpt), options.device)
+    features = {name: extract_features(clips, network, protocol, run / "features")
+                for name, clips in {"train": train, "real": real, **fakes}.items()}
 
-    def features(clips):
-        return extract_features(clips, network, protocol, run / "features", num_workers=0)
-
-    judge = Judge(features(train), train.labels)
-    real_features = features(real)
-    scores = {"real": judge(real_features, real.labels), "train": {}}
-    alike = some_of_each_class(train, len(real) // len(set(real.labels.tolist())))
-    details = [scored(scores["train"], real, real_features, alike, features(alike), protocol, network)]
-    for name, clips in fakes.items():
-        fake_features = features(clips)
-        scores[name] = judge(fake_features, clips.labels)
-        details.append(scored(scores[name], real, real_features, clips, fake_features, protocol, network))
-    for name in ("reconstruction", "pooled"):
-        scores[name] |= pair_quality(run / SETS[name], run / "reconstruction" / "real.npz", options)
-    scores["reconstruction"] |= code_use(run)
+    judge = Judge(features["train"], train.labels)
+    scores = {"real": judge(features["real"], real.labels)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # As many training clips as there are validation clips: what a perfect generator would score.
+        alike = spread(train.labels, len(real) // len(set(real.labels.tolist())))
+        scores["train"] = {"clips": len(alike)} | distances(features["real"], features["train"][alike])
+        for name, clips in fakes.items():
+            scores[name] = judge(features[name], clips.labels) | distances(features["real"], features[name])
+    lpips_net, pixels = pixel_scores(run, options)
+    for name, values in pixels.items():
+        scores[name] |= values
     write_json(run / "scores.json", {
         "protocol": protocol.name, "protocol_fields": dataclasses.asdict(protocol),
-        "weights_sha256": network.weights_sha256, "lpips_net": LPIPS_NET,
-        "centroids": {"source": train.name, "clips": len(train)}, "sets": scores,
-        "notes": sorted({note for detail in details for note in detail["notes"]}), **provenance()})
+        "weights_sha256": network.weights_sha256, "lpips_net": lpips_net, "sets": scores,
+        "centroids": {"source": train.name, "clips": len(train)},
+        "notes": sorted({str(warning.message) for warning in caught}), **provenance()})
     for name, values in scores.items():
         print(f"{name:16s} " + "  ".join(f"{key} {value:.4g}" for key, value in values.items()
                                          if isinstance(value, (int, float))))
     print(f"wrote {run / 'scores.json'}")
+
+
+def distances(real, fake):
+    """Frechet distance with its interval, and kernel distance, of features (N,D) and (M,D)."""
+    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake),
+            "kvd": polynomial_mmd(real, fake)}
 
 
 class Judge:
@@ -88,60 +94,47 @@ class Judge:
                 "class_consistency_by_class": shares}
 
 
-def scored(scores, real, real_features, fake, fake_features, protocol, network):
-    """Add distances with their interval to `scores`; returns the full report of the pair."""
-    pair = report(real, real_features, fake, fake_features, protocol, network)
-    scores["clips"] = len(fake)
-    scores["fvd"], scores["kvd"] = pair["scores"]["fvd"], pair["scores"]["kvd"]
-    scores["fvd_interval_95"] = bootstrap_interval(real_features, fake_features)
-    return pair
+def spread(labels, count):
+    """Places of `count` clips of each class, evenly spread over the list, or of all of a class that has fewer."""
+    chosen = []
+    for label in sorted(set(labels.tolist())):
+        places = np.flatnonzero(labels == label)
+        chosen += places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))].tolist()
+    return chosen
 
 
 def some_of_each_class(clips, count):
-    """A smaller set: `count` clips of each class, evenly spread over the list, or all of a class that has fewer.
+    """A smaller set of clips: those that `spread` picks.
 
     Raises:
         ValueError: clips without labels.
     """
     if clips.labels is None or clips.labels.min() < 0:
         raise ValueError(f"{clips.name} has clips without a class; class centroids need labels")
-    chosen = []
-    for label in sorted(set(clips.labels.tolist())):
-        places = np.flatnonzero(clips.labels == label)
-        chosen += places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))].tolist()
+    chosen = spread(clips.labels, count)
     digest = hashlib.sha256(f"{clips.fingerprint} {chosen}".encode()).hexdigest()
     return Clips(f"{clips.name}, {len(chosen)} clips", len(chosen), lambda number: clips.read(chosen[number]), digest,
                  clips.labels[chosen])
 
 
-@torch.inference_mode()
-def pair_quality(folder, real_path, options, batch_size=8):
-    """Mean PSNR (of clips), SSIM and LPIPS over all frames of a clip set against its originals.
+def pixel_scores(run, options):
+    """PSNR, SSIM, LPIPS and frame-difference error of pooled pixels and of reconstructions, and these' code use.
+
+    Those of the reconstructions are what `nbp.reconstruct` measured; pooled pixels take the same way.
 
     Raises:
-        ValueError: the sets do not hold the same clips in the same order.
+        ValueError: pooled pixels of other clips than the reconstructed ones.
     """
-    fake, real = clipset.load(folder), clipset.read_arrays(real_path)
-    if fake["path"].tolist() != real["path"].tolist() or fake["video"].shape != real["video"].shape:
-        raise ValueError(f"{folder} and {real_path} do not hold the same clips: {fake['video'].shape} and "
-                         f"{real['video'].shape}; make them again")
-    model = LPIPS.from_file(fetch_lpips(LPIPS_NET, options.ckpt), LPIPS_NET).to(options.device)
-    sums = {"psnr": 0.0, "ssim": 0.0, "lpips": 0.0}
-    starts = range(0, len(fake["video"]), batch_size)
-    for start in progress(starts, len(starts), f"quality of {folder}", "batches"):
-        pair = [to_video(arrays["video"][start:start + batch_size]).to(options.device) for arrays in (fake, real)]
-        sums["psnr"] += float(quality.psnr(*pair).sum())
-        sums["ssim"] += float(quality.ssim(*pair).sum())
-        sums["lpips"] += float(quality.lpips(model, *pair).sum())
-    return {name: total / len(fake["video"]) for name, total in sums.items()}
-
-
-def code_use(run):
-    """Code usage and perplexity over the reconstruction's tokens, and the size of the codebook."""
-    levels = read_json(run / "tokenizer" / "model" / "config.json")["config"]["fsq_levels"]
-    num_codes = int(np.prod(levels))
-    indices = torch.from_numpy(clipset.load(run / "reconstruction")["indices"])
-    return quality.code_statistics(quality.count_codes(indices, num_codes)) | {"num_codes": num_codes}
+    measured = read_json(run / "reconstruction" / "scores.json")
+    pooled = clipset.load(run / SETS["pooled"])
+    real = clipset.read_arrays(run / "reconstruction" / "real.npz")
+    if pooled["path"].tolist() != real["path"].tolist():
+        raise ValueError(f"{run / SETS['pooled']} does not hold the clips of {run / 'reconstruction'}; make it again")
+    net = measured["lpips_net"]
+    model = LPIPS.from_file(fetch_lpips(net, options.ckpt), net)
+    own = {name: value for name, value in measured["scores"].items() if name in PIXEL_SCORES}
+    return net, {"reconstruction": own, "pooled": paired_scores(pooled["video"], real["video"], model,
+                                                                device=options.device)}
 
 
 def parse(arguments):

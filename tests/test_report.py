@@ -29,7 +29,7 @@ def make_scores():
     real = entry(0.0)
     del real["fvd"], real["kvd"], real["fvd_interval_95"]
     sets = {"real": real, "train": entry(60.0), "reconstruction": entry(90.0, psnr=18.2, ssim=0.6, lpips=0.21,
-            code_usage=0.4, code_entropy_bits=9.0, code_perplexity=512.0, num_codes=64),
+            code_usage=0.4, code_entropy_bits=9.0, code_perplexity=512.0),
             "pooled": entry(200.0, psnr=18.0, ssim=0.5, lpips=0.6), "generated": entry(120.0),
             "class_tokens": entry(180.0), "uniform_tokens": entry(400.0), "predicted": entry(100.0), "frozen": entry(130.0)}
     return {"protocol": "quickstart", "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},

@@ -15,7 +15,7 @@ h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.015e
 h2 { font-size: 1.3rem; margin: 56px 0 8px; padding-top: 18px; border-top: 1px solid var(--line); }
 p { max-width: 72ch; margin: 8px 0; }
 .soft, figcaption { color: var(--soft); font-size: 0.9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 24px 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; margin: 24px 0; }
 .tile { background: var(--panel); border-radius: 10px; padding: 12px 16px; }
 .tile b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
 .tile span { color: var(--soft); font-size: 0.85rem; }
@@ -29,7 +29,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .pass { color: var(--good); background: var(--good-paper); }
 .fail { color: var(--bad); background: var(--bad-paper); }
 figure { margin: 16px 0; }
-figure svg { max-width: 100%; height: auto; }
+figure svg { width: 100%; height: auto; }
 video { display: block; width: 100%; image-rendering: pixelated; border-radius: 4px; background: #000; }
 .clips { display: grid; gap: 18px 20px; margin: 16px 0; }
 .clips.two { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }

@@ -132,16 +132,17 @@ def mask(run):
 def metrics(run):
     """Every score, and the protocol in full."""
     columns = {"fvd": "FVD", "fvd_interval_95": "95 % interval", "kvd": "KVD", "class_consistency": "class consistency",
-               "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS"}
+               "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "frame_difference_error": "flicker"}
     rows = [(title, run.scores["sets"][name]["clips"], *(_cell(run.scores["sets"][name], key) for key in columns))
             for name, title in SET_NAMES.items()]
     rebuilt, protocol = run.scores["sets"]["reconstruction"], run.scores["protocol_fields"]
     fields = {name: "all" if value is None and name.startswith("num") else "as it comes" if value is None else value
               for name, value in protocol.items()}
     return page.section(
-        "All scores", page.table(("set", "clips", *columns.values()), rows, numbers=range(1, 9)),
-        page.paragraph(f"The tokenizer used {rebuilt['code_usage']:.1%} of its {rebuilt['num_codes']} codes on the "
-                       f"validation clips, with a perplexity of {rebuilt['code_perplexity']:.0f}."),
+        "All scores", page.table(("set", "clips", *columns.values()), rows, numbers=range(1, 10)),
+        page.paragraph(f"The tokenizer used {rebuilt['code_usage']:.1%} of its {run.generator.num_codes} codes on the "
+                       f"validation clips, with a perplexity of {rebuilt['code_perplexity']:.0f}. Flicker is the root "
+                       "mean square error of the changes from frame to frame, in grey levels."),
         page.paragraph("Frechet distances of so few clips are biased upwards by far: they compare sets of this run, and "
                        "not this run with published figures. Real training clips show what a perfect generator would "
                        "score here. Predicted and repeated clips keep their given frames."),
