@@ -16,7 +16,7 @@ setup(
         "pytorch-lightning>=2.6,<2.7",
         "deepspeed>=0.19,<0.20",
         "einops>=0.8",
-        "av>=15,<19",
+        "av>=17,<19",
         "decord==0.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "transformers>=5,<6",
         "sentencepiece>=0.2",

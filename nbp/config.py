@@ -156,7 +156,8 @@ class TokenizerLossConfig:
     l1: float = 1.0
     l2: float = 0.0
     perceptual: float = 0.1                # LPIPS (VGG) weight of the paper
-    perceptual_frames: int = 4             # random frames per clip that LPIPS sees
+    perceptual_start_step: int = 0         # short runs save its cost while pictures are still blurs
+    perceptual_frames: int = 16            # random frames of a micro-batch that LPIPS sees
     adversarial: float = 0.1               # adversarial weight of the paper
     adversarial_kind: str = "hinge"        # hinge | non_saturating
     adversarial_start_step: int = 0
@@ -188,6 +189,7 @@ class OptimConfig:
     weight_decay: float = 0.0              # on Linear weights only
     warmup_steps: int = 0
     schedule: str = MISSING                # linear | cosine | constant
+    decay_steps: Optional[int] = None      # only the last steps decay; None: all after the warm-up
     final_lr_ratio: float = 0.0
     gradient_clip: float = 0.0             # global norm; 0: off
 

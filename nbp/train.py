@@ -1,6 +1,6 @@
 """Train a tokenizer or a generator: python -m nbp.train CONFIG [section.field=value ...]
 
-The run folder `trainer.out` receives config.yaml, checkpoints/, metrics.csv, samples/ and at the
+The run folder `trainer.out` receives config.yaml, checkpoints/, logs/, samples/ and at the
 end model/ (native format; the moving average where there is one). Running the same command again
 resumes. Several processes: torchrun --nproc-per-node=N -m nbp.train CONFIG trainer.devices=N ...
 """
@@ -54,12 +54,13 @@ def build_trainer(config, max_steps, gradient_clip, extra_callbacks):
         callbacks=[
             pl.callbacks.ModelCheckpoint(out / "checkpoints", filename="{step:07d}", save_last=True, save_top_k=1,
                                          every_n_train_steps=config.checkpoint_every_steps, enable_version_counter=False),
-            pl.callbacks.LearningRateMonitor("step"), callbacks.progress_callback(), *extra_callbacks])
+            pl.callbacks.LearningRateMonitor("step"), callbacks.MovingAverage(), callbacks.progress_callback(),
+            *extra_callbacks])
 
 
 def build_loggers(config):
     """CSV always; wandb where a project is named (set WANDB_MODE=offline to work without a key)."""
-    loggers = [pl.loggers.CSVLogger(config.out, name=None, version="logs")]
+    loggers = [pl.loggers.CSVLogger(config.out, name="logs")]
     if config.wandb_project:
         loggers.append(pl.loggers.WandbLogger(project=config.wandb_project, save_dir=config.out))
     return loggers

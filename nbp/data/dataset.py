@@ -157,12 +157,12 @@ def evaluation_batches(dataset, batch_size, num_workers=0, rank=0, world=1, firs
     stop = len(dataset) if max_items is None else min(max_items, len(dataset))
     items = [item for item in range(rank, stop, world) if item >= first_item]
     loader = torch.utils.data.DataLoader(torch.utils.data.Subset(dataset, items), batch_size, num_workers=num_workers,
-                                         collate_fn=_collate_present)
+                                         collate_fn=collate_present)
     for batch in loader:
         if batch is not None:
             yield batch
 
 
-def _collate_present(samples):
+def collate_present(samples):
     present = [sample for sample in samples if sample is not None]
     return torch.utils.data.default_collate(present) if present else None

@@ -76,6 +76,24 @@ class Tokenizer(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.fsq = FSQ(config.fsq_levels)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self):
+        """Variance-preserving weights, quiet residual branches, latents that reach all levels, a mid-grey output.
+
+        PyTorch's default shrinks the signal at every convolution, and training then starts with a handful of codes.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, ResidualUnit):
+                module.layers[-1].conv.weight.mul_(0.2)
+        self.encoder.head[-1].weight.mul_(2)
+        self.decoder.head[-1].conv.weight.mul_(0.3)
+        self.decoder.head[-1].conv.bias.fill_(0.5)
 
     @property
     def num_codes(self):

@@ -49,19 +49,19 @@ class TrainingModule(pl.LightningModule):
                 norm = torch.nn.utils.get_total_norm(gradients)
                 norms.append(norm)
                 self.log(f"train/grad_norm_{index}", norm)
+        self.log("train/skipped_steps", self.skipped_steps.float())
         if norms and not torch.isfinite(torch.stack(norms)).all():
             self.skipped_steps += 1
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     p.grad = None
 
-    def on_train_batch_end(self, outputs, batch, batch_idx):
-        """Update the moving average once per optimizer step."""
-        self.log("train/skipped_steps", self.skipped_steps.float())
+    def update_average(self):
+        """Update the moving average, once per optimizer step."""
         if self.ema is None or self.global_step == self._ema_step:
             return
         self._ema_step = self.global_step
-        # Short runs: average over about the last tenth of the steps, until that exceeds the decay's own horizon.
+        # A short run averages over about its last tenth, until that exceeds the decay's own horizon.
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.ema.parameters()), [p.detach() for p in self.model.parameters()], 1 - decay)

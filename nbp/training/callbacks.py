@@ -20,6 +20,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
+class MovingAverage(Callback):
+    """Updates the module's moving average; a callback, because checkpoints are written before the module's own hook."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        module.update_average()
+
+
 class ProgressLines(Callback):
     """Step, rate, time left and loss every ten seconds, one line each; for logs, where a live bar is unreadable."""
 

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Subset
 
+from nbp.data.dataset import collate_present
 from nbp.training.sampler import StepBatchSampler
 
 
@@ -29,16 +30,27 @@ class ClipDataModule(pl.LightningDataModule):
         sampler = StepBatchSampler(
             len(self.train), self.phases, self.config.accumulate, self.config.seed,
             self.trainer.global_rank, self.trainer.world_size, start_step=self.trainer.global_step)
-        return self._loader(self.train, batch_sampler=sampler)
+        return self._loader(self.train, StepLoader, batch_sampler=sampler)
 
     def val_dataloader(self):
         rank, world = self.trainer.global_rank, self.trainer.world_size
         # Evenly spread over the list, so that few validation batches still see every class.
         wanted = min(len(self.val), self.config.val_batches * self.val_batch_size * world)
         items = [index * len(self.val) // wanted for index in range(wanted)]
-        return self._loader(Subset(self.val, items[rank::world]), batch_size=self.val_batch_size)
+        return self._loader(Subset(self.val, items[rank::world]), batch_size=self.val_batch_size,
+                            collate_fn=collate_present)
 
-    def _loader(self, dataset, **batching):
+    def _loader(self, dataset, loader=DataLoader, **batching):
         workers = self.config.num_workers
-        return DataLoader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
-                          **batching)
+        return loader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
+                      **batching)
+
+
+class StepLoader(DataLoader):
+    """Tells Lightning that it may be resumed anywhere: its sampler starts at `trainer.global_step`."""
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        pass

@@ -4,6 +4,7 @@ from nbp.checkpoint import model_hash
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
 from nbp.download import load_magvit2
+from nbp.generator.conditions import condition_encoder
 from nbp.training.datamodule import ClipDataModule
 from nbp.training.generator_module import GeneratorModule
 from nbp.training.sampler import Phase
@@ -27,15 +28,7 @@ def build(run):
     num_frames = run.data.num_frames if run.data is not None else 0
     phases = [Phase(run.max_steps, run.batch_size, num_frames)]
     data = ClipDataModule(train, val, phases, run.batch_size, run.trainer)
-    return GeneratorModule(run, tokenizer, _condition_encoder(run.model)), data, []
-
-
-def _condition_encoder(model):
-    if model.condition == "none":
-        return None
-    if model.condition == "label":
-        return lambda batch: batch["label"][:, None]
-    raise NotImplementedError
+    return GeneratorModule(run, tokenizer, condition_encoder(run.model, run.text_tokenizer)), data, []
 
 
 def _check_model(model, grid, num_codes, classes):

@@ -24,9 +24,12 @@ def lr_factor(step, optim, max_steps):
     """
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
-    if optim.schedule == "constant":
+    start = optim.warmup_steps
+    if optim.decay_steps is not None:
+        start = max(start, max_steps - 1 - optim.decay_steps)
+    if optim.schedule == "constant" or step < start:
         return 1.0
-    progress = min(1.0, (step - optim.warmup_steps) / max(1, max_steps - 1 - optim.warmup_steps))
+    progress = min(1.0, (step - start) / max(1, max_steps - 1 - start))
     decay = 1 - progress if optim.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
     return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * decay
 

@@ -4,6 +4,8 @@ Lightning's DeepSpeedStrategy refuses CPU, although DeepSpeed itself runs there 
 `CpuDeepSpeedStrategy` lifts only the device checks.
 """
 
+import os
+
 import torch
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
 
@@ -50,11 +52,10 @@ def build_strategy(word, gradient_clip=0.0):
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {"stage": stage},
         "gradient_clipping": gradient_clip,
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own throughput log only; batches come from the sampler
     }
     if torch.cuda.is_available():
         return DeepSpeedStrategy(config=config)
-    import os
-
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     return CpuDeepSpeedStrategy(accelerator=None, config=config, process_group_backend="gloo")
 

@@ -30,7 +30,7 @@ class TokenizerModule(TrainingModule):
     """
 
     def __init__(self, run, perceptual=None):
-        super().__init__(Tokenizer(run.model).to(memory_format=torch.channels_last_3d), run.trainer.ema_decay)
+        super().__init__(Tokenizer(run.model), run.trainer.ema_decay)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
         self.run = run
@@ -39,6 +39,8 @@ class TokenizerModule(TrainingModule):
         self._frozen = [perceptual]  # in a list: a frozen network stays out of the checkpoint
         self.register_buffer("lecam_real", torch.zeros(()))
         self.register_buffer("lecam_fake", torch.zeros(()))
+        if not run.trainer.strategy.startswith("deepspeed"):  # its parameter broadcast needs the default layout
+            self.to(memory_format=torch.channels_last_3d)
         self.save_hyperparameters({"run": to_dict(run)})
 
     def configure_optimizers(self):
@@ -69,7 +71,7 @@ class TokenizerModule(TrainingModule):
         """Weighted reconstruction and perceptual losses."""
         weights = self.run.loss
         terms = {"reconstruction": losses.reconstruction_loss(reconstruction, video, weights.l1, weights.l2)}
-        if weights.perceptual:
+        if weights.perceptual and self.global_step >= weights.perceptual_start_step:
             fake, real = self._random_frames(reconstruction, video)
             terms["perceptual"] = weights.perceptual * self._frozen[0](fake, real).mean()
         return terms
@@ -105,12 +107,10 @@ class TokenizerModule(TrainingModule):
         return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
 
     def _random_frames(self, *videos):
-        """The same `perceptual_frames` random frames of each clip, as images (B', 3, H, W)."""
-        batch, _, num_frames = videos[0].shape[:3]
-        count = min(self.run.loss.perceptual_frames, num_frames)
-        pick = torch.rand(batch, num_frames, device=self.device).topk(count).indices
-        rows = torch.arange(batch, device=self.device)[:, None]
-        return [rearrange(v.transpose(1, 2)[rows, pick], "b n c h w -> (b n) c h w") for v in videos]
+        """The same `perceptual_frames` random frames of each video, as images (n, 3, H, W)."""
+        frames = [rearrange(video, "b c t h w -> (b t) c h w") for video in videos]
+        pick = torch.randperm(len(frames[0]), device=self.device)[:self.run.loss.perceptual_frames]
+        return [images[pick] for images in frames]
 
     def on_validation_epoch_start(self):
         self._counts = torch.zeros(self.model.num_codes, device=self.device)

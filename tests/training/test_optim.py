@@ -23,6 +23,11 @@ def test_final_ratio_is_where_decay_ends():
     assert lr_factor(99, optim, 100) == pytest.approx(0.1)
 
 
+def test_decay_can_be_kept_for_the_last_steps():
+    optim = OptimConfig(lr=1.0, betas=[0.9, 0.99], warmup_steps=10, schedule="linear", decay_steps=20)
+    assert [lr_factor(step, optim, 101) for step in (10, 50, 80, 90, 100)] == pytest.approx([1, 1, 1, 0.5, 0])
+
+
 def test_only_linear_weights_decay():
     module = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Embedding(3, 2), nn.Conv3d(1, 1, 1))
     decayed, plain = weight_decay_groups(module, 1e-3, 0.01)

@@ -1,0 +1,29 @@
+"""Read back what training runs logged; a resumed run adds a `logs/version_N` folder, nothing is overwritten."""
+
+import csv
+from pathlib import Path
+
+
+def read_metrics(out):
+    """Metrics of a run folder.
+
+    Args:
+        out: `trainer.out` of the run.
+
+    Returns:
+        dict: column name -> {step: value}; where a resumed run repeats steps, its values count.
+
+    Raises:
+        ValueError: the run has logged nothing.
+    """
+    files = sorted((Path(out) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
+    if not files:
+        raise ValueError(f"{out} holds no logs/version_*/metrics.csv: not a training run, or one without a step")
+    columns = {}
+    for path in files:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if name not in ("step", "epoch") and value:
+                        columns.setdefault(name, {})[int(row["step"])] = float(value)
+    return columns

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from nbp.config import load_run
+from nbp.data.annotations import write_lists
+from nbp.data.video_io import write_video
+
+
+def moving_square(seed, count=20, size=32):
+    """uint8 (count, size, size, 3): a coloured square that moves over a coloured ground."""
+    random = np.random.default_rng(seed)
+    frames = np.tile(random.integers(0, 256, 3, dtype=np.uint8), (count, size, size, 1))
+    colour, place, speed = random.integers(0, 256, 3), random.integers(0, 16, 2), random.integers(-1, 2, 2)
+    for t in range(count):
+        y, x = (place + speed * t) % (size - 8)
+        frames[t, y:y + 8, x:x + 8] = colour
+    return frames
+
+
+@pytest.fixture(scope="session")
+def clips_root(tmp_path_factory):
+    """Two classes, four training and one validation video each, 20 frames of 32x32."""
+    root = tmp_path_factory.mktemp("clips")
+    rows = {"train": [], "val": []}
+    for split, clips in (("train", 4), ("val", 1)):
+        for number, label in enumerate(("a", "b")):
+            for clip in range(clips):
+                name = f"{split}/{label}{clip}.mp4"
+                write_video(root / name, moving_square(100 * number + clip + 10 * (split == "val")), fps=8, crf=10)
+                rows[split].append((name, label))
+    write_lists(root, rows["train"], rows["val"])
+    return root
+
+
+@pytest.fixture(scope="session")
+def tokenizer_run(clips_root):
+    """Overrides that make the quickstart's tokenizer run tiny, as a function of the run folder."""
+    def overrides(out, *more):
+        return [f"data.root={clips_root}", "data.resolution=32", f"trainer.out={out}", "model.widths=[8,8,16,16]",
+                "model.fsq_levels=[5,5,5]", "trainer.num_workers=0", "loss.perceptual=0", "discriminator.width=8",
+                "discriminator.num_layers=2", "loss.adversarial_start_step=1", "loss.adversarial_warmup_steps=0",
+                "optim.warmup_steps=0", "trainer.val_every_steps=2", "trainer.val_batches=1",
+                "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1",
+                "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}, {steps: 4, num_frames: 5, batch_size: 2}]", *more]
+    return overrides
+
+
+@pytest.fixture
+def load_tokenizer_run(tokenizer_run, tmp_path):
+    def load(*more):
+        return load_run("configs/tokenizer_procgen.yaml", tokenizer_run(tmp_path / "run", *more))
+    return load
+
+
+def weights_of(module):
+    return torch.cat([p.detach().flatten() for p in module.parameters()])

@@ -1,0 +1,139 @@
+"""Both training modules through Lightning itself: they learn, resume, and give the same on every engine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from nbp import train
+from nbp.config import load_run
+from nbp.tokenizer.model import Tokenizer
+from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training.metrics_log import read_metrics
+
+ROOT = Path(__file__).parent.parent.parent
+TOKENIZER, GENERATOR = "configs/tokenizer_procgen.yaml", "configs/generator_procgen.yaml"
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def losses(out, column="train/loss"):
+    """step -> value of a run."""
+    return read_metrics(out).get(column)
+
+
+@pytest.fixture(scope="module")
+def finished(tokenizer_run, tmp_path_factory):
+    """A finished tiny tokenizer run on one device."""
+    out = tmp_path_factory.mktemp("finished")
+    cwd = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        train.main([TOKENIZER, *tokenizer_run(out)])
+    finally:
+        os.chdir(cwd)
+    return out
+
+
+def test_a_run_leaves_config_logs_pictures_and_a_model(finished):
+    assert load_run(finished / "config.yaml").trainer.out == str(finished)
+    assert sorted(losses(finished)) == list(range(6))
+    assert set(losses(finished, "train/discriminator")) == set(range(6))
+    assert set(losses(finished, "train/logit_real")) == set(range(1, 6)), "critics start at step 1"
+    for column in ("train/grad_norm_0", "train/grad_norm_1", "train/code_usage", "train/code_perplexity",
+                   "train/reconstruction", "train/skipped_steps", "val/psnr", "val/code_usage", "val/code_perplexity"):
+        assert losses(finished, column), column
+    assert sorted(p.name for p in (finished / "samples").iterdir()) == [f"step000000{s}.png" for s in (2, 4, 6)]
+    assert isinstance(Tokenizer.from_pretrained(finished / "model"), Tokenizer)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(finished, tokenizer_run, tmp_path):
+    class Stop(Exception):
+        pass
+
+    class StopAt(train.pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 3:
+                raise Stop
+
+    overrides = tokenizer_run(tmp_path)
+    run = load_run(TOKENIZER, overrides)
+    train.pl.seed_everything(run.trainer.seed, workers=True)
+    module, data, extra = tokenizer_builder.build(run)
+    with pytest.raises(Stop):
+        train.build_trainer(run.trainer, module.max_steps, run.optim.gradient_clip, [*extra, StopAt()]).fit(module, data)
+    train.main([TOKENIZER, *overrides])
+    whole, resumed = losses(finished), losses(tmp_path)
+    assert {step: resumed[step] for step in range(2, 6)} == {step: whole[step] for step in range(2, 6)}
+    one, other = (Tokenizer.from_pretrained(out / "model").state_dict() for out in (finished, tmp_path))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_1", "deepspeed_2"])
+def test_two_processes_agree_on_every_engine(strategy, two_process_losses, tokenizer_run, tmp_path):
+    assert two_process_losses(tmp_path, TOKENIZER, tokenizer_run(tmp_path), strategy)[0] == pytest.approx(
+        two_process_losses.reference, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def two_process_losses(tokenizer_run, tmp_path_factory):
+    """Function that launches 2 processes and returns (loss per step, output); `reference` is plain DDP's."""
+    def launch(out, config, overrides, strategy):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+                   "nbp.train", config, *overrides, "trainer.devices=2", f"trainer.strategy={strategy}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+        values = losses(out)
+        assert sorted(values) == list(range(6)), "global_step counts optimizer steps once"
+        return [values[step] for step in sorted(values)], result.stderr
+
+    out = tmp_path_factory.mktemp("reference")
+    launch.reference = launch(out, TOKENIZER, tokenizer_run(out), "ddp")[0]
+    return launch
+
+
+def test_zero_3_is_refused_for_tokenizers(load_tokenizer_run):
+    with pytest.raises(ValueError, match="deepspeed_3 cannot train a tokenizer"):
+        tokenizer_builder.build(load_tokenizer_run("trainer.strategy=deepspeed_3"))
+
+
+def test_the_tokenizer_overfits_one_batch(load_tokenizer_run):
+    run = load_tokenizer_run("loss.adversarial=0", "model.fsq_levels=[8,8,8]", "optim.lr=0.003")
+    module, data, _ = tokenizer_builder.build(run)
+    video = torch.stack([data.train[i]["video"][:, :5] for i in range(2)])
+    optimizer = torch.optim.Adam(module.model.parameters(), 0.003)
+    for _ in range(150):
+        optimizer.zero_grad()
+        reconstruction, _ = module.model(video)
+        (reconstruction - video).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        error = (module.model(video)[0] - video).square().mean()
+    assert -10 * error.log10() > 20
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(load_tokenizer_run, monkeypatch):
+    run = load_tokenizer_run("trainer.resume=never")
+    module, data, extra = tokenizer_builder.build(run)
+    terms = module.autoencoder_terms
+
+    def poisoned(*videos):
+        return {name: value * (float("nan") if module.global_step == 1 else 1) for name, value in terms(*videos).items()}
+
+    monkeypatch.setattr(module, "autoencoder_terms", poisoned)
+    train.build_trainer(run.trainer, module.max_steps, 1.0, extra).fit(module, data)
+    assert int(module.skipped_steps) == 1
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def test_a_missing_checkpoint_is_named(load_tokenizer_run):
+    run = load_tokenizer_run("trainer.resume=nowhere.ckpt")
+    with pytest.raises(ValueError, match="nowhere.ckpt.*does not exist"):
+        train.find_checkpoint(run.trainer)
