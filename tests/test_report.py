@@ -15,7 +15,7 @@ from nbp.data.tokens import TokenWriter
 from nbp.files import write_json
 from nbp.reporting import clips, figures
 from nbp.reporting.checks import checks
-from nbp.reporting.inputs import read_curves, read_run
+from nbp.reporting.inputs import read_run
 
 CLASSES = ["bigfish", "coinrun", "leaper"]
 
@@ -55,7 +55,7 @@ def run(tmp_path):
     for kind, config, metrics in (("tokenizer", tokenizer, ("train/reconstruction", "train/logit_real", "val/psnr")),
                                   ("generator", generator, ("train/loss", "val/loss", "val/top1"))):
         save_config(config, tmp_path / kind / "config.yaml")
-        write_metrics(tmp_path / kind / "logs/metrics.csv", metrics)
+        write_metrics(tmp_path / kind / "logs/version_0/metrics.csv", metrics)
     write_json(tmp_path / "generator/model/config.json", {"config": dataclasses.asdict(generator.model)})
     write_json(tmp_path / "scores.json", make_scores())
     row = {"num_steps": 7, "seconds": 0.5}
@@ -124,26 +124,22 @@ def test_limits_are_those_of_the_requirements():
 @pytest.mark.parametrize("missing, stage", [
     ("scores.json", "evaluate"), ("benchmark.json", "benchmark"), ("reconstruction/real.npz", "reconstruct"),
     ("generated/clips.npz", "generate"), ("predicted/clips.npz", "predict"), ("baselines/frozen/clips.npz", "baselines"),
-    ("tokenizer/logs/metrics.csv", "tokenizer"), ("tokens/train/meta.json", "tokens")])
+    ("tokenizer/config.yaml", "tokenizer"), ("tokens/train/meta.json", "tokens")])
 def test_a_missing_output_is_named_with_its_stage(run, missing, stage):
     (run / missing).unlink()
     with pytest.raises(ValueError, match=f"{missing} is missing; the stage `{stage}` writes it"):
         report.main([str(run)])
 
 
-def test_damaged_metrics_are_named(tmp_path):
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,train/loss\n1,0.5\n2,half\n")
-    with pytest.raises(ValueError, match="metrics.csv, line 3, train/loss"):
-        read_curves(path)
-    path.write_text("epoch,train/loss\n1,0.5\n")
-    with pytest.raises(ValueError, match="has no column `step`"):
-        read_curves(path)
-
-
 def test_curves_skip_empty_cells(run):
     curves = read_run(run).curves["generator"]
-    assert curves["val/top1"] == ([599], [0.5]) and len(curves["train/loss"][0]) == 60
+    assert curves["val/top1"] == ((599,), (0.5,)) and len(curves["train/loss"][0]) == 60
+
+
+def test_a_training_without_metrics_is_named(run):
+    (run / "tokenizer/logs/version_0/metrics.csv").unlink()
+    with pytest.raises(ValueError, match="tokenizer holds no logs"):
+        report.main([str(run)])
 
 
 def test_given_frames_are_marked():

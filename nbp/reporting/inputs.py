@@ -1,6 +1,5 @@
 """What the report reads: the outputs of the stages, each required, and the machine."""
 
-import csv
 import os
 import platform
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from nbp import clipset
 from nbp.config import GeneratorConfig, load_config, load_run
 from nbp.data.tokens import TokenDataset
 from nbp.files import read_json
+from nbp.training.metrics_log import read_metrics
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors")
 
@@ -61,7 +61,8 @@ def read_run(folder):
         benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
         stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
         clips=clips,
-        curves={kind: read_curves(_required(folder / kind / "logs/metrics.csv", kind)) for kind in runs},
+        curves={kind: {name: tuple(zip(*sorted(points.items()))) for name, points in read_metrics(folder / kind).items()}
+                for kind in runs},
         phases=steps,
         seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
                "generate": read_json(_required(folder / "generated/meta.json", "generate"))["seed"]},
@@ -75,30 +76,6 @@ def _required(path, stage):
         raise ValueError(f"{path} is missing; the stage `{stage}` writes it: run `python -m nbp.quickstart` with the "
                          "same --out, it goes on where it stopped")
     return path
-
-
-def read_curves(path):
-    """Columns of a metrics.csv: {metric: (steps, values)}, empty cells left out.
-
-    Raises:
-        ValueError: no `step` column, or a cell that is not a number.
-    """
-    curves = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if "step" not in (reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column `step`")
-        for row in reader:
-            for name, cell in row.items():
-                if name not in ("step", "epoch") and cell:
-                    try:
-                        point = int(row["step"]), float(cell)
-                    except ValueError as error:
-                        raise ValueError(f"{path}, line {reader.line_num}, {name}: {error}") from error
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(point[0])
-                    values.append(point[1])
-    return curves
 
 
 def machine():
