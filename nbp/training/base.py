@@ -5,27 +5,36 @@ import copy
 import pytorch_lightning as pl
 import torch
 
+from nbp.config import to_dict
+from nbp.training.sampler import mix_seed
+
 
 class TrainingModule(pl.LightningModule):
     """A model, optionally its exponential moving average, and counters that checkpoints carry.
 
     Args:
         model: the module that is trained and exported.
-        ema_decay: 0 for no moving average.
+        run: `TokenizerRun` or `GeneratorRun`; stored in every checkpoint.
     """
 
-    def __init__(self, model, ema_decay):
+    def __init__(self, model, run):
         super().__init__()
-        self.model = model
-        self.ema_decay = ema_decay
+        self.model, self.run = model, run
+        self.ema_decay = ema_decay = run.trainer.ema_decay
         self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self._ema_step = -1
+        self.save_hyperparameters({"run": to_dict(run)})
 
     @property
     def averaged(self):
         """The weights to validate with and to export."""
         return self.model if self.ema is None else self.ema
+
+    def on_train_batch_start(self, batch, batch_idx):
+        """Seed dropout and other random choices by the step, so that a resumed run needs no generator state."""
+        micro_step = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        torch.manual_seed(mix_seed(self.run.trainer.seed, micro_step))
 
     def guard(self, loss):
         """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter.

@@ -6,7 +6,6 @@ Legend: B batch, t h w latent grid.
 
 import torch
 
-from nbp.config import to_dict
 from nbp.generator.model import Generator
 from nbp.training.base import TrainingModule
 from nbp.training.optim import build_adamw, weight_decay_groups
@@ -22,12 +21,10 @@ class GeneratorModule(TrainingModule):
     """
 
     def __init__(self, run, tokenizer=None, encode_condition=None):
-        super().__init__(Generator(run.model), run.trainer.ema_decay)
-        self.run = run
+        super().__init__(Generator(run.model), run)
         self.max_steps = run.max_steps
         self.encode_condition = encode_condition
         self._frozen = [tokenizer]  # in a list: a frozen network stays out of the checkpoint
-        self.save_hyperparameters({"run": to_dict(run)})
 
     def configure_optimizers(self):
         optim = self.run.optim

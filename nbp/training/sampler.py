@@ -64,16 +64,16 @@ class StepBatchSampler(torch.utils.data.Sampler):
 
     def _key(self, n, num_frames):
         epoch, position = divmod(n, self.num_items)
-        return ClipKey(int(self._order(epoch)[position]), num_frames, _mix(self.seed, n))
+        return ClipKey(int(self._order(epoch)[position]), num_frames, mix_seed(self.seed, n))
 
     def _order(self, epoch):
         if getattr(self, "_cached_epoch", None) != epoch:
-            generator = torch.Generator().manual_seed(_mix(self.seed, -1 - epoch))
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, -1 - epoch))
             self._cached_epoch, self._cached_order = epoch, torch.randperm(self.num_items, generator=generator)
         return self._cached_order
 
 
-def _mix(seed, n):
+def mix_seed(seed, n):
     """A well-spread 63-bit seed of two integers (the finaliser of SplitMix64)."""
     mask = (1 << 64) - 1
     x = (seed * 0x9E3779B97F4A7C15 + n * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask

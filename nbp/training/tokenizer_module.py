@@ -11,7 +11,6 @@ import torch
 from einops import rearrange
 from torch.func import functional_call
 
-from nbp.config import to_dict
 from nbp.tokenizer import losses
 from nbp.tokenizer.discriminator import Discriminator
 from nbp.tokenizer.model import Tokenizer
@@ -30,10 +29,9 @@ class TokenizerModule(TrainingModule):
     """
 
     def __init__(self, run, perceptual=None):
-        super().__init__(Tokenizer(run.model), run.trainer.ema_decay)
+        super().__init__(Tokenizer(run.model), run)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
-        self.run = run
         self.max_steps = sum(phase.steps for phase in run.curriculum)
         self.discriminator = Discriminator(run.discriminator) if run.loss.adversarial else None
         self._frozen = [perceptual]  # in a list: a frozen network stays out of the checkpoint
@@ -41,7 +39,6 @@ class TokenizerModule(TrainingModule):
         self.register_buffer("lecam_fake", torch.zeros(()))
         if not run.trainer.strategy.startswith("deepspeed"):  # its parameter broadcast needs the default layout
             self.to(memory_format=torch.channels_last_3d)
-        self.save_hyperparameters({"run": to_dict(run)})
 
     def configure_optimizers(self):
         optim = self.run.optim
@@ -49,6 +46,11 @@ class TokenizerModule(TrainingModule):
         if self.discriminator is not None:
             groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
         return build_adamw(groups, optim, self.max_steps)
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        """Clip each side by itself: the critics' gradients are tens of times larger and would silence the other's."""
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val or float("inf"))
 
     def on_fit_start(self):
         if self._frozen[0] is not None:

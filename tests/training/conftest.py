@@ -1,7 +1,12 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
-import torch
 
+from nbp import tokenize, train
 from nbp.config import load_run
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
@@ -53,5 +58,61 @@ def load_tokenizer_run(tokenizer_run, tmp_path):
     return load
 
 
-def weights_of(module):
-    return torch.cat([p.detach().flatten() for p in module.parameters()])
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture(scope="session")
+def finished(tokenizer_run, tmp_path_factory):
+    """A finished tiny tokenizer run on one device."""
+    out = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(out)])
+    return out
+
+
+@pytest.fixture(scope="session")
+def data_config(clips_root, tmp_path_factory):
+    """Data config of `clips_root`."""
+    path = tmp_path_factory.mktemp("data") / "data.yaml"
+    path.write_text(f"name: clips\nroot: {clips_root}\ntrain_list: train.txt\nval_list: val.txt\nresolution: 32\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokens(finished, data_config, tmp_path_factory):
+    """Token cache of `clips_root` by the tokenizer of `finished`."""
+    out = tmp_path_factory.mktemp("tokens")
+    tokenize.main(["--tokenizer", str(finished / "model"), "--data", str(data_config), "--out", str(out),
+                   "--num-workers", "0"])
+    return out
+
+
+@pytest.fixture(scope="session")
+def generator_run(finished, tokens):
+    """Overrides that make the quickstart's generator run tiny, as a function of the run folder."""
+    def overrides(out, *more):
+        return [f"trainer.out={out}", f"tokenizer={finished / 'model'}", f"tokens={tokens}", "model.num_layers=2",
+                "model.num_heads=2", "model.width=32", "model.num_codes=125", "model.grid=[5,4,4]",
+                "model.block_shape=[1,1,4]", "model.num_condition_ids=2", "trainer.num_workers=0", "max_steps=6",
+                "batch_size=2", "optim.warmup_steps=1", "trainer.val_every_steps=2", "trainer.val_batches=1",
+                "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", *more]
+    return overrides
+
+
+@pytest.fixture
+def launch():
+    """Run `python -m nbp.train` under torchrun with some processes; returns what it printed."""
+    def run(processes, config, *overrides):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
+                   "nbp.train", config, *overrides, f"trainer.devices={processes}"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-3000:]
+        return result.stderr
+    return run

@@ -1,0 +1,111 @@
+"""Generator training through Lightning itself, from cached tokens and straight from video."""
+
+import pytest
+import torch
+
+from nbp import train
+from nbp.config import load_run
+from nbp.generator.model import Generator
+from nbp.training import generator_run as generator_builder
+from nbp.training.metrics_log import read_metrics
+
+GENERATOR = "configs/generator_procgen.yaml"
+
+
+def losses(out):
+    return read_metrics(out)["train/loss"]
+
+
+def test_two_processes_agree_on_every_engine(launch, generator_run, tmp_path):
+    found = {}
+    for strategy in ("ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"):
+        out = tmp_path / strategy
+        launch(2, GENERATOR, *generator_run(out, "trainer.ema_decay=0"), f"trainer.strategy={strategy}")
+        found[strategy] = list(losses(out).values())
+    assert len(found["ddp"]) == 6
+    for strategy, values in found.items():
+        assert values == pytest.approx(found["ddp"], rel=1e-4), strategy
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_with_dropout(generator_run, tmp_path):
+    class Stop(Exception):
+        pass
+
+    class StopAt(train.pl.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 3:
+                raise Stop
+
+    train.main([GENERATOR, *generator_run(tmp_path / "whole", "trainer.accumulate=2")])
+    overrides = generator_run(tmp_path / "resumed", "trainer.accumulate=2")
+    run = load_run(GENERATOR, overrides)
+    train.pl.seed_everything(run.trainer.seed, workers=True)
+    module, data, extra = generator_builder.build(run)
+    with pytest.raises(Stop):
+        train.build_trainer(run.trainer, module.max_steps, 1.0, [*extra, StopAt()]).fit(module, data)
+    train.main([GENERATOR, *overrides])
+    assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
+    one, other = (Generator.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "resumed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_accumulated_batches_equal_one_large_batch(generator_run, tmp_path):
+    still = ("model.dropout=0", "model.condition_dropout=0", "trainer.ema_decay=0")
+    for name, more in (("large", ("batch_size=4",)), ("small", ("batch_size=2", "trainer.accumulate=2"))):
+        train.main([GENERATOR, *generator_run(tmp_path / name, *still, *more)])
+    one, other = (Generator.from_pretrained(tmp_path / name / "model").state_dict() for name in ("large", "small"))
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+
+
+def test_training_straight_from_video_sees_the_cached_tokens(generator_run, data_config, tmp_path):
+    fields = dict(line.split(": ") for line in data_config.read_text().splitlines())
+    online = [f"data.{name}={value}" for name, value in fields.items()]
+    run = load_run(GENERATOR, generator_run(tmp_path, "tokens=null", *online))
+    module, data, _ = generator_builder.build(run)
+    cached, *_ = generator_builder.build(load_run(GENERATOR, generator_run(tmp_path)))
+    sample = data.val[0]
+    found = module._indices({"video": sample["video"][None]})
+    run = load_run(GENERATOR, generator_run(tmp_path))
+    assert torch.equal(found[0], generator_builder.build(run)[1].val[0]["indices"])
+    assert cached._frozen == [None]
+    train.build_trainer(run.trainer, 2, 1.0, []).fit(module, data)
+
+
+def test_the_generator_overfits_one_batch(generator_run, tmp_path):
+    run = load_run(GENERATOR, generator_run(tmp_path, "model.dropout=0", "model.condition_dropout=0"))
+    module, data, _ = generator_builder.build(run)
+    indices = torch.stack([data.train[i]["indices"] for i in (0, 7)])
+    condition = torch.tensor([[0], [1]])
+    optimizer = torch.optim.Adam(module.model.parameters(), 3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = module.model.loss(indices, condition)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1
+    assert (module.model.generate(condition, greedy=True) == indices).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("override, message", [
+    ("model.num_codes=64", "model.num_codes is 64, but the training data has 125"),
+    ("model.num_condition_ids=3", "model.num_condition_ids is 3, but the training data has 2"),
+])
+def test_a_model_that_does_not_fit_its_tokens_is_refused(generator_run, tmp_path, override, message):
+    with pytest.raises(ValueError, match=message):
+        generator_builder.build(load_run(GENERATOR, generator_run(tmp_path, override)))
+
+
+def test_tokens_of_another_tokenizer_are_refused(finished, generator_run, tmp_path):
+    from nbp.tokenizer.model import Tokenizer
+
+    other = Tokenizer.from_pretrained(finished / "model")
+    other.decoder.conv_in.conv.bias.data += 1
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="tokens of another tokenizer"):
+        generator_builder.build(load_run(GENERATOR, generator_run(tmp_path, f"tokenizer={tmp_path / 'other'}")))
+
+
+def test_exactly_one_source_of_clips(generator_run, tmp_path):
+    with pytest.raises(ValueError, match="exactly one of tokens"):
+        load_run(GENERATOR, generator_run(tmp_path, "tokens=null"))
