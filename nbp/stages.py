@@ -1,7 +1,8 @@
 """A list of commands run one after the other, each logged, timed and skipped once it is done.
 
-OUT/stages.json keeps command, seconds (over all attempts) and peak memory of every stage; OUT/logs has what
-each printed. An interrupted stage is run again: every command goes on where it was by itself.
+OUT/stages.json keeps command, seconds (over all attempts), processor seconds (without killed attempts) and peak
+memory of every stage; OUT/logs has what each printed. An interrupted stage is run again: every command goes on
+where it was by itself.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from nbp.files import read_json, write_json
 
 LAST_LINES = 20
+LOCK_PATIENCE_S = 10.0   # a command that was killed with its parent takes a moment to go
 COUNT = re.compile(rb"(\d+)/(\d+)")
 
 
@@ -56,7 +58,7 @@ class Record:
         self.rows = {}
         for number, stage in enumerate(stages, 1):
             new = {"name": stage.name, "command": stage.command, "log": f"logs/{number:02d}-{stage.name}.log",
-                   "seconds": 0.0, "peak_memory_bytes": 0, "attempts": 0, "finished": False}
+                   "seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_bytes": 0, "attempts": 0, "finished": False}
             old = found.get(stage.name)
             self.rows[stage.name] = old if old is not None and old["command"] == stage.command else new
 
@@ -120,6 +122,7 @@ def _run(stage, record, out, lock):
         meter.stop()
     largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     note(max(meter.peak, largest))
+    record.update(stage, cpu_seconds=row["cpu_seconds"] + usage.ru_utime + usage.ru_stime)
     if process.returncode:
         raise StageError(f"stage {stage.name} failed (exit code {process.returncode}); its log is {log_path}, "
                          f"the last lines:\n" + b"".join(last).decode(errors="replace"))
@@ -207,9 +210,14 @@ def _lock(out):
     """Hold OUT/.lock; commands inherit it, so that it stays held while one outlives a killed parent."""
     import fcntl
 
+    deadline = time.monotonic() + LOCK_PATIENCE_S
     with open(out / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise StageError(f"another process is working in {out}; wait for it or stop it") from error
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise StageError(f"another process is working in {out}; wait for it or stop it") from error
+                time.sleep(0.1)
         yield file.fileno()

@@ -9,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from nbp.evaluation.features import Clips
 from nbp.quickstart import FULL, SMOKE, stages
-from nbp.stages import Stage, StageError, run_stages
+from nbp.quickstart_scores import Judge, some_of_each_class
+from nbp.stages import Stage, StageError, _bar, run_stages
 
 ROOT = Path(__file__).parents[1]
 COMMAND = '''
@@ -85,7 +88,8 @@ def test_memory_counts_the_processes_below(tmp_path, make):
     assert rows(tmp_path / "run")["a"]["peak_memory_bytes"] > 280e6
 
 
-def test_two_runs_in_one_folder_are_refused(tmp_path, make):
+def test_two_runs_in_one_folder_are_refused(tmp_path, make, monkeypatch):
+    monkeypatch.setattr("nbp.stages.LOCK_PATIENCE_S", 0.1)
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(StageError, match="another process is working in"):
@@ -123,3 +127,73 @@ def test_every_stage_of_both_sizes_names_its_inputs_and_files():
         for stage in plan:
             for argument in stage.arguments:
                 assert not argument.startswith("configs/") or (ROOT / argument).is_file()
+
+
+def test_progress_lines_become_a_bar():
+    half, whole = _bar(b"train: 12/24 clips\n", b"12", b"24"), _bar(b"train: 24/24 clips\n", b"24", b"24")
+    assert half.startswith(b"[############............] train: 12/24 clips") and half.endswith(b"\r")
+    assert whole.startswith(b"[########################]") and whole.endswith(b"\n")
+
+
+def test_centroid_clips_are_spread_over_every_class():
+    labels = np.array([0] * 9 + [1] * 2)
+    frames = np.arange(11 * 12, dtype=np.uint8).reshape(11, 1, 2, 2, 3)
+    chosen = some_of_each_class(Clips.from_array("train", frames, labels), 3)
+    assert chosen.labels.tolist() == [0, 0, 0, 1, 1] and chosen.name == "train, 5 clips"
+    assert [int(chosen[number][0, 0, 0, 0]) // 12 for number in range(5)] == [0, 4, 8, 9, 10]
+    with pytest.raises(ValueError, match="train has clips without a class"):
+        some_of_each_class(Clips.from_array("train", frames, labels - 1), 3)
+
+
+def test_judge_takes_the_centroids_of_its_own_clips():
+    rng = np.random.default_rng(0)
+    centres = np.array([[0.0, 0], [10, 0], [0, 10]])
+    labels = np.repeat([0, 1, 2], 5)
+    judge = Judge(centres[labels] + rng.normal(size=(15, 2)), labels)
+    result = judge(centres[[0, 1, 2, 2]], np.array([0, 1, 2, 0]))
+    assert result == {"clips": 4, "class_consistency": 0.75, "class_consistency_by_class": {0: 0.5, 1: 1.0, 2: 1.0}}
+
+
+def test_the_whole_pipeline_in_miniature_survives_a_kill(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "nbp.quickstart", "--smoke", "--out", str(out)]
+    first = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    wait_for(lambda: first.poll() is not None or (out / "generator/checkpoints/last.ckpt").is_file(), seconds=900)
+    assert first.poll() is None, (out / "logs").is_dir() and max((out / "logs").iterdir()).read_text()[-2000:]
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert second.returncode == 0, second.stdout[-2000:] + second.stderr
+    assert second.stdout.count("done before") == 3
+    found, plan = rows(out), stages(out, SMOKE)
+    assert {name: row["attempts"] for name, row in found.items()} == {
+        stage.name: 1 + (stage.name == "generator") for stage in plan}
+    assert all(row["finished"] and row["peak_memory_bytes"] > 0 for row in found.values())
+    assert "Restoring states" in (out / found["generator"]["log"]).read_text()
+    check_report(out)
+
+    third = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert third.returncode == 0 and third.stdout.count("done before") == len(plan)
+
+
+def check_report(out):
+    text, summary = (out / "report.html").read_text(), json.loads((out / "report.json").read_text())
+    assert text.count("<video ") == 36 and text.count("<svg") == 4
+    assert len(summary["checks"]) == 7 and len(summary["stages"]) == 11
+    assert set(summary["scores"]["sets"]) == {"real", "train", "reconstruction", "pooled", "generated", "class_tokens",
+                                              "uniform_tokens", "predicted", "frozen"}
+    assert summary["benchmark"]["next_token"]["num_steps"] > summary["benchmark"]["next_block"]["num_steps"]
+    assert {"train/loss", "val/loss", "val/top1"} <= set(summary["training"]["generator"])
+    assert {"train/reconstruction", "val/psnr"} <= set(summary["training"]["tokenizer"])
+    for name in ("sheet_reconstruction", "sheet_generated", "sheet_predicted", "figure_mask", "figure_tokenizer",
+                 "figure_generator", "figure_consistency"):
+        assert (out / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["quickstart.sh", "test.sh"])
+def test_scripts_are_thin_and_sound(name):
+    script = ROOT / "scripts" / name
+    lines = script.read_text().splitlines()
+    assert len(lines) <= 15 and "set -euo pipefail" in lines and os.access(script, os.X_OK)
+    subprocess.run(["bash", "-n", script], check=True)
