@@ -101,10 +101,10 @@ def fetch_lpips(net="vgg", ckpt_dir="ckpt"):
 
 
 def _fetch(source, convert, ckpt_dir):
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
     path = Path(ckpt_dir) / source.file
-    if path.exists() and tensors_sha256(load_file(path)) == source.tensors_sha256:
+    if path.exists() and _is_intact(path, source):
         return path
     state = convert(read_arrays(_download(source)))
     if (digest := tensors_sha256(state)) != source.tensors_sha256:
@@ -112,6 +112,16 @@ def _fetch(source, convert, ckpt_dir):
     with atomic_path(path) as temporary:
         save_file(state, temporary)
     return path
+
+
+def _is_intact(path, source):
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return tensors_sha256(load_file(path)) == source.tensors_sha256
+    except SafetensorError:
+        return False
 
 
 def tensors_sha256(state):

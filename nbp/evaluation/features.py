@@ -1,6 +1,6 @@
 """From sets of clips to feature matrices: networks, clip sets, and extraction that is cached and resumable.
 
-A set is extracted in chunks of 64 clips; with a cache folder each chunk becomes one file under a key made of
+A set is extracted in chunks of 32 clips; with a cache folder each chunk becomes one file under a key made of
 the set's content, the weights and the protocol. Ranks take turns with chunks, an interrupted run goes on
 with the missing ones, and a real set is extracted once for any number of fake sets.
 Legend: N clips, T frames, H W pixels, D features.
@@ -18,7 +18,7 @@ from nbp.evaluation.i3d import PORT_BN_EPS, TF_BN_EPS, load_i3d
 from nbp.evaluation.protocols import prepare
 from nbp.files import atomic_path, progress, sha256, write_json
 
-CHUNK = 64
+CHUNK = 32
 FEATURES_VERSION = 1  # raise it when the same inputs give other features
 # i3d_torchscript.pt as published by StyleGAN-V.
 STYLEGANV_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"

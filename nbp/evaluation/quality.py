@@ -40,7 +40,9 @@ def psnr(video, target):
 
 
 def ssim(video, target):
-    """Structural similarity (Gaussian window of 11, sigma 1.5, valid area only), averaged over channels and frames.
+    """Structural similarity (Gaussian window of 11, sigma 1.5), averaged over channels and frames.
+
+    Over the valid area only, as the official scores; torchmetrics includes a reflected border (about 1e-3 apart).
 
     Returns:
         float32 (B,), 1 for identical clips.
