@@ -1,0 +1,112 @@
+"""The generate command: the same clips whatever the batches and ranks, resumable, and clear about what it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nbp import clipset, generate
+from nbp.config import GeneratorConfig, TokenizerConfig
+from nbp.data.annotations import write_lists
+from nbp.data.video_io import probe, write_video
+from nbp.generator.model import Generator
+from nbp.tokenizer.model import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Arguments that name a tiny tokenizer and a tiny label-conditioned generator."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    Tokenizer(TokenizerConfig([8, 8, 8, 16], [1, 1, 1, 1], [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+                              [5, 5, 5])).save_pretrained(folder / "tokenizer")
+    Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "label", "hybrid", num_condition_ids=3,
+                              condition_len=1)).save_pretrained(folder / "generator")
+    return ["--tokenizer", str(folder / "tokenizer"), "--generator", str(folder / "generator"), "--num-clips", "5"]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(models, tmp_path_factory):
+    """Clips made one at a time."""
+    out = tmp_path_factory.mktemp("single")
+    generate.main([*models, "--out", str(out), "--batch-size", "1"])
+    return clipset.load(out)
+
+
+def test_it_writes_clips_videos_and_a_picture(models, tmp_path):
+    generate.main([*models, "--out", str(tmp_path), "--labels", "2", "0"])
+    clips = clipset.load(tmp_path)
+    assert clips["video"].shape == (5, 17, 32, 32, 3) and clips["label"].tolist() == [2, 0, 2, 0, 2]
+    assert clips["indices"].shape == (5, 5, 4, 4) and 0 <= clips["indices"].min() and clips["indices"].max() < 125
+    assert probe(tmp_path / "mp4" / "00004.mp4").num_frames == 17
+    assert (tmp_path / "grid.png").is_file() and not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_a_clip_does_not_depend_on_its_batch(models, one_by_one, tmp_path, batch_size):
+    generate.main([*models, "--out", str(tmp_path), "--batch-size", str(batch_size)])
+    assert np.array_equal(clipset.load(tmp_path)["indices"], one_by_one["indices"])
+
+
+def test_two_ranks_make_what_one_makes(models, one_by_one, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
+               "nbp.generate", *models, "--out", str(tmp_path), "--batch-size", "2"]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    found = clipset.load(tmp_path)
+    assert np.array_equal(found["indices"], one_by_one["indices"])
+    assert found["label"].tolist() == one_by_one["label"].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_a_stopped_run_goes_on(models, one_by_one, tmp_path, monkeypatch):
+    original, calls = generate.generate_clips, []
+
+    def stops(*arguments, **sampling):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments, **sampling)
+
+    monkeypatch.setattr(generate, "generate_clips", stops)
+    command = [*models, "--out", str(tmp_path), "--batch-size", "1"]
+    with pytest.raises(KeyboardInterrupt):
+        generate.main(command)
+    generate.main(command)
+    assert len(calls) == 3 + 3, "two clips were kept, three were left"
+    assert np.array_equal(clipset.load(tmp_path)["indices"], one_by_one["indices"])
+
+
+def test_other_settings_in_the_same_folder_are_refused(models, tmp_path):
+    generate.main([*models, "--out", str(tmp_path)])
+    with pytest.raises(ValueError, match="made with other settings \\(seed differ"):
+        generate.main([*models, "--out", str(tmp_path), "--seed", "1"])
+
+
+def test_given_frames_stay_and_the_rest_is_predicted(models, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
+    write_video(tmp_path / "data" / "a.mp4", frames, fps=8, crf=1, pixel_format="yuv444p")
+    write_video(tmp_path / "data" / "b.mp4", frames[::-1].copy(), fps=8, crf=1, pixel_format="yuv444p")
+    write_lists(tmp_path / "data", [("a.mp4", "x")], [("b.mp4", "x")])
+    (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path / 'data'}\ntrain_list: train.txt\n"
+                                        "val_list: val.txt\nresolution: 32\n")
+    generate.main([*models, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data.yaml")])
+    clips = clipset.load(tmp_path / "out")
+    assert clips["path"].tolist() == ["b.mp4"] and len(clips["video"]) == 1
+    assert np.abs(clips["video"][0, :5].astype(int) - frames[::-1][:5]).mean() < 3
+    assert np.abs(clips["video"][0, 5:].astype(int) - frames[::-1][5:]).mean() > 10
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--labels", "3"], "label 3: the model takes 0..2"),
+    (["--top-p", "1.5"], "top_p must be in \\[0, 1\\].*1.5"),
+    (["--temperature", "0"], "temperature"),
+    (["--cfg-scale", "2", "--unconditional"], "cfg_scale=2.0 needs a condition"),
+])
+def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate.main([*models, "--out", str(tmp_path), *arguments])
