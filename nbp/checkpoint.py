@@ -98,8 +98,11 @@ def build(kind, config, state_dict, source, device="cpu", **arguments):
     """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory.
 
     Raises:
-        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts.
+        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
+            is asked for where there is none.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device {device!r} is not available here: pass device="cpu"')
     model = empty_model(kind, config, **arguments)
     check_state_dict(model, state_dict, source)
     model.load_state_dict(state_dict, assign=True)

@@ -113,6 +113,13 @@ def test_damaged_native_folder(generator, tmp_path, damage, message):
     assert str(tmp_path) in str(error.value)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_the_default_device_where_there_is_no_gpu(generator, tmp_path):
+    generator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="device 'cuda' is not available here: pass device=\"cpu\""):
+        load_transformer(tmp_path)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="is not a model folder"):
         load_transformer(tmp_path / "nothing", device="cpu")
