@@ -66,8 +66,10 @@ class Protocol:
                 raise ValueError(f"a protocol has no field {key!r}" + (f"; did you mean {close[0]!r}?" if close else
                                                                        f"; accepted: {', '.join(known)}"))
         changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
-        suffix = "".join(f"+{key}={value}" for key, value in changes.items())
-        return dataclasses.replace(self, name=self.name + suffix, **changes)
+        base, *earlier = self.name.split("+")
+        changed = dict(part.split("=", 1) for part in earlier) | changes
+        name = "+".join([base, *(f"{key}={value}" for key, value in changed.items())])
+        return dataclasses.replace(self, name=name, **changes)
 
     def features_key(self):
         """The fields that features depend on: two protocols that agree in them share cached features."""

@@ -1,0 +1,107 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from nbp.evaluation import fvd, quality
+from nbp.evaluation.features import Clips, extract_features
+from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.metrics import FVD, ClipMean, CodeUsage, FrechetDistance, KernelDistance, LPIPSMean
+
+pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
+
+
+def draw(count, seed):
+    return torch.randn(count, 6, generator=torch.Generator().manual_seed(seed)) + seed
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_frechet_metric_is_the_function(batch):
+    metric, real, fake = FrechetDistance(6), draw(30, 0), draw(25, 1)
+    for part in real.split(batch):
+        metric.update(part, real=True)
+    for part in fake.split(batch):
+        metric.update(part, real=False)
+    assert metric.compute().item() == pytest.approx(fvd.frechet_distance(real, fake), rel=1e-9)
+
+
+def test_frechet_metric_over_uneven_ranks():
+    """Reduced as torchmetrics reduces states of several processes: stacked, then the state's own function."""
+    real, fake = draw(31, 0), draw(27, 1)
+    ranks = []
+    for part_real, part_fake in zip(real.split([5, 20, 6]), fake.split([20, 3, 4])):
+        metric = FrechetDistance(6)
+        metric.update(part_real, real=True)
+        metric.update(part_fake, real=False)
+        ranks.append(metric)
+    merged = FrechetDistance(6)
+    for name in ("real", "fake"):
+        setattr(merged, name, merged._reductions[name](torch.stack([getattr(metric, name) for metric in ranks])))
+    merged.update_count = None
+    got = fvd.stats_distance(*(unpacked(merged, name) for name in ("real", "fake")))
+    assert got == pytest.approx(fvd.frechet_distance(real, fake), rel=1e-9)
+
+
+def unpacked(metric, name):
+    packed = getattr(metric, name)
+    return fvd.FeatureStats(packed[0, 0], packed[1], packed[2:])
+
+
+def test_frechet_metric_reset_state_dict_and_size():
+    metric = FrechetDistance(6)
+    size = metric.real.numel()
+    metric.persistent(True)
+    for seed in range(50):
+        metric.update(draw(20, seed % 3), real=bool(seed % 2))
+    assert metric.real.numel() == size and metric.half().real.dtype == torch.float64
+    other = FrechetDistance(6)
+    other.persistent(True)
+    other.load_state_dict(copy.deepcopy(metric.state_dict()))
+    assert other.compute() == metric.compute()
+    metric.reset()
+    assert metric.real.abs().sum() == 0
+    with pytest.raises(ValueError, match=r"accepted: \(B,6\)"):
+        metric.update(torch.zeros(2, 5), real=True)
+
+
+def test_fvd_metric_is_extraction_and_distance(network, protocol, make_frames):
+    real, fake = make_frames(12, 0), make_frames(12, 1)
+    metric = FVD(network, protocol, num_features=24)
+    for start in range(0, 12, 5):
+        metric.update(real[start:start + 5], real=True)
+        metric.update(fake[start:start + 5], real=False)
+    features = [extract_features(Clips.from_array("set", x), network, protocol) for x in (real, fake)]
+    assert metric.compute().item() == pytest.approx(fvd.frechet_distance(*features), rel=1e-5)
+
+
+def test_kernel_metric():
+    metric, real, fake = KernelDistance(), draw(20, 0), draw(10, 1)
+    for part in real.split(7):
+        metric.update(part, real=True)
+    metric.update(fake, real=False)
+    assert metric.compute().item() == pytest.approx(fvd.polynomial_mmd(real, fake))
+
+
+def test_paired_metrics(lpips_path):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(3, 3, 2, 32, 32, generator=generator)
+    video = (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1)
+    for score in (quality.psnr, quality.ssim, quality.frame_difference_error):
+        metric = ClipMean(score)
+        metric.update(video[:2], target[:2])
+        metric.update(video[2:], target[2:])
+        assert metric.compute().item() == pytest.approx(score(video, target).mean().item(), rel=1e-6)
+    model = LPIPS.from_file(lpips_path("alex"), "alex")
+    metric = LPIPSMean(model)
+    metric.update(video, target)
+    assert metric.compute().item() == pytest.approx(quality.lpips(model, video, target).mean().item())
+
+
+def test_code_usage_metric():
+    metric = CodeUsage(4)
+    for indices in ([0, 0], [1, 1]):
+        metric.update(torch.tensor(indices))
+    assert {name: value.item() for name, value in metric.compute().items()} == {
+        "code_usage": 0.5, "code_entropy_bits": 1.0, "code_perplexity": 2.0}
+    assert np.array_equal(metric.counts, [2, 2, 0, 0])

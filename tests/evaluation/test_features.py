@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+
+from nbp.evaluation import features
+from nbp.evaluation.features import Clips, FeatureNetwork, extract_features, load_network
+from nbp.evaluation.protocols import get_protocol
+
+
+def test_independent_of_batch_size(network, protocol, make_frames):
+    clips = Clips.from_array("set", make_frames(20))
+    expected = extract_features(clips, network, protocol, batch_size=1)
+    assert expected.shape == (20, 24) and expected.dtype == np.float32
+    for batch_size in (3, 16):
+        assert np.allclose(extract_features(clips, network, protocol, batch_size=batch_size), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_independent_of_sharding(world, network, protocol, make_frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "CHUNK", 4)
+    clips = Clips.from_array("set", make_frames(19))
+    expected = extract_features(clips, network, protocol)
+    for rank in range(1, world):   # the others first, so that rank 0 finds their chunks
+        with pytest.raises(FileNotFoundError):
+            extract_features(clips, network, protocol, tmp_path, rank=rank, world=world, barrier=lambda: missing())
+    got = extract_features(clips, network, protocol, tmp_path, rank=0, world=world, barrier=lambda: None)
+    assert np.allclose(got, expected, rtol=1e-5)
+
+
+def missing():
+    raise FileNotFoundError("a rank stops here in this test: the others are not running")
+
+
+def test_ranks_need_a_folder(network, protocol, make_frames):
+    with pytest.raises(ValueError, match="give cache_dir and barrier"):
+        extract_features(Clips.from_array("set", make_frames(4)), network, protocol, world=2)
+
+
+class Counting(torch.nn.Module):
+    """Counts the clips that it sees; can be told to fail."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.fail_after = 0, None
+
+    def forward(self, video):
+        self.seen += len(video)
+        if self.fail_after is not None and self.seen > self.fail_after:
+            raise KeyboardInterrupt
+        return video.mean((2, 3, 4))
+
+
+def test_cache_and_resume(protocol, make_frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "CHUNK", 4)
+    network = FeatureNetwork("i3d-tf", Counting(), "0")
+    clips = Clips.from_array("set", make_frames(10))
+    network.module.fail_after = 6
+    with pytest.raises(KeyboardInterrupt):
+        extract_features(clips, network, protocol, tmp_path, batch_size=2)
+    network.module.fail_after, network.module.seen = None, 0
+    resumed = extract_features(clips, network, protocol, tmp_path, batch_size=2)
+    assert network.module.seen == 6   # the first chunk of 4 was kept
+    assert np.array_equal(resumed, extract_features(clips, network, protocol, tmp_path))
+    assert network.module.seen == 6
+    assert np.array_equal(resumed, extract_features(clips, network, protocol))
+
+
+def test_cache_key_holds_all_that_matters(protocol, make_frames, tmp_path):
+    module = Counting()
+    network = FeatureNetwork("i3d-tf", module, "0")
+    clips = Clips.from_array("set", make_frames(3))
+
+    def runs(*arguments):
+        before = module.seen
+        extract_features(*arguments, tmp_path)
+        return module.seen - before
+
+    assert runs(clips, network, protocol) == 3
+    assert runs(Clips.from_array("other name, same clips", make_frames(3)), network, protocol) == 0
+    assert runs(clips, network, protocol.replace(num_real=3)) == 0        # no feature depends on it
+    assert runs(clips, network, protocol.replace(fit="crop")) == 3
+    assert runs(clips, FeatureNetwork("i3d-tf", module, "1"), protocol) == 3
+    assert runs(Clips.from_array("set", make_frames(3, seed=1)), network, protocol) == 3
+
+
+def test_bad_sets_are_refused(network, protocol, make_frames):
+    with pytest.raises(ValueError, match="uint8 with values 0 and 1 only; multiply"):
+        Clips.from_array("set", make_frames(2, top=2))
+    with pytest.raises(ValueError, match="set has shape .* accepted: \\(N,T,H,W,3\\)"):
+        Clips.from_array("set", make_frames(2)[0])
+    with pytest.raises(ValueError, match="set is int64; accepted: uint8"):
+        Clips.from_array("set", make_frames(2).astype(np.int64))
+    with pytest.raises(ValueError, match="set has 2 clips and 3 labels"):
+        Clips.from_array("set", make_frames(2), [0, 1, 2])
+    mixed = [*make_frames(3), *make_frames(1, size=20)]
+    with pytest.raises(ValueError, match="set, clips 0 to 3: clips differ in size"):
+        extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol)
+    with pytest.raises(ValueError, match="set, clips 0 to 2: clips have 9 frames; protocol .* needs 16"):
+        extract_features(Clips.from_array("set", make_frames(3)), network, protocol.replace(num_frames=16))
+
+
+def test_nan_features_are_refused(protocol, make_frames, tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, video):
+            return video.mean((2, 3, 4)) * torch.tensor([1, torch.nan, 1])
+
+    with pytest.raises(ValueError, match="clips 0 to 2: the network returned NaN or infinity for 3 of 3 clips"):
+        extract_features(Clips.from_array("set", make_frames(3)), FeatureNetwork("i3d-tf", Broken(), "0"), protocol,
+                         tmp_path)
+    assert not list(tmp_path.glob("*/*.npy"))
+
+
+def test_network_of_another_protocol(network, make_frames):
+    with pytest.raises(ValueError, match="protocol nbp-rfvd needs network i3d-port, got i3d-tf"):
+        extract_features(Clips.from_array("set", make_frames(3)), network, get_protocol("nbp-rfvd"))
+
+
+def test_torchscript_is_trusted_by_hash_only(tmp_path):
+    path = tmp_path / "i3d_torchscript.pt"
+    torch.jit.script(Script()).save(path)
+    with pytest.raises(ValueError, match="A TorchScript file is a program: pass --trust-torchscript"):
+        load_network("i3d-styleganv", path)
+    network = load_network("i3d-styleganv", path, trust_torchscript=True)
+    assert network.module(torch.ones(2, 3, 9, 224, 224)).tolist() == [[2.0], [2.0]]
+    with pytest.raises(ValueError, match="weights .*none.pt of network i3d-styleganv do not exist"):
+        load_network("i3d-styleganv", tmp_path / "none.pt")
+
+
+class Script(torch.nn.Module):
+    """Stands in for StyleGAN-V's file: 2 where it is asked for raw features, else 1."""
+
+    def forward(self, x: torch.Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False):
+        scale = 2.0 if return_features and not resize and not rescale else 1.0
+        return scale * x.mean((1, 2, 3, 4))[:, None]
+
+
+def test_features_of_the_real_network(i3d_path, make_frames):
+    network = load_network("i3d-tf", i3d_path)
+    got = extract_features(Clips.from_array("set", make_frames(2, size=32)), network, get_protocol("quickstart"))
+    assert got.shape == (2, 400) and np.isfinite(got).all() and not np.allclose(got[0], got[1])

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from nbp.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, prepare, quantize
+
+
+def test_presets_have_the_published_settings():
+    expected = {"magvit-ucf", "magvit-k600", "tats-2048", "nbp-gfvd-ucf", "nbp-gfvd-k600", "nbp-rfvd", "larp",
+                "quickstart"}
+    assert set(PROTOCOLS) == expected
+    magvit, tats = PROTOCOLS["magvit-ucf"], PROTOCOLS["tats-2048"]
+    assert (magvit.network, magvit.num_fake, magvit.repeats, magvit.resolution) == ("i3d-tf", 10_000, 4, 128)
+    assert (tats.network, tats.num_real, tats.num_fake, tats.num_frames) == ("i3d-port", 2048, 2048, 16)
+    assert PROTOCOLS["nbp-rfvd"].num_frames is None
+    assert PROTOCOLS["nbp-gfvd-k600"].resolution == 64
+
+
+def test_a_changed_field_changes_the_name():
+    protocol = get_protocol("nbp-rfvd").replace(num_frames=16)
+    assert protocol.name == "nbp-rfvd+num_frames=16" and protocol.num_frames == 16
+    assert get_protocol("nbp-rfvd").replace(num_frames=None).name == "nbp-rfvd"
+    assert protocol.replace(fit="crop", num_frames=9).name == "nbp-rfvd+num_frames=9+fit=crop"
+
+
+def test_protocol_from_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("name: mine\nbase: tats-2048\nnum_frames: 17\n")
+    protocol = get_protocol(path)
+    assert (protocol.name, protocol.num_frames, protocol.num_real) == ("mine", 17, 2048)
+    path.write_text("name: mine\nbase: tats-2048\nframes: 17\n")
+    with pytest.raises(ValueError, match="no field 'frames'; did you mean 'num_frames'"):
+        get_protocol(path)
+    path.write_text("num_frames: 17\n")
+    with pytest.raises(ValueError, match="mine.yaml: a protocol file has a `name`, a `base`"):
+        get_protocol(path)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(network="i3d"), "network is 'i3d'; accepted: i3d-tf, i3d-port, i3d-styleganv"),
+    (dict(num_frames=0), "num_frames is 0; accepted: a positive whole number"),
+    (dict(num_real="all"), "num_real is 'all'"),
+])
+def test_bad_fields_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        get_protocol("quickstart").replace(**change)
+
+
+def test_unknown_preset():
+    with pytest.raises(ValueError, match="unknown protocol 'nbp-rvfd'.*did you mean 'nbp-rfvd'"):
+        get_protocol("nbp-rvfd")
+
+
+def plain(**changes):
+    return Protocol("plain", **(dict(network="i3d-tf", quantize="round", fit="squash", num_frames=None) | changes))
+
+
+def test_preparation_of_a_flat_clip():
+    frames = torch.full((2, 9, 32, 48, 3), 51, dtype=torch.uint8)
+    frames[1] = 255
+    video = prepare(frames, plain())
+    assert video.shape == (2, 3, 9, 224, 224) and video.dtype == torch.float32
+    assert torch.allclose(video[0], torch.tensor(-0.6)) and torch.allclose(video[1], torch.tensor(1.0))
+
+
+def test_uint8_and_float_frames_agree():
+    frames = torch.randint(0, 256, (1, 9, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for how in ("floor", "round", "none"):
+        assert torch.equal(prepare(frames, plain(quantize=how)), prepare(frames.float() / 255, plain(quantize=how)))
+
+
+def test_quantization():
+    values = torch.tensor([0.0, 0.49, 0.51, 254.6, 255.0]) / 255
+    assert (quantize(values, "floor") * 255).round().tolist() == [0, 0, 0, 254, 255]
+    assert (quantize(values, "round") * 255).round().tolist() == [0, 0, 1, 255, 255]
+    assert quantize(values, "none") is values
+
+
+def test_crop_takes_the_middle():
+    frames = torch.zeros(1, 9, 20, 60, 3, dtype=torch.uint8)
+    frames[:, :, :, 20:40] = 255
+    assert prepare(frames, plain(fit="crop"))[..., 8:-8].min() > 0.999
+    assert prepare(frames, plain())[..., :60].max() < -0.999
+
+
+def test_resolution_and_frame_count():
+    frames = torch.randint(0, 256, (1, 17, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    video = prepare(frames, plain(num_frames=16, resolution=8))
+    assert video.shape == (1, 3, 16, 224, 224)
+    assert video.var() < prepare(frames, plain(num_frames=16)).var()
+    with pytest.raises(ValueError, match="clips have 17 frames; protocol plain needs 18"):
+        prepare(frames, plain(num_frames=18))
+
+
+@pytest.mark.parametrize("frames, message", [
+    (np.zeros((1, 9, 8, 8, 3), np.int64), "frames are torch.int64; accepted: uint8, or float in"),
+    (np.full((1, 9, 8, 8, 3), 255.0), r"float frames run from 255 to 255; accepted: \[0,1\]"),
+    (np.full((1, 9, 8, 8, 3), -1.0), r"float frames run from -1 to -1; accepted: \[0,1\]"),
+    (np.full((1, 9, 8, 8, 3), np.nan), r"accepted: \[0,1\]"),
+    (np.zeros((1, 3, 9, 8, 8), np.uint8), r"accepted: \(B,T,H,W,3\)"),
+    (np.zeros((9, 8, 8, 3), np.uint8), r"accepted: \(B,T,H,W,3\)"),
+])
+def test_wrong_dtype_range_or_shape_is_refused(frames, message):
+    with pytest.raises(ValueError, match=message):
+        prepare(frames, plain())

@@ -1,0 +1,91 @@
+import json
+
+import numpy as np
+import pytest
+
+from nbp.evaluation.features import Clips, extract_features
+from nbp.evaluation.fvd import frechet_distance
+from nbp.evaluation.scoring import evaluate_sets, markdown_row, nearest_centroid_accuracy, table
+
+pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
+
+
+@pytest.fixture
+def sets(make_frames):
+    """A real set and two fake ones, the second darker and so farther away."""
+    arrays = make_frames(30, 0), make_frames(30, 1), make_frames(30, 2, top=128)
+    return [Clips.from_array(name, array) for name, array in zip(("real", "near", "far"), arrays)]
+
+
+def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
+    near, far = evaluate_sets(sets[0], sets[1:], protocol, network, tmp_path)
+    assert 0 <= near["scores"]["fvd"] < far["scores"]["fvd"]
+    expected = frechet_distance(*(extract_features(clips, network, protocol) for clips in sets[:2]))
+    assert near["scores"]["fvd"] == pytest.approx(expected, rel=1e-5)
+    assert far["fake"] == {"name": "far", "clips": 30, "of": 30, "sha256": sets[2].fingerprint}
+    assert near["protocol"] == "test" and near["protocol_fields"]["fit"] == "squash"
+    assert {"weights_sha256", "seed", "versions", "commit"} <= set(near)
+    assert any("biased upwards" in note for note in near["notes"])
+    assert json.loads(json.dumps(near)) == near
+
+
+def test_output_states_the_protocol(sets, network, protocol, tmp_path):
+    [report] = evaluate_sets(sets[0], sets[1:2], protocol, network, tmp_path, intervals=True)
+    text = table(report)
+    for part in ("protocol   test", "quantize = round", "near: 30 of 30 clips", "fvd ", "fvd_interval_95", "biased"):
+        assert part in text
+    header, _, row = markdown_row(report).splitlines()
+    assert header.count("|") == row.count("|") and "| near | test | 30 / 30 |" in row
+
+
+def test_same_content_is_refused(sets, network, protocol, make_frames):
+    copy = Clips.from_array("copy", make_frames(30, 0))
+    with pytest.raises(ValueError, match="real set real and fake set copy have the same content"):
+        evaluate_sets(sets[0], [copy], protocol, network)
+
+
+def test_counts_of_the_protocol(sets, network, protocol):
+    asked = protocol.replace(num_real=20, num_fake=100)
+    with pytest.raises(ValueError, match="asks for 20 real and 1 x 100 fake clips; real has 30 and near 30.*--allow-fewer"):
+        evaluate_sets(sets[0], sets[1:2], asked, network)
+    [report] = evaluate_sets(sets[0], sets[1:2], asked, network, allow_fewer=True)
+    assert report["protocol"] == "test+num_real=20+num_fake=30"
+    assert (report["real"]["clips"], report["fake"]["clips"]) == (20, 30)
+
+
+def test_repeats_use_disjoint_fakes(sets, network, protocol):
+    [report] = evaluate_sets(sets[0], sets[1:2], protocol.replace(num_fake=10, repeats=3), network)
+    assert report["fake"]["clips"] == 10 and report["scores"]["fvd_deviation"] > 0
+
+
+def test_subsets_follow_the_seed(sets, network, protocol, tmp_path):
+    few = protocol.replace(num_real=12, num_fake=12)
+    first, again, other = [evaluate_sets(sets[0], sets[1:2], few, network, tmp_path, seed=seed)[0]["scores"]["fvd"]
+                           for seed in (0, 0, 1)]
+    assert first == again != other
+
+
+def test_too_few_clips_for_any_distance(sets, network, protocol, make_frames):
+    with pytest.raises(ValueError, match="the fake set has 5 clips; a Frechet distance needs at least 8"):
+        evaluate_sets(sets[0], [Clips.from_array("tiny", make_frames(5, 3))], protocol, network)
+
+
+def test_labelled_sets_get_a_class_accuracy(network, protocol, make_frames):
+    frames = np.concatenate([make_frames(10, 0, top=60), make_frames(10, 1)])
+    other = np.concatenate([make_frames(10, 2, top=60), make_frames(10, 3)])
+    labels = [0] * 10 + [1] * 10
+    [report] = evaluate_sets(Clips.from_array("real", frames, labels), [Clips.from_array("fake", other, labels)],
+                             protocol, network)
+    assert report["scores"]["class_accuracy"] == 1
+
+
+def test_nearest_centroid():
+    train = np.array([[0.0, 0], [0, 2], [10, 0], [10, 2]])
+    assert nearest_centroid_accuracy(train, [3, 3, 7, 7], [[1, 1], [9, 1], [2, 1], [8, 1]], [3, 7, 7, 7]) == 0.75
+    # A feature with a large scale must not decide alone.
+    scaled = train * [1e-3, 1]
+    assert nearest_centroid_accuracy(scaled, [3, 3, 7, 7], np.array([[1e-3, 5], [9e-3, -5]]), [3, 7]) == 1
+    with pytest.raises(ValueError, match="labels without training clips: 4"):
+        nearest_centroid_accuracy(train, [3, 3, 7, 7], train, [3, 3, 7, 4])
+    with pytest.raises(ValueError, match="4 and 4 clips, 3 and 4 labels"):
+        nearest_centroid_accuracy(train, [3, 3, 7], train, [3, 3, 7, 7])
