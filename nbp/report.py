@@ -19,7 +19,7 @@ def main(arguments=None):
     run = read_run(parser.parse_args(arguments).run)
     results, here = checks(run.scores["sets"]), machine()
     body = "\n".join([
-        sections.summary(run, results), sections.verdicts(results), sections.reconstructions(run),
+        sections.summary(run, results), sections.verdicts(run, results), sections.reconstructions(run),
         sections.generated(run), sections.predicted(run), sections.training(run), sections.mask(run),
         sections.metrics(run), sections.speed(run), sections.stages(run), sections.environment(run, here)])
     write_json(run.folder / "report.json", {

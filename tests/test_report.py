@@ -62,8 +62,8 @@ def run(tmp_path):
     write_json(tmp_path / "benchmark.json", {"next_block": row | {"block_shape": [1, 1, 2]}, "speedup": 1.7,
                                              "next_token": row | {"block_shape": [1, 1, 1]}, "decode_s": 0.1})
     write_json(tmp_path / "stages.json", {"stages": [
-        {"name": "prepare", "command": "python -m nbp.prepare procgen --root 'a <b>'", "log": "logs/01-prepare.log",
-         "seconds": 61.0, "peak_memory_bytes": 2**30, "attempts": 2, "finished": True}]})
+        {"name": name, "command": f"python -m nbp.{name} --root 'a <b>'", "log": f"logs/{name}.log", "seconds": 61.0,
+         "peak_memory_bytes": 2**30, "attempts": 2, "finished": True} for name in ("prepare", "tokenizer", "generator")]})
     return tmp_path
 
 
@@ -104,8 +104,9 @@ def test_missed_checks_are_said_with_their_distance(run, capsys):
     write_json(run / "scores.json", scores)
     report.main([str(run)])
     text = (run / "report.html").read_text()
-    assert text.count("✗ not reached") == 3 and "4 of 7" in text
-    assert "Generation, class consistency, 45% instead of at least 60% (25% off)" in text
+    assert text.count("✗ missed by") == 3 and "4 of 7" in text
+    assert "✗ missed by 15%" in text and "✗ missed by 30.0" in text and "✗ missed by 10.0" in text
+    assert "trained for 61 s, and its validation PSNR still changed by" in text
     assert capsys.readouterr().out.count("NOT REACHED") == 3
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nbp.data.video_io import write_video
 from nbp.files import atomic_path
 
-SCALE = 2
+SCALE, MAX_ZOOM = 2, 3
 SHEET_FRAMES = 6
 GIVEN_COLOUR = (64, 130, 246)
 
@@ -33,13 +33,17 @@ def mark_given(clip, num_given, border=2):
     return padded
 
 
-def video_data(frames, fps):
-    """A clip as the text of a data URI: h264, each pixel as SCALE x SCALE so that colour keeps its resolution."""
+def moving(frames, fps):
+    """A clip for a page: (data URI of an h264 file, widest display in CSS pixels).
+
+    Each pixel is coded as SCALE x SCALE, so that colour keeps its resolution.
+    """
+    width = MAX_ZOOM * frames.shape[2]
     frames = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         write_video(path, frames, fps, crf=20)
-        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
+        return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode(), width
 
 
 def write_sheet(path, rows, margin=150):

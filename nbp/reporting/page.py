@@ -31,8 +31,8 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 figure { margin: 16px 0; }
 figure svg { width: 100%; height: auto; }
 video { display: block; width: 100%; image-rendering: pixelated; border-radius: 4px; background: #000; }
-.clips { display: grid; gap: 18px 20px; margin: 16px 0; }
-.clips.two { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
+.clips { display: grid; gap: 18px 20px; margin: 16px 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--column)), 1fr)); }
 .clips figure { margin: 0; }
 .clips figcaption { display: flex; justify-content: space-between; gap: 12px; padding-bottom: 4px; }
 .clips figcaption b { color: var(--ink); font-weight: 600; }
@@ -94,9 +94,9 @@ class Html:
         self.text = text
 
 
-def verdict(passed):
-    """A pill that says so in words and colour."""
-    return Html("<span class=pass>✓ reached</span>" if passed else "<span class=fail>✗ not reached</span>")
+def verdict(passed, distance):
+    """A pill that says in words and colour whether something was reached, or by how much it was missed."""
+    return Html("<span class=pass>✓ reached</span>" if passed else f"<span class=fail>✗ missed by {distance}</span>")
 
 
 def code(text):
@@ -114,16 +114,18 @@ def figure(svg, caption):
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def clip(data, title, note="", columns=()):
-    """A moving picture with a title, a note and words under its columns."""
+def clip(moving, title, note="", columns=()):
+    """A moving picture (data URI, widest display in pixels) with a title, a note and words under its columns."""
+    data, width = moving
     below = f"<div class=columns>{''.join(f'<span>{escape(name)}</span>' for name in columns)}</div>" if columns else ""
-    return (f"<figure><figcaption><b>{escape(title)}</b><span>{escape(note)}</span></figcaption>"
-            f"<video src='{data}' autoplay loop muted playsinline aria-label='{escape(title)}'></video>{below}</figure>")
+    return (f"<figure style='max-width:{width}px'><figcaption><b>{escape(title)}</b><span>{escape(note)}</span>"
+            f"</figcaption><video src='{data}' autoplay loop muted playsinline aria-label='{escape(title)}'></video>"
+            f"{below}</figure>")
 
 
-def clips(items, two=False):
-    """Moving pictures below each other, or in columns of at least 400 pixels."""
-    return f"<div class='clips{' two' if two else ''}'>" + "\n".join(items) + "</div>"
+def clips(items, column=1040):
+    """Moving pictures in columns of at least this many pixels, as many as fit."""
+    return f"<div class=clips style='--column:{column}px'>" + "\n".join(items) + "</div>"
 
 
 def definitions(values):
