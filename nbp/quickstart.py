@@ -45,7 +45,8 @@ def main(arguments=None):
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    print(f"report: {out / 'report.html'}")
+    print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
+                                              if options.smoke else ""))
     return 0
 
 

@@ -105,7 +105,7 @@ def test_missed_checks_are_said_with_their_distance(run, capsys):
     report.main([str(run)])
     text = (run / "report.html").read_text()
     assert text.count("✗ missed by") == 3 and "4 of 7" in text
-    assert "✗ missed by 15%" in text and "✗ missed by 30.0" in text and "✗ missed by 10.0" in text
+    assert "✗ missed by 15 points" in text and "✗ missed by 30.0" in text and "✗ missed by 10.0" in text
     assert "trained for 61 s, and its validation PSNR still changed by" in text
     assert capsys.readouterr().out.count("NOT REACHED") == 3
 

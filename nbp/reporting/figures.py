@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from nbp.files import atomic_path
 from nbp.generator.masks import attention_mask
@@ -91,6 +92,7 @@ def _panel(axes, title, lines, phases):
         axes.axvline(step, color=INK, linewidth=0.6, linestyle=":")
     axes.set_title(title)
     axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     if len(lines) > 1:
         axes.legend()
 

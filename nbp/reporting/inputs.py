@@ -1,5 +1,6 @@
 """What the report reads: the outputs of the stages, each required, and the machine."""
 
+import itertools
 import os
 import platform
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Run:
 
     clips: {name: arrays of a clip set}, "real" among them; curves: {"tokenizer", "generator"} -> {metric:
     (steps, values)}; classes: names in id order; phases: steps at which the tokenizer's clips get longer;
-    num_given: frames that predictions were given.
+    num_steps: of both trainings; num_given: frames that predictions were given.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Run:
     generator: GeneratorConfig
     classes: list
     num_train: int
+    num_steps: dict
     num_given: int
 
 
@@ -52,8 +54,7 @@ def read_run(folder):
         clips[Path(name).name] = clipset.load(folder / name)
     runs = {kind: load_run(_required(folder / kind / "config.yaml", kind)) for kind in ("tokenizer", "generator")}
     tokens = TokenDataset(_required(folder / "tokens/train/meta.json", "tokens").parent)
-    steps = [sum(phase.steps for phase in runs["tokenizer"].curriculum[:count])
-             for count in range(1, len(runs["tokenizer"].curriculum))]
+    phases = list(itertools.accumulate(phase.steps for phase in runs["tokenizer"].curriculum))
     model = read_json(_required(folder / "generator/model/config.json", "generator"))
     return Run(
         folder=folder,
@@ -63,7 +64,8 @@ def read_run(folder):
         clips=clips,
         curves={kind: {name: tuple(zip(*sorted(points.items()))) for name, points in read_metrics(folder / kind).items()}
                 for kind in runs},
-        phases=steps,
+        phases=phases[:-1],
+        num_steps={"tokenizer": phases[-1], "generator": runs["generator"].max_steps},
         seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
                "generate": read_json(_required(folder / "generated/meta.json", "generate"))["seed"]},
         generator=load_config(GeneratorConfig, values=model["config"]),

@@ -20,8 +20,9 @@ def summary(run, results):
     reached = sum(check.passed for check in results)
     return "\n".join([
         "<h1>Next-block video generation, from nothing to scores</h1>",
-        page.paragraph(f"A video tokenizer and a block-causal generator, trained from random weights on "
-                       f"{run.num_train} clips of {len(run.classes)} Procgen games. Everything below was made by one "
+        page.paragraph(f"A video tokenizer and a block-causal generator, trained from random weights for "
+                       f"{run.num_steps['tokenizer']} and {run.num_steps['generator']} steps on {run.num_train} clips of "
+                       f"{len(run.classes)} Procgen games. Everything below was made by one "
                        f"command on one machine; every score is measured on {scores['real']['clips']} clips of levels "
                        "that no training saw."),
         page.tiles({
@@ -35,7 +36,7 @@ def summary(run, results):
 def verdicts(run, results):
     """The checks as a table, and what limits those that are missed."""
     rows = [(check.name, _number(check.value, check.name), check.required, check.baseline,
-             page.verdict(check.passed, _number(abs(check.value - check.limit), check.name))) for check in results]
+             page.verdict(check.passed, _distance(check))) for check in results]
     missed = [check.name for check in results if not check.passed]
     words = "Every requirement is reached." if not missed else f"Not reached: {'; '.join(missed)}."
     return page.section("Checks", page.paragraph(words),
@@ -84,13 +85,14 @@ def generated(run):
         share = scores["generated"]["class_consistency_by_class"][str(label)]
         narrow = len(chosen) < 4
         items.append(page.clip(clips.moving(clips.side_by_side(list(chosen)), CLIP_FPS), run.classes[label],
-                               f"{share:.0%} nearest to their class"))
+                               f"{share:.0%} recognised"))
         rows += [(f"{run.classes[label]} {number}", clip) for number, clip in enumerate(chosen[:2])]
     clips.write_sheet(run.folder / "sheet_generated.png", rows)
     chart = figures.write_figure(figures.consistency_figure(scores, run.classes),
                                  run.folder / "figure_consistency.png")
     return page.section("Generation", page.paragraph(
-        "Clips from nothing but a class: the first that were made, none picked out. Half speed."),
+        "Clips from nothing but a class: the first that were made, none picked out. Half speed. Recognised are those "
+        "whose nearest class centroid is that of their class."),
         page.clips(items, 180 if narrow else 1040), page.figure(chart, "A clip counts where the nearest class centroid of I3D features, taken "
                                               "from training clips, is that of its own class."))
 
@@ -207,6 +209,11 @@ def _number(value, name):
     if "consistency" in name:
         return f"{value:.0%}"
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def _distance(check):
+    short = abs(check.value - check.limit)
+    return f"{100 * short:.0f} points" if "consistency" in check.name else _number(short, check.name)
 
 
 def _cell(scores, key):
