@@ -5,6 +5,8 @@ and gives the same value for any batch size and number of processes.
 Legend: B clips, C channels, T frames, H W pixels, N clips seen, D features, V codes.
 """
 
+from functools import partial
+
 import torch
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
@@ -20,14 +22,13 @@ class ClipMean(Metric):
     Args:
         score: function(video, target) -> (B,), as `quality.psnr`, `quality.ssim`, `quality.ms_ssim`,
             `quality.frame_difference_error`.
-        higher_is_better: direction of the score.
     """
 
     full_state_update = False
 
-    def __init__(self, score, higher_is_better=True, **kwargs):
+    def __init__(self, score, **kwargs):
         super().__init__(**kwargs)
-        self.score, self.higher_is_better = score, higher_is_better
+        self.score = score
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -47,8 +48,10 @@ class LPIPSMean(ClipMean):
         model: `nbp.evaluation.lpips.LPIPS` with weights.
     """
 
+    higher_is_better = False
+
     def __init__(self, model, **kwargs):
-        super().__init__(lambda video, target: quality.lpips(model, video, target), higher_is_better=False, **kwargs)
+        super().__init__(partial(quality.lpips, model), **kwargs)
         self.model = model
 
 

@@ -38,7 +38,6 @@ def test_frechet_metric_over_uneven_ranks():
     merged = FrechetDistance(6)
     for name in ("real", "fake"):
         setattr(merged, name, merged._reductions[name](torch.stack([getattr(metric, name) for metric in ranks])))
-    merged.update_count = None
     got = fvd.stats_distance(*(unpacked(merged, name) for name in ("real", "fake")))
     assert got == pytest.approx(fvd.frechet_distance(real, fake), rel=1e-9)
 
@@ -58,7 +57,7 @@ def test_frechet_metric_reset_state_dict_and_size():
     other = FrechetDistance(6)
     other.persistent(True)
     other.load_state_dict(copy.deepcopy(metric.state_dict()))
-    assert other.compute() == metric.compute()
+    assert torch.equal(other.real, metric.real) and torch.equal(other.fake, metric.fake)
     metric.reset()
     assert metric.real.abs().sum() == 0
     with pytest.raises(ValueError, match=r"accepted: \(B,6\)"):
