@@ -18,14 +18,14 @@ FULL = {
 }
 SMOKE = {
     "data": "configs/data/procgen_smoke.yaml", "root": "data/procgen-smoke", "train_clips": 24, "val_clips": 12,
-    "num_clips": 12,
+    "num_clips": 8,
     "tokenizer": ("curriculum=[{steps: 4, num_frames: 1, batch_size: 4}, {steps: 2, num_frames: 5, batch_size: 2}, "
                   "{steps: 4, num_frames: 17, batch_size: 1}]", "trainer.val_every_steps=5", "trainer.val_batches=1",
                   "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", "loss.adversarial_start_step=6",
                   "loss.adversarial_warmup_steps=0"),
     "generator": ("max_steps=6", "batch_size=4", "trainer.val_every_steps=3", "trainer.val_batches=1",
                   "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1"),
-    "scores": ("--clips-per-centroid", "1"), "benchmark": ("--repeats", "1"),
+    "scores": ("--clips-per-centroid", "1", "--draws", "4"), "benchmark": ("--repeats", "1"),
 }
 
 

@@ -51,9 +51,10 @@ def main(arguments=None):
         warnings.simplefilter("always")
         # As many training clips as there are validation clips: what a perfect generator would score.
         alike = spread(train.labels, len(real) // len(set(real.labels.tolist())))
-        scores["train"] = {"clips": len(alike)} | distances(features["real"], features["train"][alike])
+        scores["train"] = {"clips": len(alike)} | distances(features["real"], features["train"][alike], options.draws)
         for name, clips in fakes.items():
-            scores[name] = judge(features[name], clips.labels) | distances(features["real"], features[name])
+            scores[name] = judge(features[name], clips.labels)
+            scores[name] |= distances(features["real"], features[name], options.draws)
     lpips_net, pixels = pixel_scores(run, options)
     for name, values in pixels.items():
         scores[name] |= values
@@ -68,9 +69,9 @@ def main(arguments=None):
     print(f"wrote {run / 'scores.json'}")
 
 
-def distances(real, fake):
-    """Frechet distance with its interval, and kernel distance, of features (N,D) and (M,D)."""
-    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake),
+def distances(real, fake, draws):
+    """Frechet distance with its interval over `draws` resampled sets, and kernel distance, of features (N,D), (M,D)."""
+    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake, draws),
             "kvd": polynomial_mmd(real, fake)}
 
 
@@ -142,6 +143,7 @@ def parse(arguments):
     parser.add_argument("run", help="folder of the quickstart run")
     parser.add_argument("--data", required=True, help="data config, for the training clips of the class centroids")
     parser.add_argument("--clips-per-centroid", type=int, default=12)
+    parser.add_argument("--draws", type=int, default=50, help="resampled sets for the intervals of distances")
     parser.add_argument("--ckpt", default="ckpt", help="folder of fetched weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)

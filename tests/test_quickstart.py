@@ -179,7 +179,7 @@ def test_the_whole_pipeline_in_miniature_survives_a_kill(tmp_path):
 
 def check_report(out):
     text, summary = (out / "report.html").read_text(), json.loads((out / "report.json").read_text())
-    assert text.count("<video ") == 36 and text.count("<svg") == 4
+    assert text.count("<video ") == 28 and text.count("<svg") == 4
     assert len(summary["checks"]) == 7 and len(summary["stages"]) == 11
     assert set(summary["scores"]["sets"]) == {"real", "train", "reconstruction", "pooled", "generated", "class_tokens",
                                               "uniform_tokens", "predicted", "frozen"}
