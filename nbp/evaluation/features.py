@@ -115,10 +115,10 @@ class Clips(torch.utils.data.Dataset):
         return self.count
 
     def __getitem__(self, number):
-        frames = np.asarray(self.read(number))
+        frames = np.array(self.read(number))   # a copy: files mapped into memory are read-only, tensors are not
         if frames.ndim != 4:
             raise ValueError(f"{self.name}, clip {number} has shape {frames.shape}; accepted: (T,H,W,3)")
-        return torch.from_numpy(np.ascontiguousarray(frames))
+        return torch.from_numpy(frames)
 
 
 def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num_workers=0, rank=0, world=1,

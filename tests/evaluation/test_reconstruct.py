@@ -1,0 +1,82 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from nbp import clipset, reconstruct
+from nbp.config import TokenizerConfig
+from nbp.data.annotations import write_lists
+from nbp.data.video_io import write_video
+from nbp.evaluation.protocols import to_video
+from nbp.evaluation.quality import psnr
+from nbp.tokenizer.model import Tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
+NUM_CLIPS = 9
+
+
+@pytest.fixture
+def run(tmp_path, make_frames, network, monkeypatch, lpips_path):
+    """Function(*arguments) that runs the command on a small set with a small tokenizer; files are in tmp_path."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reconstruct, "load_network", lambda *_: network)
+    monkeypatch.setattr(reconstruct, "fetch_i3d", lambda folder: "none")
+    for split, count in (("train", 1), ("val", NUM_CLIPS)):
+        for number, clip in enumerate(make_frames(count, seed=count, size=32)):
+            write_video(tmp_path / "data" / split / f"{number}.mp4", clip, 10)
+    write_lists(tmp_path / "data", [("train/0.mp4", "a")], [(f"val/{n}.mp4", "a") for n in range(NUM_CLIPS)])
+    (tmp_path / "data.yaml").write_text("name: test\nroot: data\ntrain_list: train.txt\nval_list: val.txt\n"
+                                        "resolution: 32\nnum_frames: 5\n")
+    torch.manual_seed(0)
+    Tokenizer(TokenizerConfig([8, 8], [1, 1], [[2, 2, 2]], [4, 4])).save_pretrained(tmp_path / "tokenizer")
+    common = ["--tokenizer", "tokenizer", "--data", "data.yaml", "--out", "out", "--batch-size", "2", "--device", "cpu",
+              "--lpips", "alex", "--ckpt", str(lpips_path("alex").parent)]
+    return lambda *arguments: reconstruct.main([*common, *arguments])
+
+
+def test_command(run, tmp_path):
+    run()
+    clips, real = clipset.load("out"), clipset.read_arrays("out/real.npz")
+    assert clips["video"].shape == real["video"].shape == (NUM_CLIPS, 5, 32, 32, 3)
+    assert set(clips) == {"video", "indices", "label", "path"} and clips["indices"].shape == (NUM_CLIPS, 3, 16, 16)
+    assert clips["path"].tolist() == real["path"].tolist() == [f"val/{n}.mp4" for n in range(NUM_CLIPS)]
+    report = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert set(report["scores"]) == {"psnr", "ssim", "frame_difference_error", "lpips", "code_usage", "code_perplexity",
+                                     "code_entropy_bits", "rfvd", "rkvd"}
+    expected = psnr(to_video(clips["video"]), to_video(real["video"])).mean().item()
+    assert report["scores"]["psnr"] == pytest.approx(expected, rel=1e-6)
+    assert report["real"]["clips"] == NUM_CLIPS and report["protocol"] == "quickstart"
+
+
+def test_interrupted_run_goes_on(run, monkeypatch, tmp_path):
+    add, calls = clipset.Parts.add, []
+
+    def stop_at_third(self, numbers, **arrays):
+        calls.append(numbers)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        add(self, numbers, **arrays)
+
+    monkeypatch.setattr(clipset.Parts, "add", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    run()
+    assert calls == [[0, 1], [2, 3], [4, 5], [4, 5], [6, 7], [8]]
+    again = clipset.load("out")["video"]
+    run("--out", "fresh")
+    assert np.array_equal(again, clipset.load("fresh")["video"])
+
+
+def test_first_clips_only(run):
+    run("--max-clips", "8")
+    assert len(clipset.load("out")["video"]) == 8
+
+
+def test_bad_settings_are_refused(run):
+    with pytest.raises(ValueError, match="--protocol nbp-gfvd-ucf: reconstructions are kept as 8 bit"):
+        run("--protocol", "nbp-gfvd-ucf")
+    with pytest.raises(ValueError, match="max_bad_files must be 0"):
+        run("max_bad_files=1")
+    with pytest.raises(ValueError, match="num_frame.*num_frames"):
+        run("num_frame=5")
