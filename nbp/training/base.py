@@ -23,13 +23,16 @@ class TrainingModule(pl.LightningModule):
         self.ema_decay = ema_decay = run.trainer.ema_decay
         self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
-        self._ema_step = -1
         self.save_hyperparameters({"run": to_dict(run)})
 
     @property
     def averaged(self):
         """The weights to validate with and to export."""
         return self.model if self.ema is None else self.ema
+
+    def on_train_start(self):
+        """A resumed run has averaged its step already, also in the middle of accumulation."""
+        self._ema_step = self.global_step
 
     def on_train_batch_start(self, batch, batch_idx):
         """Seed dropout and other random choices by the step, so that a resumed run needs no generator state."""

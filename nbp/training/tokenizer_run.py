@@ -15,11 +15,16 @@ def build(run):
     """Module, data and callbacks of a `TokenizerRun`.
 
     Raises:
-        ValueError: ZeRO-3, which partitions the parameters that the adversarial step needs whole.
+        ValueError: ZeRO-3, which partitions the parameters that the adversarial step needs whole; or gradient
+            clipping under DeepSpeed, which cannot clip the two sides apart.
     """
     if run.trainer.strategy == "deepspeed_3":
         raise ValueError("trainer.strategy=deepspeed_3 cannot train a tokenizer: the autoencoder's loss needs the whole "
                          "critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")
+    if run.trainer.strategy.startswith("deepspeed") and run.optim.gradient_clip:
+        raise ValueError(f"optim.gradient_clip={run.optim.gradient_clip} with trainer.strategy={run.trainer.strategy}: "
+                         "DeepSpeed clips autoencoder and critics by their common norm, and the critics' is tens of "
+                         "times larger; set optim.gradient_clip=0, or use ddp")
     perceptual = LPIPS.from_file(fetch_lpips("vgg"), "vgg") if run.loss.perceptual else None
     phases = [Phase(p.steps, p.batch_size, p.num_frames) for p in run.curriculum]
     data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),

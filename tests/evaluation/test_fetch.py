@@ -24,9 +24,11 @@ def test_missing_weights_while_offline(offline, tmp_path):
 
 
 # Real weights below: fetched once into ckpt/ by the fixtures, so offline they must be there.
-def test_weights_that_are_there_need_no_network(offline, i3d_path, lpips_path):
+def test_weights_that_are_there_need_no_network(i3d_path, lpips_path, request):
+    alex = lpips_path("alex")
+    request.getfixturevalue("offline")
     assert fetch.fetch_i3d(i3d_path.parent) == i3d_path
-    assert fetch.fetch_lpips("alex", i3d_path.parent) == lpips_path("alex")
+    assert fetch.fetch_lpips("alex", i3d_path.parent) == alex
 
 
 def test_damaged_weights_are_not_used(offline, tmp_path):

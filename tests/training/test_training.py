@@ -57,7 +57,7 @@ def test_two_processes_agree_on_every_engine(launch, tokenizer_run, tmp_path):
     found = {}
     for strategy in ("ddp", "deepspeed_1", "deepspeed_2"):
         out = tmp_path / strategy
-        launch(2, TOKENIZER, *tokenizer_run(out), f"trainer.strategy={strategy}")
+        launch(2, TOKENIZER, *tokenizer_run(out, "optim.gradient_clip=0"), f"trainer.strategy={strategy}")
         found[strategy] = list(losses(out).values())
     assert len(found["ddp"]) == 6, "global_step counts optimizer steps once"
     assert found["deepspeed_1"] == pytest.approx(found["ddp"], rel=1e-4)
@@ -67,6 +67,11 @@ def test_two_processes_agree_on_every_engine(launch, tokenizer_run, tmp_path):
 def test_zero_3_is_refused_for_tokenizers(load_tokenizer_run):
     with pytest.raises(ValueError, match="deepspeed_3 cannot train a tokenizer"):
         tokenizer_builder.build(load_tokenizer_run("trainer.strategy=deepspeed_3"))
+
+
+def test_deepspeed_cannot_clip_the_two_sides_apart(load_tokenizer_run):
+    with pytest.raises(ValueError, match="optim.gradient_clip=1.0 with trainer.strategy=deepspeed_2"):
+        tokenizer_builder.build(load_tokenizer_run("trainer.strategy=deepspeed_2"))
 
 
 def test_the_tokenizer_overfits_one_batch(load_tokenizer_run):
