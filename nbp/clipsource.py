@@ -58,7 +58,8 @@ def _npz(path):
     arrays = clipset.read_arrays(path)
     name = "video" if "video" in arrays else next(iter(arrays), None)
     if name is None or (name != "video" and len(arrays) > 1):
-        raise ValueError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array `video`, or one alone")
+        raise ValueError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; "
+                         "expected an array `video`, or one alone")
     return Clips.from_array(str(path), arrays[name], arrays.get("label"))
 
 

@@ -74,8 +74,9 @@ def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch
         dict that JSON can hold.
     """
     arrays, real = clipset.load(folder), clipset.read_arrays(Path(folder) / "real.npz")
-    sets = [Clips.from_array(f"{folder}/{name}.npz", side["video"]) for name, side in (("real", real), ("clips", arrays))]
-    [report] = evaluate_sets(sets[0], [sets[1]], protocol, network, cache, batch_size=batch_size, **ranks)
+    originals = Clips.from_array(f"{folder}/real.npz", real["video"])
+    reconstructions = Clips.from_array(f"{folder}/clips.npz", arrays["video"])
+    [report] = evaluate_sets(originals, [reconstructions], protocol, network, cache, batch_size=batch_size, **ranks)
     scores = paired_scores(arrays["video"], real["video"], lpips_model, batch_size, device)
     scores |= code_statistics(count_codes(torch.from_numpy(arrays["indices"]), num_codes))
     scores |= {f"r{name}": value for name, value in report["scores"].items()}

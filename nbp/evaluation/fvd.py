@@ -46,7 +46,8 @@ def feature_stats(features):
     """
     features = torch.as_tensor(features)
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
-        raise ValueError(f"features are {features.dtype} {tuple(features.shape)}; accepted: floats of shape (N,D), N > 0")
+        raise ValueError(f"features are {features.dtype} {tuple(features.shape)}; "
+                         "accepted: floats of shape (N,D), N > 0")
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise ValueError(f"features of {int(bad.sum())} of {len(features)} clips are NaN or infinite, "

@@ -115,4 +115,5 @@ class LPIPS(nn.Module):
             raise ValueError(f"images have shape {tuple(images.shape)}; accepted: (B,3,H,W) with H and W at least "
                              f"{MIN_SIZE[self.net]} for {self.net!r}")
         if not (images.is_floating_point() and target.is_floating_point()):
-            raise ValueError(f"images are {images.dtype} and {target.dtype}; accepted: float in [0,1] (divide uint8 by 255)")
+            raise ValueError(f"images are {images.dtype} and {target.dtype}; "
+                             "accepted: float in [0,1] (divide uint8 by 255)")

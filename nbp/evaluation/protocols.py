@@ -160,7 +160,8 @@ def prepare(frames, protocol):
     video = to_video(frames)
     if protocol.num_frames is not None:
         if video.shape[2] < protocol.num_frames:
-            raise ValueError(f"clips have {video.shape[2]} frames; protocol {protocol.name} needs {protocol.num_frames}")
+            raise ValueError(f"clips have {video.shape[2]} frames; protocol {protocol.name} needs "
+                             f"{protocol.num_frames}")
         video = video[:, :, :protocol.num_frames]
     if protocol.resolution is not None:
         video = resize(video, protocol.resolution, protocol.fit, protocol.antialias)

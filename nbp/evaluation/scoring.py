@@ -35,7 +35,8 @@ def nearest_centroid_accuracy(train_features, train_labels, features, labels):
     train_features, features = (np.asarray(x, np.float64) for x in (train_features, features))
     train_labels, labels = np.asarray(train_labels), np.asarray(labels)
     if len(train_features) != len(train_labels) or len(features) != len(labels) or not len(labels):
-        raise ValueError(f"{len(train_features)} and {len(features)} clips, {len(train_labels)} and {len(labels)} labels")
+        raise ValueError(f"{len(train_features)} and {len(features)} clips, "
+                         f"{len(train_labels)} and {len(labels)} labels")
     classes = np.unique(train_labels)
     if unknown := sorted(set(labels.tolist()) - set(classes.tolist())):
         raise ValueError(f"labels without training clips: {', '.join(map(str, unknown))}")
@@ -158,8 +159,10 @@ def table(report):
     lines += [f"           {name} = {value}" for name, value in fields.items() if name != "name"]
     for side in ("real", "fake"):
         entry = report[side]
-        lines.append(f"{side}       {entry['name']}: {entry['clips']} of {entry['of']} clips, sha256 {entry['sha256'][:12]}")
-    lines.append(f"weights    sha256 {report['weights_sha256'][:12]}    seed {report['seed']}    commit {report['commit']}")
+        lines.append(f"{side}       {entry['name']}: {entry['clips']} of {entry['of']} clips, "
+                     f"sha256 {entry['sha256'][:12]}")
+    lines.append(f"weights    sha256 {report['weights_sha256'][:12]}    seed {report['seed']}    "
+                 f"commit {report['commit']}")
     lines += [f"{name:<24} {_value(value)}" for name, value in report["scores"].items()]
     return "\n".join(lines + [f"note: {note}" for note in report["notes"]])
 

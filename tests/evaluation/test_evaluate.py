@@ -92,9 +92,9 @@ def fast(monkeypatch, network):
 def test_command(fast, make_frames, tmp_path, capsys):
     for name, seed in (("real", 0), ("fake", 1), ("other", 2)):
         np.save(tmp_path / f"{name}.npy", make_frames(12, seed))
-    arguments = ["--real", str(tmp_path / "real.npy"), "--fake", str(tmp_path / "fake.npy"), str(tmp_path / "other.npy"),
-                 "--protocol", "quickstart", "--set", "num_frames=9", "--out", str(tmp_path / "out"),
-                 "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    real, fake, other = (str(tmp_path / f"{name}.npy") for name in ("real", "fake", "other"))
+    arguments = ["--real", real, "--fake", fake, other, "--protocol", "quickstart", "--set", "num_frames=9",
+                 "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu"]
     reports = evaluate.main(arguments)
     printed = capsys.readouterr().out
     assert "protocol   quickstart+num_frames=9" in printed and "network = i3d-tf" in printed and "| fvd |" in printed
@@ -104,8 +104,8 @@ def test_command(fast, make_frames, tmp_path, capsys):
 
 def test_command_refuses(fast, make_frames, tmp_path):
     np.save(tmp_path / "real.npy", make_frames(12, 0))
-    common = ["--real", str(tmp_path / "real.npy"), "--fake", str(tmp_path / "real.npy"), "--cache", str(tmp_path / "c"),
-              "--device", "cpu", "--protocol"]
+    real = str(tmp_path / "real.npy")
+    common = ["--real", real, "--fake", real, "--cache", str(tmp_path / "c"), "--device", "cpu", "--protocol"]
     with pytest.raises(ValueError, match="have the same content"):
         evaluate.main([*common, "quickstart"])
     with pytest.raises(ValueError, match="unknown protocol 'quickstrat'"):

@@ -24,7 +24,8 @@ def test_interval_holds_the_distance_and_narrows():
 def test_all_measures_by_seed():
     real, fake = draw(60, 0), draw(50, 1, shift=0.5)
     scores = uncertainty.uncertainty(real, fake, seed=3)
-    assert set(scores) == {"fvd_interval_95", "fvd_folds_mean", "fvd_folds_deviation", "fvd_infinite", "fvd_real_halves"}
+    assert set(scores) == {"fvd_interval_95", "fvd_folds_mean", "fvd_folds_deviation", "fvd_infinite",
+                           "fvd_real_halves"}
     assert scores == uncertainty.uncertainty(real, fake, seed=3) != uncertainty.uncertainty(real, fake, seed=4)
     low, high = scores["fvd_interval_95"]
     assert 0 <= low < uncertainty._distance(real, fake) < high
