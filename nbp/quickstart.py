@@ -62,7 +62,8 @@ def stages(out, size):
     """
     tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
     models = ("--tokenizer", tokenizer, "--generator", generator)
-    real, data, count = f"{out}/reconstruction/real.npz", ("--data", size["data"]), ("--num-clips", str(size["num_clips"]))
+    real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])
+    count = ("--num-clips", str(size["num_clips"]))
 
     def stage(name, module, output, *arguments):
         return Stage(name, f"nbp.{module}", arguments, output if isinstance(output, Path) else out / output)

@@ -95,7 +95,8 @@ def run_stages(stages, out):
             print(f"{title}: {stage.command}", flush=True)
             _run(stage, record, out, lock)
             row = record.rows[stage.name]
-            print(f"{title}: {row['seconds']:.0f} s, peak memory {row['peak_memory_bytes'] / 2**30:.2f} GiB", flush=True)
+            peak = row["peak_memory_bytes"] / 2**30
+            print(f"{title}: {row['seconds']:.0f} s, peak memory {peak:.2f} GiB", flush=True)
 
 
 def _run(stage, record, out, lock):

@@ -23,18 +23,20 @@ CLASSES = ["bigfish", "coinrun", "leaper"]
 def make_scores():
     """Scores of a run that reaches everything."""
     def entry(fvd, **values):
-        return {"clips": 6, "fvd": fvd, "fvd_interval_95": [fvd - 5, fvd + 5], "kvd": fvd / 100, "class_consistency": 0.75,
-                "class_consistency_by_class": {"0": 1.0, "1": 0.5, "2": 0.75}, **values}
+        return {"clips": 6, "fvd": fvd, "fvd_interval_95": [fvd - 5, fvd + 5], "kvd": fvd / 100,
+                "class_consistency": 0.75, "class_consistency_by_class": {"0": 1.0, "1": 0.5, "2": 0.75}, **values}
 
     real = entry(0.0)
     del real["fvd"], real["kvd"], real["fvd_interval_95"]
     sets = {"real": real, "train": entry(60.0), "reconstruction": entry(90.0, psnr=18.2, ssim=0.6, lpips=0.21,
             code_usage=0.4, code_entropy_bits=9.0, code_perplexity=512.0),
             "pooled": entry(200.0, psnr=18.0, ssim=0.5, lpips=0.6), "generated": entry(120.0),
-            "class_tokens": entry(180.0), "uniform_tokens": entry(400.0), "predicted": entry(100.0), "frozen": entry(130.0)}
-    return {"protocol": "quickstart", "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},
+            "class_tokens": entry(180.0), "uniform_tokens": entry(400.0), "predicted": entry(100.0),
+            "frozen": entry(130.0)}
+    return {"protocol": "quickstart", "sets": sets,
+            "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},
             "weights_sha256": "ab" * 32, "lpips_net": "alex", "centroids": {"source": "train, 36 clips", "clips": 36},
-            "sets": sets, "notes": ["the real set has only 6 clips"], "versions": {}, "commit": "0123456789ab"}
+            "notes": ["the real set has only 6 clips"], "versions": {}, "commit": "0123456789ab"}
 
 
 @pytest.fixture
@@ -62,8 +64,9 @@ def run(tmp_path):
     write_json(tmp_path / "benchmark.json", {"next_block": row | {"block_shape": [1, 1, 2]}, "speedup": 1.7,
                                              "next_token": row | {"block_shape": [1, 1, 1]}, "decode_s": 0.1})
     write_json(tmp_path / "stages.json", {"stages": [
-        {"name": name, "command": f"python -m nbp.{name} --root 'a <b>'", "log": f"logs/{name}.log", "seconds": 61.0,
-         "peak_memory_bytes": 2**30, "attempts": 2, "finished": True} for name in ("prepare", "tokenizer", "generator")]})
+        {"name": name, "command": f"python -m nbp.{name} --root 'a <b>'", "log": f"logs/{name}.log", "attempts": 2,
+         "seconds": 61.0, "peak_memory_bytes": 2**30, "finished": True}
+        for name in ("prepare", "tokenizer", "generator")]})
     return tmp_path
 
 
@@ -81,9 +84,9 @@ def test_report_holds_everything_and_loads_nothing(run, capsys):
     report.main([str(run)])
     text = (run / "report.html").read_text()
     assert not re.search(r"(src|href)=['\"](?!data:|#)", text) and "@import" not in text
-    for phrase in ("7 of 7", "Reconstruction", "Generation", "Prediction", "Training", "block-causal mask", "All scores",
-                   "Next-block against next-token", "Stages", "Where and with what", "i3d-tf", "0123456789ab",
-                   "the real set has only 6 clips", "&lt;b&gt;", "python -m nbp.prepare", *CLASSES):
+    for phrase in ("7 of 7", "Reconstruction", "Generation", "Prediction", "Training", "block-causal mask",
+                   "All scores", "Next-block against next-token", "Stages", "Where and with what", "i3d-tf",
+                   "0123456789ab", "the real set has only 6 clips", "&lt;b&gt;", "python -m nbp.prepare", *CLASSES):
         assert phrase in text, phrase
     videos = re.findall(r"<video src='data:video/mp4;base64,([^']+)' autoplay loop muted playsinline", text)
     assert len(videos) == 9 and all(b"ftyp" in base64.b64decode(video)[:16] for video in videos)
@@ -124,8 +127,9 @@ def test_limits_are_those_of_the_requirements():
 
 @pytest.mark.parametrize("missing, stage", [
     ("scores.json", "evaluate"), ("benchmark.json", "benchmark"), ("reconstruction/real.npz", "reconstruct"),
-    ("generated/clips.npz", "generate"), ("predicted/clips.npz", "predict"), ("baselines/frozen/clips.npz", "baselines"),
-    ("tokenizer/config.yaml", "tokenizer"), ("tokens/train/meta.json", "tokens")])
+    ("generated/clips.npz", "generate"), ("predicted/clips.npz", "predict"),
+    ("baselines/frozen/clips.npz", "baselines"), ("tokenizer/config.yaml", "tokenizer"),
+    ("tokens/train/meta.json", "tokens")])
 def test_a_missing_output_is_named_with_its_stage(run, missing, stage):
     (run / missing).unlink()
     with pytest.raises(ValueError, match=f"{missing} is missing; the stage `{stage}` writes it"):

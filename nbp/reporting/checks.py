@@ -33,7 +33,7 @@ def checks(scores):
     Args:
         scores: `sets` of scores.json.
     """
-    pooled, rebuilt, made = scores["pooled"], scores["reconstruction"], scores["generated"]
+    real, pooled, rebuilt, made = (scores[name] for name in ("real", "pooled", "reconstruction", "generated"))
     by_class, uniform = scores["class_tokens"]["fvd"], scores["uniform_tokens"]["fvd"]
 
     def below(name, value, limit, required, baseline):
@@ -56,8 +56,8 @@ def checks(scores):
               f"below {UNIFORM_SHARE * uniform:.1f}, half of chance", f"uniform random tokens {uniform:.1f}"),
         at_least("Generation, class consistency", made["class_consistency"], MIN_CONSISTENCY,
                  f"at least {MIN_CONSISTENCY:.0%}",
-                 f"real {scores['real']['class_consistency']:.0%}, reconstructions "
-                 f"{rebuilt['class_consistency']:.0%}, chance {1 / len(scores['real']['class_consistency_by_class']):.0%}"),
+                 f"real {real['class_consistency']:.0%}, reconstructions {rebuilt['class_consistency']:.0%}, "
+                 f"chance {1 / len(real['class_consistency_by_class']):.0%}"),
         below("Prediction, FVD", scores["predicted"]["fvd"], scores["frozen"]["fvd"],
               f"below {scores['frozen']['fvd']:.1f}", f"last given frame repeated {scores['frozen']['fvd']:.1f}"),
     ]

@@ -155,7 +155,7 @@ def consistency_figure(scores, classes):
         figure = Figure((9.6, 2.5), layout="constrained")
         axes = figure.subplots()
         axes.bar(range(len(labels)), share["generated"], 0.6, color=BLUE, label="generated")
-        axes.plot(range(len(labels)), share["real"], "_", color=ORANGE, markersize=22, markeredgewidth=2.2, label="real")
+        axes.plot(range(len(labels)), share["real"], "_", color=ORANGE, markersize=22, markeredgewidth=2, label="real")
         axes.set_xticks(range(len(labels)), [classes[int(label)] for label in labels])
         axes.set_ylim(0, 1.02)
         axes.set_title("Share of clips nearest to the centroid of their own class")

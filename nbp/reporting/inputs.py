@@ -62,8 +62,7 @@ def read_run(folder):
         benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
         stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
         clips=clips,
-        curves={kind: {name: tuple(zip(*sorted(points.items()))) for name, points in read_metrics(folder / kind).items()}
-                for kind in runs},
+        curves={kind: _curves(folder / kind) for kind in runs},
         phases=phases[:-1],
         num_steps={"tokenizer": phases[-1], "generator": runs["generator"].max_steps},
         seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
@@ -71,6 +70,10 @@ def read_run(folder):
         generator=load_config(GeneratorConfig, values=model["config"]),
         classes=tokens.classes, num_train=len(tokens),
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
+
+
+def _curves(folder):
+    return {name: tuple(zip(*sorted(points.items()))) for name, points in read_metrics(folder).items()}
 
 
 def _required(path, stage):
@@ -84,9 +87,9 @@ def machine():
     """Processor, cores, memory, system and versions of this machine, as {what: text}."""
     versions = {package: metadata.version(package) for package in PACKAGES}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"processor": _processor(), "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                                                    else os.cpu_count()),
-            "memory": f"{memory:.0f} GiB", "system": platform.platform(), "python": platform.python_version(), **versions}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": _processor(), "cores": str(cores), "memory": f"{memory:.0f} GiB",
+            "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
 def _processor():

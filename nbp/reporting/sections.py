@@ -20,13 +20,14 @@ def summary(run, results):
     reached = sum(check.passed for check in results)
     return "\n".join([
         "<h1>Next-block video generation, from nothing to scores</h1>",
-        page.paragraph(f"A video tokenizer and a block-causal generator, trained from random weights for "
-                       f"{run.num_steps['tokenizer']} and {run.num_steps['generator']} steps on {run.num_train} clips of "
-                       f"{len(run.classes)} Procgen games. Everything below was made by one "
+        page.paragraph("A video tokenizer and a block-causal generator, trained from random weights for "
+                       f"{run.num_steps['tokenizer']} and {run.num_steps['generator']} steps on {run.num_train} clips "
+                       f"of {len(run.classes)} Procgen games. Everything below was made by one "
                        f"command on one machine; every score is measured on {scores['real']['clips']} clips of levels "
                        "that no training saw."),
         page.tiles({
-            "checks reached": f"{reached} of {len(results)}", "reconstruction PSNR": f"{scores['reconstruction']['psnr']:.2f} dB",
+            "checks reached": f"{reached} of {len(results)}",
+            "reconstruction PSNR": f"{scores['reconstruction']['psnr']:.2f} dB",
             "rFVD": f"{scores['reconstruction']['fvd']:.1f}", "gFVD": f"{scores['generated']['fvd']:.1f}",
             "class consistency": f"{scores['generated']['class_consistency']:.0%}",
             "next-block against next-token": f"{run.benchmark['speedup']:.1f}x",
@@ -51,14 +52,14 @@ def verdicts(run, results):
 def limits(run):
     """What the figures of this run say about why they are not better."""
     spent = {row["name"]: row["seconds"] for row in run.stages}
-    _, psnr = run.curves["tokenizer"]["val/psnr"]
-    _, loss = run.curves["generator"]["val/loss"]
+    psnr, loss = (_last_third(run.curves[kind][name][1]) for kind, name in (("tokenizer", "val/psnr"),
+                                                                            ("generator", "val/loss")))
     rebuilt = run.scores["sets"]["reconstruction"]
-    return (f"What limits it: the tokenizer was trained for {_duration(spent['tokenizer'])}, and its validation PSNR still "
-            f"changed by {psnr[-1] - psnr[len(psnr) * 2 // 3 - 1]:+.2f} dB in the last third; the generator for "
-            f"{_duration(spent['generator'])}, and its validation loss changed by {loss[-1] - loss[len(loss) * 2 // 3 - 1]:+.2f} "
-            f"nats in the last third. What is generated comes out of the same decoder as the reconstructions (FVD "
-            f"{rebuilt['fvd']:.1f}, class consistency {rebuilt['class_consistency']:.0%}) and can hardly be better.")
+    return (f"What limits it: the tokenizer was trained for {_duration(spent['tokenizer'])}, and its validation PSNR "
+            f"still changed by {psnr:+.2f} dB in the last third; the generator for {_duration(spent['generator'])}, "
+            f"and its validation loss changed by {loss:+.2f} nats in the last third. What is generated comes out "
+            f"of the same decoder as the reconstructions (FVD {rebuilt['fvd']:.1f}, class consistency "
+            f"{rebuilt['class_consistency']:.0%}) and can hardly be better.")
 
 
 def reconstructions(run):
@@ -93,8 +94,9 @@ def generated(run):
     return page.section("Generation", page.paragraph(
         "Clips from nothing but a class: the first that were made, none picked out. Half speed. Recognised are those "
         "whose nearest class centroid is that of their class."),
-        page.clips(items, 180 if narrow else 1040), page.figure(chart, "A clip counts where the nearest class centroid of I3D features, taken "
-                                              "from training clips, is that of its own class."))
+        page.clips(items, 180 if narrow else 1040),
+        page.figure(chart, "A clip counts where the nearest class centroid of I3D features, taken from training clips, "
+                           "is that of its own class."))
 
 
 def predicted(run):
@@ -126,7 +128,8 @@ def training(run):
     return page.section(
         "Training", page.figure(figures.write_figure(tokenizer, run.folder / "figure_tokenizer.png"),
                                 "Tokenizer, by optimizer step. Dotted: the clips get longer."),
-        page.figure(figures.write_figure(generator, run.folder / "figure_generator.png"), "Generator, by optimizer step."))
+        page.figure(figures.write_figure(generator, run.folder / "figure_generator.png"),
+                    "Generator, by optimizer step."))
 
 
 def mask(run):
@@ -137,8 +140,8 @@ def mask(run):
     t, h, w = config.block_shape
     return page.section("The block-causal mask", page.paragraph(
         f"The mask of this very model: the condition, then the {math.prod(config.grid)} tokens of a "
-        f"{'x'.join(map(str, config.grid))} grid in blocks of {t}x{h}x{w} (frames x rows x columns). A position sees its "
-        f"own block and everything before it. {start}"),
+        f"{'x'.join(map(str, config.grid))} grid in blocks of {t}x{h}x{w} (frames x rows x columns). A position sees "
+        f"its own block and everything before it. {start}"),
         page.figure(figures.write_figure(figures.mask_figure(config), run.folder / "figure_mask.png"),
                     "Ink: attention is allowed."))
 
@@ -157,9 +160,9 @@ def metrics(run):
         page.paragraph(f"The tokenizer used {rebuilt['code_usage']:.1%} of its {run.generator.num_codes} codes on the "
                        f"validation clips, with a perplexity of {rebuilt['code_perplexity']:.0f}. Flicker is the root "
                        "mean square error of the changes from frame to frame, in grey levels."),
-        page.paragraph("Frechet distances of so few clips are biased upwards by far: they compare sets of this run, and "
-                       "not this run with published figures. Real training clips show what a perfect generator would "
-                       "score here. Predicted and repeated clips keep their given frames."),
+        page.paragraph("Frechet distances of so few clips are biased upwards by far: they compare sets of this run, "
+                       "and not this run with published figures. Real training clips show what a perfect generator "
+                       "would score here. Predicted and repeated clips keep their given frames."),
         page.definitions({
             **{f"protocol {name}" if name == "name" else name: value for name, value in fields.items()},
             "real set": f"{run.scores['sets']['real']['clips']} validation clips",
@@ -175,8 +178,8 @@ def speed(run):
         row = run.benchmark[name]
         rows.append((title, "x".join(map(str, row["block_shape"])), row["num_steps"], f"{row['seconds']:.3f} s"))
     return page.section("Next-block against next-token", page.paragraph(
-        f"The same transformer makes the same clip: {run.benchmark['speedup']:.2f} times as fast in blocks. Decoding to "
-        f"pixels takes {run.benchmark['decode_s']:.3f} s more in both cases."),
+        f"The same transformer makes the same clip: {run.benchmark['speedup']:.2f} times as fast in blocks. Decoding "
+        f"to pixels takes {run.benchmark['decode_s']:.3f} s more in both cases."),
         page.table(("prediction", "block", "steps", "seconds a clip"), rows, numbers=(2, 3)))
 
 
@@ -203,6 +206,11 @@ def _first_of_class(labels):
     """(label, place of its first clip), by label."""
     values, places = np.unique(labels, return_index=True)
     return list(zip(values.tolist(), places.tolist()))
+
+
+def _last_third(values):
+    """Change over the last third of a curve."""
+    return values[-1] - values[len(values) * 2 // 3 - 1]
 
 
 def _number(value, name):
