@@ -22,7 +22,7 @@ from nbp.files import read_json, write_json
 
 LAST_LINES = 20
 LOCK_PATIENCE_S = 10.0   # a command that was killed with its parent takes a moment to go
-COUNT = re.compile(rb"(\d+)/(\d+)")
+PROGRESS = re.compile(rb"(\d+)/(\d+)\b.* s left")   # what `nbp.files.progress` and the training print
 
 
 class StageError(RuntimeError):
@@ -144,7 +144,7 @@ def _stream(pipe, log_path, command):
             log.write(line)
             log.flush()
             last.append(line)
-            count = COUNT.search(line) if live else None
+            count = PROGRESS.search(line) if live else None
             sys.stdout.buffer.write(_bar(line, *count.groups()) if count else b"\x1b[K" * live + line)
             sys.stdout.flush()
     return last
