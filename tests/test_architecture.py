@@ -32,7 +32,7 @@ def test_parts_never_import_one_another_nor_training(part):
 
 
 @pytest.mark.parametrize("library, allowed", [
-    ("omegaconf", ["config.py"]),
+    ("omegaconf", ["config/loading.py"]),
     ("av", ["data/video_io.py"]),
     ("decord", ["data/video_io.py"]),
     ("pytorch_lightning", ["train.py", "training/", "convert.py"]),
@@ -57,7 +57,7 @@ def test_the_models_import_without_heavy_libraries():
 def test_source_stays_readable():
     for path in NBP.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert text.count("\n") <= 420, f"{path} is too long"
+        assert text.count("\n") <= 300, f"{path} is too long"
         assert text.lstrip().startswith('"""') or path.name == "__init__.py", f"{path} has no module docstring"
         assert max(map(len, text.splitlines()), default=0) <= 150, f"{path} has a line over 150 characters"
 

@@ -1,0 +1,114 @@
+"""What a model is: architectures of tokenizer and generator, kept in `config.json` beside their weights."""
+
+import math
+from dataclasses import dataclass
+from typing import List, Optional
+
+MISSING = "???"   # omegaconf's mark of a field that has no default
+
+
+@dataclass
+class TokenizerConfig:
+    """Causal 3D-conv autoencoder with FSQ; stage i has `widths[i]` channels and `num_res_blocks[i]` residual units."""
+
+    widths: List[int] = MISSING
+    num_res_blocks: List[int] = MISSING
+    strides: List[List[int]] = MISSING     # between stages, (t, h, w) each
+    fsq_levels: List[int] = MISSING
+
+    @property
+    def num_codes(self):
+        return math.prod(self.fsq_levels)
+
+    @property
+    def downsample(self):
+        """Total stride (t, h, w)."""
+        return tuple(math.prod(axis) for axis in zip(*self.strides))
+
+    def latent_grid(self, num_frames, height, width):
+        """Latent grid (t, h, w) of a video of this size."""
+        t, h, w = self.downsample
+        return (num_frames - 1) // t + 1, height // h, width // w
+
+    def check(self):
+        if not len(self.widths) == len(self.num_res_blocks) == len(self.strides) + 1:
+            raise ValueError(
+                "tokenizer config: widths, num_res_blocks and strides must have n, n and n-1 entries, got "
+                f"{len(self.widths)}, {len(self.num_res_blocks)} and {len(self.strides)}")
+        for stride in self.strides:
+            if len(stride) != 3 or any(s not in (1, 2) for s in stride):
+                raise ValueError(f"tokenizer config: strides entries are (t, h, w) of 1 or 2, got {list(stride)}")
+        grows = [a != b for a, b in zip(self.widths, self.widths[1:])]
+        if any(n == 0 and g for n, g in zip(self.num_res_blocks[1:], grows)) or (grows[0] and not self.num_res_blocks[0]):
+            raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
+                             f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
+        if any(width % 4 for width in self.widths):
+            raise ValueError(f"tokenizer config: widths must be divisible by 4, got {list(self.widths)}")
+        if any(level < 2 for level in self.fsq_levels):
+            raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")
+
+
+@dataclass
+class GeneratorConfig:
+    """Decoder-only transformer with block-causal attention over [condition | begin | video].
+
+    The last group of fields is about the released checkpoints: their layouts and quirks, off for new models.
+    """
+
+    num_layers: int = MISSING
+    num_heads: int = MISSING
+    width: int = MISSING
+    num_codes: int = MISSING               # the tokenizer's codebook size
+    grid: List[int] = MISSING              # latent grid (t, h, w) of a clip
+    block_shape: List[int] = MISSING       # tokens predicted in one step, as (t, h, w); (1, 1, n): n in raster order
+    condition: str = MISSING               # none | label | text
+    start: str = MISSING                   # plain: every block at once | hybrid: first block token by token
+    begin_token: bool = True               # False: the first block is always given, never predicted (plain start)
+    num_condition_ids: int = 0             # classes, or entries of the text vocabulary
+    condition_len: int = 0                 # condition tokens in front of the video
+    pad_token: Optional[int] = None        # text id that only fills up the condition and is hidden; None: hide nothing
+    max_seq_len: int = 5120
+    dropout: float = 0.1
+    condition_dropout: float = 0.1         # share of training clips that see the unconditional embedding
+    activation_checkpointing: bool = False
+
+    full_head: bool = False                # predict condition and special ids too, not only video codes
+    spare_id: bool = False                 # one id that nothing uses, after the video ids
+    clamp_samples: bool = False            # needs full_head: sample any id, clamp to video codes in the output only
+    multinomial: bool = False              # draw by torch.multinomial over all ids: the official samples for a seed
+    pad_visibility: str = "never"          # who sees pads: never | causal (later tokens) | decoding (cached steps)
+
+    @property
+    def block_size(self):
+        return math.prod(self.block_shape)
+
+    def check(self):
+        def require(valid, name, accepted):
+            if not valid:
+                raise ValueError(f"generator config: {name} must be {accepted}, got {getattr(self, name)!r}")
+
+        for name in ("num_layers", "num_heads", "width", "num_codes", "max_seq_len"):
+            require(getattr(self, name) >= 1, name, "at least 1")
+        require(self.width % self.num_heads == 0, "width", f"divisible by num_heads={self.num_heads}")
+        for name in ("grid", "block_shape"):
+            require(len(getattr(self, name)) == 3 and min(getattr(self, name)) >= 1, name, "(t, h, w), each at least 1")
+        require(self.condition in ("none", "label", "text"), "condition", "none, label or text")
+        require(self.start in ("plain", "hybrid"), "start", "plain or hybrid")
+        require(self.pad_visibility in ("never", "causal", "decoding"), "pad_visibility", "never, causal or decoding")
+        for name in ("dropout", "condition_dropout"):
+            require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        require(self.begin_token or self.start == "plain", "begin_token", "true for a hybrid start")
+        require(self.full_head or not self.clamp_samples, "clamp_samples", "false without full_head")
+        conditional = self.condition != "none"
+        accepted = {"none": "0 without a condition", "label": "1 for labels", "text": "at least 1 for text"}
+        require({"none": self.condition_len == 0, "label": self.condition_len == 1,
+                 "text": self.condition_len >= 1}[self.condition], "condition_len", accepted[self.condition])
+        require((self.num_condition_ids >= 1) == conditional, "num_condition_ids",
+                "at least 1 with a condition, 0 without")
+        if self.pad_token is not None:
+            require(self.condition == "text" and 0 <= self.pad_token < self.num_condition_ids, "pad_token",
+                    "a text id, or null")
+        wraps = self.block_shape[0] == self.block_shape[1] == 1
+        fits = (math.prod(self.grid) % self.block_size == 0 if wraps else
+                all(g % b == 0 for g, b in zip(self.grid, self.block_shape)))
+        require(fits, "block_shape", f"a divisor of grid {list(self.grid)}")

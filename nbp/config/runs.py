@@ -1,0 +1,160 @@
+"""What a run is: data, losses, optimizer, trainer. Defaults are the paper's where it states them."""
+
+from dataclasses import dataclass, field
+from typing import List, Optional
+
+from nbp.config.models import MISSING, GeneratorConfig, TokenizerConfig
+
+
+@dataclass
+class DataConfig:
+    """A dataset of video files and how clips are cut from it."""
+
+    name: str = MISSING
+    root: str = MISSING                # annotation paths are relative to this folder
+    train_list: str = MISSING          # `path<TAB>label` per line
+    val_list: str = MISSING
+    resolution: int = MISSING          # pixels, square, divisible by the tokenizer's spatial stride
+    num_frames: int = 17               # 1 + 4k
+    fps: Optional[float] = None        # None: the file's own rate
+    resize: str = "aspect"             # aspect: short side, then crop | squash: both sides, as the official reader
+    flip: bool = False                 # random horizontal flip in training
+    reader: str = "pyav"               # pyav | decord
+    max_bad_files: int = 0             # unreadable files that are skipped, counted and logged before it is an error
+
+
+@dataclass
+class DiscriminatorConfig:
+    """PatchGAN critics; each is a switch."""
+
+    video: bool = True                     # 3D, over clips
+    frame: bool = False                    # 2D, over single frames
+    width: int = 64                        # channels of the first layer, doubled by each further one up to 8x
+    num_layers: int = 3                    # strided layers
+
+
+@dataclass
+class TokenizerLossConfig:
+    """Weights of the tokenizer's loss terms; 0 turns a term off."""
+
+    l1: float = 1.0
+    l2: float = 0.0
+    perceptual: float = 0.1                # LPIPS (VGG) weight of the paper
+    perceptual_start_step: int = 0         # short runs save its cost while pictures are still blurs
+    perceptual_frames: int = 16            # random frames of a micro-batch that LPIPS sees
+    adversarial: float = 0.1               # adversarial weight of the paper
+    adversarial_kind: str = "hinge"        # hinge | non_saturating
+    adversarial_start_step: int = 0
+    adversarial_warmup_steps: int = 0
+    feature_matching: float = 0.0
+    lecam: float = 0.0                     # arXiv 2104.03310
+    gradient_penalty: float = 0.0          # R1 on real clips, arXiv 1801.04406
+
+    def check(self):
+        _one_of("loss.adversarial_kind", self.adversarial_kind, ("hinge", "non_saturating"))
+
+
+@dataclass
+class CurriculumPhase:
+    """A stretch of tokenizer training at one clip length."""
+
+    steps: int = MISSING
+    num_frames: int = MISSING
+    batch_size: int = MISSING              # clips per device and micro-batch
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with warm-up and decay to `final_lr_ratio`."""
+
+    lr: float = MISSING
+    discriminator_lr: Optional[float] = None   # None: as lr
+    betas: List[float] = MISSING
+    weight_decay: float = 0.0              # on Linear weights only
+    warmup_steps: int = 0
+    schedule: str = MISSING                # linear | cosine | constant
+    decay_steps: Optional[int] = None      # only the last steps decay; None: all after the warm-up
+    final_lr_ratio: float = 0.0
+    gradient_clip: float = 0.0             # global norm; 0: off
+
+    def check(self):
+        _one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+
+
+@dataclass
+class TrainerConfig:
+    """How a run is executed and where it writes."""
+
+    out: str = MISSING                     # run folder
+    devices: int = 1                       # processes on this node
+    num_nodes: int = 1
+    strategy: str = "auto"                 # auto | ddp | deepspeed_1 | deepspeed_2 | deepspeed_3
+    precision: str = "auto"                # auto | 32-true | bf16-mixed; auto: bf16-mixed where the hardware multiplies it
+    accumulate: int = 1                    # micro-batches per optimizer step
+    num_workers: int = 2
+    seed: int = 0
+    ema_decay: float = 0.0                 # 0: no moving average
+    val_every_steps: int = MISSING
+    val_batches: int = 8
+    checkpoint_every_steps: int = MISSING
+    log_every_steps: int = 10
+    resume: str = "auto"                   # auto: newest checkpoint in `out` | never | a path
+    wandb_project: Optional[str] = None    # None: CSV only
+
+    def check(self):
+        _one_of("trainer.strategy", self.strategy, ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"))
+        _one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
+
+
+@dataclass
+class TokenizerRun:
+    """One tokenizer training run."""
+
+    kind: str = "tokenizer"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: TokenizerConfig = field(default_factory=TokenizerConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    curriculum: List[CurriculumPhase] = MISSING
+
+    def check(self):
+        for phase in self.curriculum:
+            if (phase.num_frames - 1) % self.model.downsample[0] or phase.num_frames > self.data.num_frames:
+                raise ValueError(f"curriculum.num_frames must be 1 + {self.model.downsample[0]}k and at most "
+                                 f"data.num_frames = {self.data.num_frames}, got {phase.num_frames}")
+        _check_resolution(self.data, self.model)
+
+
+@dataclass
+class GeneratorRun:
+    """One generator training run, from cached tokens or straight from video."""
+
+    kind: str = "generator"
+    model: GeneratorConfig = field(default_factory=GeneratorConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    max_steps: int = MISSING
+    batch_size: int = MISSING              # clips per device and micro-batch
+    tokenizer: str = MISSING               # native folder or official file
+    text_tokenizer: Optional[str] = None   # Hugging Face tokenizer folder, for text conditions
+    tokens: Optional[str] = None           # token cache folder; None: tokenize `data` online
+    data: Optional[DataConfig] = None
+
+    def check(self):
+        if (self.tokens is None) == (self.data is None):
+            raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
+                             f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")
+
+
+def _one_of(name, value, accepted):
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
+
+
+def _check_resolution(data, model):
+    for axis, stride in zip("hw", model.downsample[1:]):
+        if data.resolution % stride:
+            raise ValueError(f"data.resolution must be divisible by the tokenizer's stride {stride} in {axis}, got "
+                             f"{data.resolution}")
