@@ -1,4 +1,5 @@
-"""Ready-to-use models and weights: `load_magvit2`, `load_transformer`, `fetch_i3d`, `fetch_lpips`.
+"""Ready-to-use models and weights: `load_magvit2`, `load_transformer`, `fetch_i3d`, `fetch_lpips`,
+`fetch_samples`.
 
 A path is an official file, a native model folder or a model hub id; what it is, its content says.
 """
@@ -6,9 +7,9 @@ A path is an official file, a native model folder or a model hub id; what it is,
 from pathlib import Path
 
 from nbp import checkpoint, official
-from nbp.fetch import fetch_i3d, fetch_lpips
+from nbp.fetch import fetch_i3d, fetch_lpips, fetch_samples
 
-__all__ = ["load_magvit2", "load_transformer", "fetch_i3d", "fetch_lpips"]
+__all__ = ["load_magvit2", "load_transformer", "fetch_i3d", "fetch_lpips", "fetch_samples"]
 
 
 def load_magvit2(path, resolution=128, device="cuda"):

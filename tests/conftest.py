@@ -1,6 +1,10 @@
 """Tests marked `slow` run only with --slow."""
 
+from pathlib import Path
+
 import pytest
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 
 
 def pytest_addoption(parser):
@@ -16,3 +20,11 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs --slow"))
+
+
+@pytest.fixture(scope="session")
+def sample_videos():
+    """Paths of three natural videos, fetched once: bikes, bigbuckbunny, carphone_pristine."""
+    from nbp.fetch import fetch_samples
+
+    return fetch_samples(SAMPLES)

