@@ -118,6 +118,7 @@ class TokenizerRun:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     curriculum: List[CurriculumPhase] = MISSING
+    pooling_start: bool = False            # a new model first pools and repeats colours (nbp/tokenizer/pooling.py)
 
     def check(self):
         for phase in self.curriculum:

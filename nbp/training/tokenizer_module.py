@@ -14,6 +14,7 @@ from torch.func import functional_call
 from nbp.tokenizer import losses
 from nbp.tokenizer.discriminator import Discriminator
 from nbp.tokenizer.model import Tokenizer
+from nbp.tokenizer.pooling import start_as_pooling
 from nbp.training.base import TrainingModule
 from nbp.training.optim import build_adamw
 
@@ -29,7 +30,10 @@ class TokenizerModule(TrainingModule):
     """
 
     def __init__(self, run, perceptual=None):
-        super().__init__(Tokenizer(run.model), run)
+        model = Tokenizer(run.model)
+        if run.pooling_start:
+            start_as_pooling(model)
+        super().__init__(model, run)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
         self.max_steps = sum(phase.steps for phase in run.curriculum)
