@@ -1,11 +1,23 @@
-"""Which process am I, and waiting for the others; read from the variables that torchrun sets."""
+"""Which process am I, which device is mine, and waiting for the others; read from the variables that torchrun sets."""
 
+import datetime
 import os
+
+# A rank that resumes has less to do than one whose part was lost, so they may come hours apart.
+PATIENCE = datetime.timedelta(days=2)
 
 
 def rank_and_world():
     """(rank, world size) of this process; (0, 1) without a launcher."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def default_device():
+    """This rank's GPU, "cuda:<local rank>", or "cpu" where there is none."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
 
 
 def barrier():
@@ -15,5 +27,5 @@ def barrier():
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     dist.barrier()

@@ -9,11 +9,10 @@ data config. Prints the protocol in full with every score, writes OUT/scores.jso
 import argparse
 from pathlib import Path
 
-import torch
 import yaml
 
 from nbp.clipsource import open_clips
-from nbp.distributed import barrier, rank_and_world
+from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.evaluation.features import load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol
 from nbp.evaluation.scoring import evaluate_sets, markdown_row, table
@@ -78,7 +77,7 @@ def parse(arguments):
     add("--seed", type=int, default=0, help="for choosing clips from larger sets and for --intervals")
     add("--batch-size", type=int, default=8)
     add("--num-workers", type=int, default=0, help="decoding processes")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     return parser.parse_args(arguments)
 
 

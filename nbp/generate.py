@@ -10,13 +10,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from nbp import clipset
 from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config
+from nbp.data.classes import read_classes
 from nbp.data.dataset import VideoDataset
-from nbp.distributed import barrier, rank_and_world
+from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.download import load_magvit2, load_transformer
 from nbp.files import progress
 from nbp.generation import generate_clips, plan
@@ -30,15 +30,17 @@ def main(arguments=None):
     generator = load_transformer(options.generator, tokenizer, device=options.device)
     dataset = None
     if options.data:
-        dataset = VideoDataset(load_config(DataConfig, options.data), "val", train=False)
-    requests = plan(generator.config, options.num_clips, options.labels, options.texts, dataset)
+        dataset = VideoDataset(load_config(DataConfig, options.data), "val", False, options.clips_per_video)
+    texts = options.texts or (read_classes(options.classes) if options.classes else None)
+    requests = plan(generator.config, options.num_clips, options.labels, texts, dataset)
     encode = None if options.unconditional else condition_encoder(generator.config, options.text_tokenizer)
     sampling = dict(greedy=options.greedy, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
                     cfg_scale=options.cfg_scale)
     out = clipset.Parts(options.out, {
         "tokenizer_hash": model_hash(tokenizer), "generator_hash": model_hash(generator), "seed": options.seed,
-        "num_clips": len(requests), "labels": options.labels, "texts": options.texts, "data": options.data,
-        "prefix_frames": options.prefix_frames, "unconditional": options.unconditional, "fps": options.fps, **sampling})
+        "num_clips": len(requests), "labels": options.labels, "texts": texts, "data": options.data,
+        "clips_per_video": options.clips_per_video, "prefix_frames": options.prefix_frames,
+        "unconditional": options.unconditional, "fps": options.fps, **sampling})
 
     done = out.done()
     todo = [request for request in requests[rank::world] if request.number not in done]
@@ -64,8 +66,10 @@ def parse(arguments):
     add("--num-clips", type=int, default=16)
     add("--labels", type=int, nargs="+", help="class ids to cycle through (default: all)")
     add("--texts", nargs="+", help="prompts to cycle through, for text-conditioned models")
+    add("--classes", help="classes.txt of a data set: its names, as words, are the prompts of text-conditioned models")
     add("--text-tokenizer", help="Hugging Face tokenizer folder, for text-conditioned models")
     add("--data", help="data config whose validation clips are continued")
+    add("--clips-per-video", type=int, default=1, help="with --data: clips of each file, evenly spaced")
     add("--prefix-frames", type=int, default=5, help="frames that are given with --data, 1 + 4k")
     add("--unconditional", action="store_true", help="leave the label or text out")
     add("--seed", type=int, default=0)
@@ -76,7 +80,7 @@ def parse(arguments):
     add("--top-p", type=float, default=0.9, help="1: off")
     add("--cfg-scale", type=float, help="classifier-free guidance; 1: none")
     add("--fps", type=float, default=8, help="frame rate of the mp4 files")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     options = parser.parse_args(arguments)
     if Path(options.out).is_file():
         parser.error(f"--out {options.out} is a file")

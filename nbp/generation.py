@@ -51,7 +51,7 @@ def plan(config, num_clips, labels=None, texts=None, dataset=None):
 
 
 def _continuation(number, item, dataset):
-    sample = dataset[item]
+    sample = dataset.facts(item)
     return Request(number, int(sample["label"]), sample["text"], item, sample["path"])
 
 

@@ -3,13 +3,18 @@
 python -m nbp.prepare procgen --root data/procgen --train-clips 2400 --val-clips 240
 python -m nbp.prepare ucf101 --root data/UCF-101
 python -m nbp.prepare k600 --root data/kinetics-dataset/k600
+python -m nbp.prepare folder --root data/videos        your own: <root>/<class>/*.mp4, or files without classes
+python -m nbp.prepare text --root data/UCF-101 --out ckpt/class-words      a text tokenizer of the class names
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
+from nbp.config import DataConfig, save_config
 from nbp.data.annotations import count_per_class, read_annotations
-from nbp.data.sources import k600, procgen, ucf101
+from nbp.data.classes import read_classes
+from nbp.data.sources import folder, k600, procgen, ucf101
 
 
 def main(arguments=None):
@@ -20,9 +25,39 @@ def main(arguments=None):
                                  options.num_threads)
     elif options.source == "ucf101":
         ucf101.prepare(options.root, options.split)
-    else:
+    elif options.source == "k600":
         k600.prepare(options.root)
+    elif options.source == "folder":
+        num_classes = folder.prepare(options.root, options.val_share)
+    else:
+        return prepare_text(options.root, options.out, options.vocabulary)
     print(summary(options.root, motion))
+    if options.source == "folder":
+        print(folder_commands(options, num_classes))
+
+
+def folder_commands(options, num_classes):
+    """Write the folder's data config; returns what to run next."""
+    path = Path(options.root) / "data.yaml"
+    save_config(DataConfig(name="folder", root=options.root, train_list="train.txt", val_list="val.txt",
+                           resolution=options.resolution, fps=options.fps), path)
+    data = [f"data.root={options.root}", f"data.resolution={options.resolution}", f"data.fps={options.fps or 'null'}"]
+    row = options.resolution // 8
+    model = [f"model.num_condition_ids={num_classes}", f"model.grid=[5,{row},{row}]", f"model.block_shape=[1,1,{row}]"]
+    if not num_classes:
+        model += ["model.condition=none", "model.condition_len=0"]
+    train = ["python", "-m", "nbp.train"]
+    return (f"data config: {path}; next:\n  {shlex.join([*train, 'configs/tokenizer_folder.yaml', *data])}\n"
+            f"  {shlex.join([*train, 'configs/generator_folder.yaml', *data, *model])}")
+
+
+def prepare_text(root, out, vocabulary):
+    """Train a text tokenizer on the class names of a data set and write it as a folder."""
+    from nbp.generator.conditions import train_text_tokenizer
+
+    texts = read_classes(Path(root) / "classes.txt")
+    train_text_tokenizer(texts, out, vocabulary)
+    print(f"{out}: text tokenizer of {len(texts)} class names, at most {vocabulary} ids")
 
 
 def parse(arguments=None):
@@ -39,6 +74,15 @@ def parse(arguments=None):
     source.add_argument("--split", type=int, default=1, help="official split, 1 to 3")
     source = sources.add_parser("k600", help="<root>/{train,val,test}/[class/]*.mp4")
     source.add_argument("--root", default="data/kinetics-dataset/k600")
+    source = sources.add_parser("folder", help="<root>/<class>/*.mp4, or videos without classes")
+    source.add_argument("--root", default="data/videos")
+    source.add_argument("--val-share", type=float, default=0.1, help="share of each class kept for validation")
+    source.add_argument("--resolution", type=int, default=128, help="pixels of the square clips, for data.yaml")
+    source.add_argument("--fps", type=float, help="frames per second of the clips (default: the files' own)")
+    source = sources.add_parser("text", help="a small text tokenizer of a data set's class names")
+    source.add_argument("--root", default="data/UCF-101", help="where classes.txt is")
+    source.add_argument("--out", default="ckpt/class-words", help="folder of the tokenizer")
+    source.add_argument("--vocabulary", type=int, default=512, help="largest number of ids")
     return parser.parse_args(arguments)
 
 

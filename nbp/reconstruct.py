@@ -8,13 +8,11 @@ torchrun shares the work. Both sets are held in memory: 0.8 MB a clip of 17x128x
 import argparse
 from pathlib import Path
 
-import torch
-
 from nbp import clipset
 from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data.dataset import VideoDataset
-from nbp.distributed import barrier, rank_and_world
+from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.download import load_magvit2
 from nbp.evaluation.features import load_network
 from nbp.evaluation.lpips import LPIPS
@@ -75,7 +73,7 @@ def parse(arguments):
     add("--cache", help="folder where features are kept (default: features beside OUT)")
     add("--batch-size", type=int, default=8)
     add("--num-workers", type=int, default=0, help="decoding processes")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     add("overrides", nargs="*", metavar="field=value", help="changes to the data config")
     return parser.parse_args(arguments)
 

@@ -13,7 +13,7 @@ from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data.dataset import VideoDataset, evaluation_batches
 from nbp.data.tokens import TokenWriter
-from nbp.distributed import rank_and_world
+from nbp.distributed import default_device, rank_and_world
 from nbp.download import load_magvit2
 from nbp.files import progress
 
@@ -73,7 +73,7 @@ def parse(arguments):
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--shard-size", type=int, default=1024, help="clips in a file; also what an interruption can lose")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     parser.add_argument("overrides", nargs="*", metavar="field=value", help="changes to the data config")
     return parser.parse_args(arguments)
 

@@ -20,7 +20,7 @@ from nbp.training.strategies import build_strategy, resolve_precision
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m nbp.train", description=__doc__.splitlines()[0])
     parser.add_argument("config", help="run file, e.g. configs/tokenizer_procgen.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
     options = parser.parse_args(arguments)
     run = load_run(options.config, options.overrides)
     out = Path(run.trainer.out)
@@ -30,6 +30,7 @@ def main(arguments=None):
     module, data, extra_callbacks = build(run)
     trainer = build_trainer(run.trainer, module.max_steps, run.optim.gradient_clip, extra_callbacks)
     if trainer.is_global_zero:
+        print(run.trainer.describe_batch(data.phases[-1].batch_size), flush=True)
         save_config(run, out / "config.yaml")
     trainer.fit(module, data, ckpt_path=find_checkpoint(run.trainer))
     if trainer.is_global_zero:

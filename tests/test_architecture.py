@@ -66,5 +66,5 @@ def test_shell_scripts_are_thin():
     for path in (ROOT / "scripts").rglob("*.sh"):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         assert len(lines) <= 15, f"{path} has {len(lines)} lines"
-        sourced = path.name == "environment.sh"
+        sourced = path.name in ("environment.sh", "launch.sh")
         assert sourced or any(line.startswith("set -eu") for line in lines), f"{path} does not stop on errors"

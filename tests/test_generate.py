@@ -101,6 +101,35 @@ def test_given_frames_stay_and_the_rest_is_predicted(models, tmp_path):
     assert np.abs(clips["video"][0, 5:].astype(int) - frames[::-1][5:]).mean() > 10
 
 
+def test_a_class_list_gives_the_prompts(models, tmp_path):
+    from nbp.generator.conditions import train_text_tokenizer
+
+    train_text_tokenizer(["archery", "yo yo"], tmp_path / "words", 300)
+    Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "text", "hybrid", num_condition_ids=300,
+                              condition_len=4, pad_token=2)).save_pretrained(tmp_path / "generator")
+    (tmp_path / "classes.txt").write_text("Archery\nYoYo\n")
+    common = [*models[:2], "--generator", str(tmp_path / "generator"), "--text-tokenizer", str(tmp_path / "words"),
+              "--num-clips", "3", "--out"]
+    generate.main([*common, str(tmp_path / "listed"), "--classes", str(tmp_path / "classes.txt")])
+    generate.main([*common, str(tmp_path / "typed"), "--texts", "archery", "yo yo"])
+    listed, typed = (clipset.load(tmp_path / name)["indices"] for name in ("listed", "typed"))
+    assert np.array_equal(listed, typed)
+
+
+def test_several_continuations_of_one_video_start_in_different_places(models, tmp_path):
+    frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    write_video(tmp_path / "data" / "a.mp4", frames, fps=8, crf=1, pixel_format="yuv444p")
+    write_video(tmp_path / "data" / "b.mp4", frames, fps=8, crf=1, pixel_format="yuv444p")
+    write_lists(tmp_path / "data", [("a.mp4", "x")], [("b.mp4", "x")])
+    (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path / 'data'}\ntrain_list: train.txt\n"
+                                        "val_list: val.txt\nresolution: 32\n")
+    generate.main([*models, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data.yaml"),
+                   "--clips-per-video", "2"])
+    clips = clipset.load(tmp_path / "out")
+    assert clips["path"].tolist() == ["b.mp4", "b.mp4"] and clips["label"].tolist() == [0, 0]
+    assert np.abs(clips["video"][0, :5].astype(int) - clips["video"][1, :5]).mean() > 10
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--labels", "3"], "label 3: the model takes 0..2"),
     (["--top-p", "1.5"], "top_p must be in \\[0, 1\\].*1.5"),

@@ -1,6 +1,9 @@
+import shlex
+
 import pytest
 
 from nbp import prepare
+from nbp.config import DataConfig, load_config, load_run
 from nbp.data.annotations import read_annotations
 from nbp.data.sources import procgen
 from nbp.data.video_io import probe, read_frames
@@ -39,6 +42,64 @@ def test_procgen_clips_move_and_levels_are_apart(tmp_path, capsys):
     prepare.main(arguments)
     assert capsys.readouterr().out == output
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.mp4")} == before
+
+
+def make_videos(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_a_folder_of_ones_own_is_split_by_name(tmp_path, capsys):
+    names = [f"{label}/deep/{number}.mp4" for label in ("cats", "dogs") for number in range(40)]
+    make_videos(tmp_path, *names, "single/a.webm")
+    prepare.main(["folder", "--root", str(tmp_path), "--val-share", "0.2", "--resolution", "64"])
+    before = {split: set(read_annotations(tmp_path / f"{split}.txt")) for split in ("train", "val")}
+    assert len(before["train"]) + len(before["val"]) == 81 and ("single/a.webm", "single") in before["train"]
+    for label in ("cats", "dogs"):
+        assert 3 <= sum(row[1] == label for row in before["val"]) <= 14, "about a fifth of 40"
+    output = capsys.readouterr().out
+    assert "model.num_condition_ids=3 'model.grid=[5,8,8]' 'model.block_shape=[1,1,8]'" in output
+    assert load_config(DataConfig, tmp_path / "data.yaml").resolution == 64
+    make_videos(tmp_path, *[f"dogs/new{number}.mp4" for number in range(40)])
+    prepare.main(["folder", "--root", str(tmp_path), "--val-share", "0.2"])
+    for split, rows in before.items():
+        assert rows <= set(read_annotations(tmp_path / f"{split}.txt")), "new files change no old one's side"
+
+
+def test_the_printed_commands_of_a_folder_load(tmp_path, capsys):
+    make_videos(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "empty.mp4").touch()
+    prepare.main(["folder", "--root", str(tmp_path)])
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  python")]
+    tokenizer, generator = (load_run(words[3], words[4:]) for words in commands)
+    assert tokenizer.data.root == generator.data.root == str(tmp_path)
+    assert generator.model.condition == "none" and generator.model.num_condition_ids == 0
+
+
+@pytest.mark.parametrize("files, arguments, message", [
+    (["a.mp4", "x/b.mp4"], [], "1 videos have no class folder, first a.mp4, and others have"),
+    (["x/b.mp4", "x/note.txt"], [], "holds 1 videos"),
+    (["x/a.mp4", "x/b.mp4"], ["--val-share", "1.5"], "--val-share must lie between 0 and 1, got 1.5"),
+])
+def test_a_folder_that_cannot_be_split_is_refused(tmp_path, files, arguments, message):
+    make_videos(tmp_path, *files)
+    with pytest.raises(ValueError, match=message):
+        prepare.main(["folder", "--root", str(tmp_path), *arguments])
+
+
+def test_a_text_tokenizer_of_class_names(tmp_path):
+    from nbp.config import GeneratorConfig
+    from nbp.generator.conditions import condition_encoder
+
+    (tmp_path / "classes.txt").write_text("ApplyEyeMakeup\nYoYo\n")
+    prepare.main(["text", "--root", str(tmp_path), "--out", str(tmp_path / "words")])
+    config = GeneratorConfig(1, 1, 8, 5, [1, 2, 2], [1, 1, 2], "text", "hybrid", num_condition_ids=512, condition_len=8,
+                             pad_token=2)
+    ids = condition_encoder(config, tmp_path / "words")({"text": ["apply eye makeup", "yo yo"]})
+    assert ids.shape == (2, 8) and (ids[:, 0] == 0).all() and ids[1, -1] == 2 and ids.max() < 512
+    with pytest.raises(ValueError, match="classes.txt holds no class names"):
+        prepare.main(["text", "--root", str(tmp_path / "nowhere"), "--out", str(tmp_path / "words")])
 
 
 def test_unknown_source(capsys):

@@ -1,29 +1,43 @@
-"""The README's commands: modules, options, files and Python names that exist."""
+"""Commands of the README and of docs/: modules, options, files, scripts, overrides and Python names that exist."""
 
 import importlib
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALL_TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
-def lines_of(language):
-    blocks = re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
-    return [line.split("  #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+def commands():
+    """Lines of all bash blocks, as {name: value of variables set in front} and words."""
+    found = []
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", ALL_TEXT, re.S | re.M):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+            if words:
+                found.append((variables, [word for word in words if not re.match(r"[A-Z_]+=", word)]))
+    return found
 
 
-COMMANDS = [line for line in lines_of("bash") if line.startswith("python -m nbp.")]
+def modules():
+    """(module, arguments) of every command that runs one, alone or under torchrun."""
+    for _, words in commands():
+        if words[0] in ("python", "torchrun") and "-m" in words:
+            place = words.index("-m") + 1
+            yield words[place], words[place + 1:]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_has_the_options_that_the_readme_gives_it(line, capsys, monkeypatch):
-    _, _, module, *arguments = shlex.split(line)
+@pytest.mark.parametrize("module, arguments", modules(), ids=lambda value: " ".join(value)[:60] or value)
+def test_a_command_has_the_options_that_it_is_given(module, arguments, capsys):
     main = importlib.import_module(module).main
-    subcommand = [arguments[0]] if module == "nbp.prepare" else []
+    subcommand = [arguments[0]] if module in ("nbp.prepare", "nbp.convert") else []
     with pytest.raises(SystemExit) as stop:
         main([*subcommand, "--help"])
     assert stop.value.code == 0
@@ -33,9 +47,40 @@ def test_a_command_has_the_options_that_the_readme_gives_it(line, capsys, monkey
             assert argument in text, f"{module} has no {argument}"
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:configs|scripts|nbp)/[\w/]+\.(?:yaml|sh|py)", TEXT))))
-def test_a_file_that_the_readme_names_is_there(path):
+def runs():
+    """(run file, overrides) of every training command."""
+    for module, arguments in modules():
+        if module == "nbp.train" and arguments[0].endswith(".yaml"):
+            yield arguments[0], arguments[1:]
+    for variables, words in commands():
+        scripts = [number for number, word in enumerate(words) if re.match(r"scripts/.*train/", word)]
+        if scripts:
+            [default] = re.findall(r"CONFIG:-(configs/.*\.yaml)\}", (ROOT / words[scripts[0]]).read_text())
+            default = default.replace("${SIZE:-base}", variables.get("SIZE", "base"))
+            overrides = words[scripts[0] + 1:]
+            yield variables.get("CONFIG", default), overrides[2:] if words[0] == "bash" else overrides
+
+
+@pytest.mark.parametrize("config, overrides", runs(), ids=lambda value: " ".join(value)[:60] or value)
+def test_a_training_command_names_a_run_and_fields_that_exist(config, overrides, monkeypatch):
+    from nbp.config import load_run
+
+    monkeypatch.chdir(ROOT)
+    load_run(config, overrides)
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(
+    r"(?:configs|scripts|nbp|docs)/[\w/-]+\.(?:yaml|sh|sbatch|py|md)", ALL_TEXT))))
+def test_a_file_that_is_named_is_there(path):
     assert (ROOT / path).is_file()
+    if path.endswith(("sh", "sbatch")):
+        subprocess.run(["bash", "-n", path], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 def test_every_protocol_is_named():

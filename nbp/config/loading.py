@@ -22,7 +22,7 @@ def load_config(schema, path=None, overrides=(), values=None):
     Args:
         schema: dataclass type.
         path: YAML file or None; its `base` entries (relative to the file) are merged first, in order.
-        overrides: strings `section.field=value`.
+        overrides: strings `section.field=value`, or YAML files that are merged in their place.
         values: nested dict merged between file and overrides.
 
     Returns:
@@ -40,8 +40,11 @@ def load_config(schema, path=None, overrides=(), values=None):
     if values is not None:
         layers.append(("values", OmegaConf.create(values)))
     for item in overrides:
+        if "=" not in item and item.endswith((".yaml", ".yml")):
+            layers.append((item, _read_yaml(item)))
+            continue
         if "=" not in item:
-            raise ValueError(f"override {item!r} is not of the form section.field=value")
+            raise ValueError(f"override {item!r} is not of the form section.field=value, nor a YAML file")
         layers.append((f"command line {item!r}", OmegaConf.from_dotlist([item])))
     for source, layer in layers:
         _check_names(schema, OmegaConf.to_container(layer), source)

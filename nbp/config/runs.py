@@ -91,6 +91,7 @@ class TrainerConfig:
     strategy: str = "auto"                 # auto | ddp | deepspeed_1 | deepspeed_2 | deepspeed_3
     precision: str = "auto"                # auto | 32-true | bf16-mixed; auto: bf16-mixed where the hardware multiplies it
     accumulate: int = 1                    # micro-batches per optimizer step
+    global_batch: Optional[int] = None     # clips per optimizer step over all devices; where given it sets accumulate
     num_workers: int = 2
     seed: int = 0
     ema_decay: float = 0.0                 # 0: no moving average
@@ -104,6 +105,29 @@ class TrainerConfig:
     def check(self):
         _one_of("trainer.strategy", self.strategy, ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"))
         _one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
+        for name in ("devices", "num_nodes", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+
+    def reach_global_batch(self, batch_size):
+        """Set `accumulate` so that an optimizer step sees `global_batch` clips, where that is given.
+
+        Raises:
+            ValueError: the devices do not divide it.
+        """
+        parallel = batch_size * self.devices * self.num_nodes
+        if self.global_batch is None:
+            return
+        if self.global_batch < parallel or self.global_batch % parallel:
+            raise ValueError(f"trainer.global_batch={self.global_batch} is no multiple of {parallel} = batch_size "
+                             f"{batch_size} x {self.devices} devices x {self.num_nodes} nodes: change batch_size or the "
+                             "number of devices")
+        self.accumulate = self.global_batch // parallel
+
+    def describe_batch(self, batch_size):
+        """Batch arithmetic in words."""
+        return (f"batch {batch_size * self.devices * self.num_nodes * self.accumulate} = {batch_size} clips x "
+                f"{self.devices} devices x {self.num_nodes} nodes x {self.accumulate} accumulated")
 
 
 @dataclass
@@ -119,8 +143,17 @@ class TokenizerRun:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     curriculum: List[CurriculumPhase] = MISSING
     pooling_start: bool = False            # a new model first pools and repeats colours (nbp/tokenizer/pooling.py)
+    init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
 
     def check(self):
+        if self.pooling_start and self.init_from is not None:
+            raise ValueError(f"pooling_start is for new models, and init_from={self.init_from!r} gives one: set only one")
+        if self.trainer.global_batch is not None:
+            sizes = {phase.batch_size for phase in self.curriculum}
+            if len(sizes) > 1:
+                raise ValueError("trainer.global_batch needs one batch_size in all phases of the curriculum, got "
+                                 f"{sorted(sizes)}")
+            self.trainer.reach_global_batch(sizes.pop())
         for phase in self.curriculum:
             if (phase.num_frames - 1) % self.model.downsample[0] or phase.num_frames > self.data.num_frames:
                 raise ValueError(f"curriculum.num_frames must be 1 + {self.model.downsample[0]}k and at most "
@@ -142,8 +175,10 @@ class GeneratorRun:
     text_tokenizer: Optional[str] = None   # Hugging Face tokenizer folder, for text conditions
     tokens: Optional[str] = None           # token cache folder; None: tokenize `data` online
     data: Optional[DataConfig] = None
+    init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
 
     def check(self):
+        self.trainer.reach_global_batch(self.batch_size)
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
                              f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")

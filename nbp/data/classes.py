@@ -1,6 +1,7 @@
 """Class names and the text that stands for them. UCF-101's names are in id order (sorted)."""
 
 import re
+from pathlib import Path
 
 UCF101_CLASSES = tuple("""
     ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
@@ -21,3 +22,17 @@ UCF101_CLASSES = tuple("""
 def class_text(name):
     """Lower-case words of a class name: "ApplyEyeMakeup" -> "apply eye makeup"; other spellings are only lowered."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
+
+
+def read_classes(path):
+    """Words of every class in a classes.txt, in id order.
+
+    Raises:
+        ValueError: the file is missing or empty.
+    """
+    path = Path(path)
+    names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    texts = [class_text(name.strip()) for name in names if name.strip()]
+    if not texts:
+        raise ValueError(f"{path} holds no class names; `python -m nbp.prepare` writes it, one name a line")
+    return texts

@@ -101,6 +101,11 @@ class VideoDataset(torch.utils.data.Dataset):
                 return None
         raise ValueError(f"{self.data.root}: none of the {len(self.rows)} files can be read")
 
+    def facts(self, item):
+        """What is known of an item without decoding it: its label, text, path and number, as in the item itself."""
+        name, label = self.rows[item // self.clips_per_video]
+        return {"label": torch.tensor(self._ids.get(label, -1)), "text": class_text(label), "path": name, "item": item}
+
     def _note_bad(self, number, error):
         if self.num_bad_files >= self.data.max_bad_files:
             raise error
@@ -109,8 +114,7 @@ class VideoDataset(torch.utils.data.Dataset):
 
     def _read(self, item, num_frames, generator):
         number, clip = divmod(item, self.clips_per_video)
-        name, label = self.rows[number]
-        path = Path(self.data.root) / name
+        path = Path(self.data.root) / self.rows[number][0]
         info = probe(path)
         offsets = clip_offsets(num_frames, info.fps, self.data.fps)
         count = num_starts(info.num_frames, offsets)
@@ -124,8 +128,7 @@ class VideoDataset(torch.utils.data.Dataset):
             raise VideoError(str(error), path) from error
         frames = read_frames(path, indices, self.data.reader)
         frames = self._fit(frames, generator)
-        return {"video": frames_to_video(frames), "label": torch.tensor(self._ids.get(label, -1)),
-                "text": class_text(label), "path": name, "item": item}
+        return {"video": frames_to_video(frames), **self.facts(item)}
 
     def _fit(self, frames, generator):
         position, mirrored = 0.5, False

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from nbp.config import to_dict
+from nbp.training.initial import load_initial
 from nbp.training.sampler import mix_seed
 
 
@@ -19,6 +20,8 @@ class TrainingModule(pl.LightningModule):
 
     def __init__(self, model, run):
         super().__init__()
+        if run.init_from is not None:
+            load_initial(model, run.kind, run.init_from)
         self.model, self.run = model, run
         self.ema_decay = ema_decay = run.trainer.ema_decay
         self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None

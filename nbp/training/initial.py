@@ -1,0 +1,37 @@
+"""Start a training run from existing weights, a native model folder or an official file: the run field `init_from`."""
+
+import dataclasses
+
+from nbp import checkpoint
+from nbp.download import load_magvit2, load_transformer
+
+# Fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
+FREE_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
+               "pad_token", "pad_visibility"}
+
+
+def load_initial(model, kind, path):
+    """Copy the weights of a checkpoint into a model of the same architecture.
+
+    A plain generator may have another block shape than its checkpoint; a hybrid one has ids for the places in a block.
+
+    Args:
+        model: `Tokenizer` or `Generator` on CPU, changed in place.
+        kind: "tokenizer" or "generator".
+        path: native model folder or official file.
+
+    Raises:
+        ValueError: another kind or architecture; names the fields and both values.
+    """
+    load = {"tokenizer": load_magvit2, "generator": load_transformer}[kind]
+    source = load(path, device="cpu")
+    free = FREE_FIELDS | ({"block_shape"} if getattr(source.config, "start", None) == "plain" else set())
+    differing = [field.name for field in dataclasses.fields(model.config) if field.name not in free
+                 and getattr(model.config, field.name) != getattr(source.config, field.name)]
+    if differing:
+        raise ValueError(f"init_from={path} holds another model: " + "; ".join(
+            f"model.{name} is {getattr(model.config, name)}, there it is {getattr(source.config, name)}"
+            for name in differing))
+    state = source.state_dict()
+    checkpoint.check_state_dict(model, state, path)
+    model.load_state_dict(state)

@@ -1,0 +1,79 @@
+"""Runs that start from existing weights: native folders, official files, and models that do not fit."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nbp import convert, train
+from nbp.config import GeneratorConfig, load_run
+from nbp.generator.model import Generator
+from nbp.tokenizer.model import Tokenizer
+from nbp.training import generator_run as generator_builder
+from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training.metrics_log import read_metrics
+
+GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+PLAIN = ["model.condition=none", "model.condition_len=0", "model.num_condition_ids=0", "model.start=plain",
+         "model.begin_token=false"]
+
+
+def equal(model, other):
+    state = other.state_dict()
+    return all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_tokenizer_starts_from_a_model_folder_with_its_average(finished, load_tokenizer_run):
+    source = Tokenizer.from_pretrained(finished / "model")
+    module = tokenizer_builder.build(load_tokenizer_run(f"init_from={finished / 'model'}"))[0]
+    assert equal(module.model, source) and equal(module.ema, source)
+    assert all(p.requires_grad for p in module.model.parameters())
+
+
+def test_a_tuned_tokenizer_begins_where_the_other_ended(finished, tokenizer_run, tmp_path):
+    """One step at learning rate 0: the validation scores are those of the weights it started from."""
+    still = ["optim.lr=0.0", "loss.adversarial=0", "trainer.val_every_steps=1",
+             "curriculum=[{steps: 1, num_frames: 5, batch_size: 2}]"]
+    train.main([TOKENIZER, *tokenizer_run(tmp_path, *still, f"init_from={finished / 'model'}")])
+    [found] = read_metrics(tmp_path)["val/psnr"].values()
+    assert found == pytest.approx([*read_metrics(finished)["val/psnr"].values()][-1], rel=1e-5)
+
+
+def test_a_generator_starts_from_an_official_file(generator_run, tmp_path):
+    official = GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "none", "plain", begin_token=False, full_head=True,
+                               clamp_samples=True, multinomial=True, pad_visibility="decoding", condition_dropout=0.0,
+                               max_seq_len=512)
+    source = Generator(official)
+    source.save_pretrained(tmp_path / "native")
+    convert.native_to_official(tmp_path / "native", tmp_path / "official.ckpt")
+    overrides = generator_run(tmp_path / "run", *PLAIN, f"init_from={tmp_path / 'official.ckpt'}")
+    module = generator_builder.build(load_run(GENERATOR, [*overrides, "model.full_head=true"]))[0]
+    assert equal(module.model, source)
+
+
+def test_a_plain_generator_may_take_another_block(generator_run, tmp_path):
+    source = Generator(load_run(GENERATOR, generator_run(tmp_path, *PLAIN)).model)
+    source.save_pretrained(tmp_path / "native")
+    run = load_run(GENERATOR, generator_run(tmp_path, *PLAIN, "model.block_shape=[1,1,2]",
+                                            f"init_from={tmp_path / 'native'}"))
+    assert equal(generator_builder.build(run)[0].model, source)
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["model.num_heads=4"], "model.num_heads is 4, there it is 2"),
+    (["model.block_shape=[1,1,2]"], r"model.block_shape is \[1, 1, 2\], there it is \[1, 1, 4\]"),
+    (["model.full_head=true", "model.width=64"], "model.width is 64, there it is 32; model.full_head is True"),
+])
+def test_other_architectures_are_refused_by_field(generator_run, tmp_path, overrides, message):
+    config = load_run(GENERATOR, generator_run(tmp_path)).model
+    Generator(dataclasses.replace(config)).save_pretrained(tmp_path / "native")
+    run = load_run(GENERATOR, generator_run(tmp_path, f"init_from={tmp_path / 'native'}", *overrides))
+    with pytest.raises(ValueError, match=message):
+        generator_builder.build(run)
+
+
+def test_another_kind_and_a_missing_file_are_refused(finished, generator_run, tmp_path):
+    for path, message in ((finished / "model", "holds a tokenizer, expected a generator"),
+                          (tmp_path / "nowhere.ckpt", "nowhere.ckpt")):
+        with pytest.raises(ValueError, match=message):
+            generator_builder.build(load_run(GENERATOR, generator_run(tmp_path, f"init_from={path}")))
