@@ -1,4 +1,5 @@
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +68,8 @@ def test_a_folder_of_ones_own_is_split_by_name(tmp_path, capsys):
         assert rows <= set(read_annotations(tmp_path / f"{split}.txt")), "new files change no old one's side"
 
 
-def test_the_printed_commands_of_a_folder_load(tmp_path, capsys):
+def test_the_printed_commands_of_a_folder_load(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
     make_videos(tmp_path, "a.mp4", "b.mp4", "c.mp4")
     (tmp_path / "empty.mp4").touch()
     prepare.main(["folder", "--root", str(tmp_path)])

@@ -34,7 +34,12 @@ def modules():
             yield words[place], words[place + 1:]
 
 
-@pytest.mark.parametrize("module, arguments", modules(), ids=lambda value: " ".join(value)[:60] or value)
+def shown(value):
+    """Test id of a module, a file or arguments."""
+    return value if isinstance(value, str) else " ".join(value)[:60] or "alone"
+
+
+@pytest.mark.parametrize("module, arguments", modules(), ids=shown)
 def test_a_command_has_the_options_that_it_is_given(module, arguments, capsys):
     main = importlib.import_module(module).main
     subcommand = [arguments[0]] if module in ("nbp.prepare", "nbp.convert") else []
@@ -61,7 +66,7 @@ def runs():
             yield variables.get("CONFIG", default), overrides[2:] if words[0] == "bash" else overrides
 
 
-@pytest.mark.parametrize("config, overrides", runs(), ids=lambda value: " ".join(value)[:60] or value)
+@pytest.mark.parametrize("config, overrides", runs(), ids=shown)
 def test_a_training_command_names_a_run_and_fields_that_exist(config, overrides, monkeypatch):
     from nbp.config import load_run
 

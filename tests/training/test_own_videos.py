@@ -1,0 +1,27 @@
+"""The commands of docs/own-videos.md on a handful of files: what prepare prints is what trains."""
+
+import shlex
+import shutil
+
+from nbp import clipset, generate, prepare, train
+from nbp.training.metrics_log import read_metrics
+
+
+def test_a_folder_of_videos_becomes_two_models_and_new_clips(clips_root, tmp_path, capsys):
+    for number, video in enumerate(sorted(clips_root.rglob("*.mp4"))[:6]):
+        target = tmp_path / "videos" / ("hop", "roll", "spin")[number % 3] / f"{number}.mp4"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, target)
+    prepare.main(["folder", "--root", str(tmp_path / "videos"), "--resolution", "32"])
+    commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("  python -m")]
+    for (_, _, module, config, *overrides), kind in zip(commands, ("tokenizer", "generator"), strict=True):
+        assert (module, config) == ("nbp.train", f"configs/{kind}_folder.yaml")
+        small = [f"configs/debug/{kind}.yaml", f"trainer.out={tmp_path / kind}", "trainer.global_batch=2",
+                 *(["tokenizer=" + str(tmp_path / "tokenizer" / "model")] if kind == "generator" else [])]
+        train.main([config, *overrides, *small])
+        assert len(read_metrics(tmp_path / kind)["train/loss"]) == 4
+    models = [f"--{kind}={tmp_path / kind / 'model'}" for kind in ("tokenizer", "generator")]
+    generate.main([*models, "--num-clips", "3", "--out", str(tmp_path / "new")])
+    assert clipset.load(tmp_path / "new")["label"].tolist() == [0, 1, 2]
+    generate.main([*models, "--data", str(tmp_path / "videos" / "data.yaml"), "--out", str(tmp_path / "continued")])
+    assert clipset.load(tmp_path / "continued")["video"].shape == (3, 17, 32, 32, 3)
