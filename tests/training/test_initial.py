@@ -25,14 +25,14 @@ def equal(model, other):
 
 def test_a_tokenizer_starts_from_a_model_folder_with_its_average(finished, load_tokenizer_run):
     source = Tokenizer.from_pretrained(finished / "model")
-    module = tokenizer_builder.build(load_tokenizer_run(f"init_from={finished / 'model'}"))[0]
+    module = tokenizer_builder.build(load_tokenizer_run("pooling_start=false", f"init_from={finished / 'model'}"))[0]
     assert equal(module.model, source) and equal(module.ema, source)
     assert all(p.requires_grad for p in module.model.parameters())
 
 
 def test_a_tuned_tokenizer_begins_where_the_other_ended(finished, tokenizer_run, tmp_path):
     """One step at learning rate 0: the validation scores are those of the weights it started from."""
-    still = ["optim.lr=0.0", "loss.adversarial=0", "trainer.val_every_steps=1",
+    still = ["pooling_start=false", "optim.lr=0.0", "loss.adversarial=0", "trainer.val_every_steps=1",
              "curriculum=[{steps: 1, num_frames: 5, batch_size: 2}]"]
     train.main([TOKENIZER, *tokenizer_run(tmp_path, *still, f"init_from={finished / 'model'}")])
     [found] = read_metrics(tmp_path)["val/psnr"].values()
@@ -70,6 +70,11 @@ def test_other_architectures_are_refused_by_field(generator_run, tmp_path, overr
     run = load_run(GENERATOR, generator_run(tmp_path, f"init_from={tmp_path / 'native'}", *overrides))
     with pytest.raises(ValueError, match=message):
         generator_builder.build(run)
+
+
+def test_a_new_model_and_given_weights_exclude_each_other(load_tokenizer_run):
+    with pytest.raises(ValueError, match="pooling_start is for new models, and init_from='weights.pt' gives one"):
+        load_tokenizer_run("init_from=weights.pt")
 
 
 def test_another_kind_and_a_missing_file_are_refused(finished, generator_run, tmp_path):
