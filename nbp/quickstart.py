@@ -13,8 +13,8 @@ from pathlib import Path
 from nbp.stages import Stage, StageError, run_stages
 
 FULL = {
-    "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 1600, "val_clips": 96, "num_clips": 96,
-    "tokenizer": (), "generator": (), "scores": ("--clips-per-centroid", "8"), "benchmark": (),
+    "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 1400, "val_clips": 60, "num_clips": 60,
+    "tokenizer": (), "generator": (), "scores": ("--clips-per-centroid", "6"), "benchmark": (),
 }
 SMOKE = {
     "data": "configs/data/procgen_smoke.yaml", "root": "data/procgen-smoke", "train_clips": 24, "val_clips": 12,

@@ -112,7 +112,9 @@ class Tokenizer(nn.Module):
         return self.decoder(codes.to(video.dtype)), indices
 
     def encode(self, video, quantize=True):
-        """Encode video.
+        """Encode video, in the precision of the weights also under autocast.
+
+        Tokens are data that are kept and compared: bfloat16 would change several in a hundred.
 
         Args:
             video: (B, 3, T, H, W) float in [0, 1]; T = 1 + 4k, H and W divisible by 8 (for the official strides).
@@ -125,7 +127,8 @@ class Tokenizer(nn.Module):
             ValueError: wrong shape, dtype or range.
         """
         self._check_video(video)
-        latents = self.encoder(video)
+        with torch.autocast(video.device.type, enabled=False):
+            latents = self.encoder(video.to(self.encoder.conv_in.conv.weight.dtype))
         return self.fsq(latents) if quantize else latents
 
     def decode(self, codes):

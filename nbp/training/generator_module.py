@@ -49,8 +49,7 @@ class GeneratorModule(TrainingModule):
     def _indices(self, batch):
         if "indices" in batch:
             return batch["indices"]
-        with torch.autocast(self.device.type, enabled=False):
-            return self._frozen[0].encode(batch["video"])[1].long()
+        return self._frozen[0].encode(batch["video"])[1].long()
 
     def _condition(self, batch):
         return None if self.encode_condition is None else self.encode_condition(batch).to(self.device)

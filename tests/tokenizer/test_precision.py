@@ -1,0 +1,50 @@
+"""Tokens of natural video in bfloat16."""
+
+import pytest
+import torch
+
+from nbp.config import TokenizerConfig
+from nbp.data.clips import clip_offsets, fit_square, frames_to_video, place_clip
+from nbp.data.video_io import probe, read_frames
+from nbp.tokenizer.model import Tokenizer
+from nbp.tokenizer.pooling import start_as_pooling
+
+
+@pytest.fixture(scope="module")
+def clips(sample_videos):
+    """(3, 3, 17, 64, 64): one clip of each natural video, 8 frames a second."""
+    videos = []
+    for path in sample_videos:
+        info = probe(path)
+        numbers = place_clip(info.num_frames, clip_offsets(17, info.fps, 8), 0)
+        videos.append(frames_to_video(fit_square(read_frames(path, numbers), 64, "aspect")))
+    return torch.stack(videos)
+
+
+@pytest.fixture
+def tokenizer():
+    """With weights whose tokens depend on the picture: colours, and two channels of random features."""
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig([8, 24, 48, 96], [1, 1, 1, 2], [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+                                          [8, 8, 8, 5, 5])).eval()
+    start_as_pooling(tokenizer)
+    return tokenizer
+
+
+@torch.no_grad()
+def test_tokens_do_not_depend_on_autocast(tokenizer, clips):
+    tokens = tokenizer.encode(clips)[1]
+    assert tokens.unique().numel() > 100
+    with torch.autocast("cpu", torch.bfloat16):
+        codes, low = tokenizer.encode(clips)
+        video = tokenizer.decode(codes)
+    assert (low == tokens).float().mean() >= 0.99
+    assert (video.float() - tokenizer.decode(codes)).abs().mean() < 0.01
+
+
+@torch.no_grad()
+def test_a_bfloat16_model_gives_valid_tokens_and_mostly_the_same(tokenizer, clips):
+    tokens = tokenizer.encode(clips)[1]
+    low = tokenizer.bfloat16().encode(clips)[1]
+    assert low.dtype == torch.int32 and 0 <= low.min() and low.max() < tokenizer.num_codes
+    assert (low == tokens).float().mean() > 0.8
