@@ -1,31 +1,59 @@
-"""Open what --real and --fake name: a clip set, arrays, video files, picture sequences, a list or a data config.
+"""Open what --real and --fake name: a clip set, arrays, video files, picture sequences, a list, a data config or
+a token cache.
 
-Video files and lists give the middle `num_frames` frames of each file at its own rate; a data config
-decides frames, rate, crop and size itself.
+Video files and lists are cut as a `Cut` says; a data config decides length, crop and size itself and the `Cut`
+rate and places. Arrays, picture sequences and tokens are clips already.
 Legend: N clips, T frames, H W pixels.
 """
 
+import dataclasses
 import hashlib
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 
 from nbp import clipset
 from nbp.evaluation.features import Clips
-from nbp.files import sha256
+from nbp.files import progress, sha256
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def open_clips(source, num_frames=None, split="val"):
+@dataclass(frozen=True)
+class Cut:
+    """Which clips of a video file make up a set; `of` reads it from a protocol."""
+
+    num_frames: Optional[int] = None     # None: the whole file
+    fps: Optional[float] = None          # None: the file's own rate
+    place: str = "centre"                # centre | spaced | random
+    clips_per_video: Optional[int] = 1   # None: as many as num_clips needs
+    num_clips: Optional[int] = None
+    seed: int = 0                        # of random places
+
+    @classmethod
+    def of(cls, protocol, real, seed=0):
+        """How the real or a fake set of a `Protocol` is cut; a fake file is one clip."""
+        places = (protocol.real_clips, protocol.clips_per_video, protocol.num_real) if real else ()
+        return cls(protocol.num_frames, protocol.fps, *places, seed=seed)
+
+    def per_video(self, num_files):
+        """Clips of each of `num_files` files."""
+        return self.clips_per_video or max(1, math.ceil((self.num_clips or 1) / num_files))
+
+
+def open_clips(source, cut=Cut(), split="val", tokenizer=None):
     """A set of clips.
 
     Args:
         source: folder with clips.npz; .npz or .npy file; folder of videos or of folders of pictures; .txt
-            annotation list; .yaml data config.
-        num_frames: frames taken from the middle of video files; None: all.
+            annotation list; .yaml data config; token cache.
+        cut: Cut, for video files.
         split: "train" or "val", for a data config.
+        tokenizer: `Tokenizer` in eval mode, for a token cache.
 
     Returns:
         `nbp.evaluation.features.Clips`.
@@ -40,17 +68,17 @@ def open_clips(source, num_frames=None, split="val"):
         arrays = clipset.load(path)
         return Clips.from_array(str(source), arrays["video"], arrays["label"])
     if path.is_dir():
-        return _folder(path, num_frames)
+        return _tokens(path, tokenizer) if any(path.glob("tokens-*.safetensors")) else _folder(path, cut)
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix == ".npy":
         return Clips.from_array(str(source), np.load(path, mmap_mode="r", allow_pickle=False))
     if path.suffix in (".yaml", ".yml"):
-        return _data_config(path, split)
+        return _data_config(path, split, cut)
     if path.suffix == ".txt":
         from nbp.data.annotations import read_annotations
 
-        return _files(str(source), [path.parent / name for name, _ in read_annotations(path)], num_frames)
+        return _files(str(source), [path.parent / name for name, _ in read_annotations(path)], cut)
     raise ValueError(f"{source}: accepted are a folder, .npz, .npy, .txt (annotation list) or .yaml (data config)")
 
 
@@ -63,58 +91,49 @@ def _npz(path):
     return Clips.from_array(str(path), arrays[name], arrays.get("label"))
 
 
-def _folder(folder, num_frames):
+def _folder(folder, cut):
     videos = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
     if videos:
-        return _files(str(folder), videos, num_frames)
+        return _files(str(folder), videos, cut)
     pictures = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
     if not pictures:
-        raise ValueError(f"{folder} holds no clips.npz, no videos ({', '.join(VIDEO_SUFFIXES)}) and no pictures")
+        raise ValueError(f"{folder} holds no clips.npz, no tokens, no videos ({', '.join(VIDEO_SUFFIXES)}) "
+                         "and no pictures")
     sequences = {}
     for file in pictures:
         sequences.setdefault(file.parent, []).append(file)
     sequences = list(sequences.values())
-    return Clips(str(folder), len(sequences), lambda number: _read_pictures(sequences[number], num_frames),
+    return Clips(str(folder), len(sequences), lambda number: _read_pictures(sequences[number], cut.num_frames),
                  _content(pictures))
 
 
-def _files(name, paths, num_frames):
+def _files(name, paths, cut):
     if missing := [path for path in paths if not path.is_file()]:
         raise ValueError(f"{name}: {len(missing)} of {len(paths)} files do not exist, the first {missing[0]}")
-    return Clips(name, len(paths), lambda number: _read_video(paths[number], num_frames),
-                 _content(paths, f"middle {num_frames}"))
+    each = cut.per_video(len(paths))
+    how = dataclasses.replace(cut, num_clips=None, clips_per_video=each, seed=cut.seed * (cut.place == "random"))
+    return Clips(name, len(paths) * each, lambda number: _read_video(paths[number // each], cut, number, each),
+                 _content(paths, str(how)))
 
 
-def _data_config(path, split):
-    from nbp.config import DataConfig, load_config, to_dict
-    from nbp.data.clips import video_to_frames
-    from nbp.data.dataset import VideoDataset
-
-    dataset = VideoDataset(load_config(DataConfig, path), split, train=False)
-    ids = {name: number for number, name in enumerate(dataset.classes)}
-    files = [Path(dataset.data.root) / name for name, _ in dataset.rows]
-    return Clips(f"{path}:{split}", len(dataset), lambda number: video_to_frames(dataset[number]["video"]),
-                 _content(files, str(sorted(to_dict(dataset.data).items()))),
-                 [ids.get(label, -1) for _, label in dataset.rows])
-
-
-def _content(paths, *settings):
-    """Digest of files in order, and of what decides how they are read."""
-    digest = hashlib.sha256(" ".join(settings).encode())
-    for path in paths:
-        digest.update(sha256(path).encode())
-    return digest.hexdigest()
-
-
-def _read_video(path, num_frames):
+def _read_video(path, cut, number, each):
+    """Frames of clip `number` of a set with `each` clips a file."""
+    from nbp.data.clips import clip_offsets, num_starts, spaced_starts
     from nbp.data.video_io import VideoError, probe, read_frames
 
-    total = probe(path).num_frames
-    count = total if num_frames is None else num_frames
-    if count > total:
-        raise VideoError(f"has {total} frames, {count} are needed", path)
-    start = (total - count) // 2
-    return read_frames(path, range(start, start + count))
+    info = probe(path)
+    if cut.num_frames is None:
+        return read_frames(path, range(info.num_frames))
+    offsets = clip_offsets(cut.num_frames, info.fps, cut.fps)
+    count = num_starts(info.num_frames, offsets)
+    if count == 0:
+        rate = "" if cut.fps is None else f" for {cut.num_frames} at {cut.fps:g} fps (the file has {info.fps:g})"
+        raise VideoError(f"has {info.num_frames} frames, {offsets[-1] + 1} are needed{rate}", path)
+    if cut.place == "random":
+        start = int(np.random.default_rng([cut.seed, number]).integers(count))
+    else:
+        start = spaced_starts(count, each)[number % each]
+    return read_frames(path, [start + offset for offset in offsets])
 
 
 def _read_pictures(paths, num_frames):
@@ -123,3 +142,54 @@ def _read_pictures(paths, num_frames):
     if num_frames is not None and len(paths) < num_frames:
         raise ValueError(f"{paths[0].parent} holds {len(paths)} pictures, {num_frames} are needed")
     return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths[:num_frames]])
+
+
+def _data_config(path, split, cut):
+    from nbp.config import DataConfig, load_config, to_dict
+    from nbp.data.clips import video_to_frames
+    from nbp.data.dataset import VideoDataset, read_annotations
+
+    data, random = load_config(DataConfig, path), cut.place == "random"
+    # A score is stated for the whole list, unmirrored, at the protocol's rate.
+    data = dataclasses.replace(data, max_bad_files=0, flip=False, fps=cut.fps or data.fps)
+    num_files = len(read_annotations(Path(data.root) / (data.train_list if split == "train" else data.val_list)))
+    dataset = VideoDataset(data, split, train=random, clips_per_video=cut.per_video(num_files))
+    ids = {name: number for number, name in enumerate(dataset.classes)}
+    files = [Path(data.root) / name for name, _ in dataset.rows]
+    labels = [ids.get(label, -1) for _, label in dataset.rows for _ in range(dataset.clips_per_video)]
+    how = f"{sorted(to_dict(data).items())} {dataset.clips_per_video} {cut.place} {cut.seed if random else ''}"
+
+    def read(number):
+        key = (number, data.num_frames, cut.seed * len(dataset) + number) if random else number
+        return video_to_frames(dataset[key]["video"])
+
+    return Clips(f"{path}:{split}", len(dataset), read, _content(files, how), labels)
+
+
+def _tokens(folder, tokenizer):
+    """Clips as a tokenizer decodes them: float in [0,1], so that the protocol decides about 8 bit."""
+    import torch
+
+    from nbp.checkpoint import model_hash
+    from nbp.data.tokens import TokenDataset
+
+    if tokenizer is None:
+        raise ValueError(f"{folder} is a token cache; --tokenizer names the model that decodes it")
+    tokens = TokenDataset(folder, expect_tokenizer_hash=model_hash(tokenizer))
+    device = next(tokenizer.parameters()).device
+
+    @torch.inference_mode()
+    def read(number):
+        video = tokenizer.decode_from_code_indices(tokens[number]["indices"][None].to(device))
+        return video[0].float().clamp(0, 1).permute(1, 2, 3, 0).cpu().numpy()
+
+    return Clips(str(folder), len(tokens), read, _content(sorted(folder.glob("*.safetensors")), model_hash(tokenizer)),
+                 tokens.labels, forkable=False)
+
+
+def _content(paths, *settings):
+    """Digest of files in order, and of what decides how they are read."""
+    digest = hashlib.sha256(" ".join(settings).encode())
+    for path in progress(paths, len(paths), "hash files", "files") if len(paths) > 1000 else paths:
+        digest.update(sha256(path).encode())
+    return digest.hexdigest()

@@ -1,59 +1,85 @@
 """Score sets of clips against a real set: Frechet and kernel video distance under a named protocol.
 
 python -m nbp.evaluate --real configs/data/procgen.yaml --fake runs/quickstart/generated --protocol quickstart
-python -m nbp.evaluate --real A --fake B C --protocol nbp-rfvd --set num_frames=16 --intervals
-Each of --real and --fake is a clip set, .npz or .npy, a folder of videos or picture sequences, a .txt list or a
-data config. Prints the protocol in full with every score, writes OUT/scores.json. torchrun shares the work.
+python -m nbp.evaluate --real A --fake B C --protocol nbp-rfvd+frames=16 --sensitivity --train D
+A set is a clip set, .npz or .npy, a folder of videos or picture sequences, a .txt list, a data config, or a token
+cache (with --tokenizer). Prints the protocol in full with every score, writes OUT/scores.json and .md. Torchrun
+shares the work; a stopped run goes on where it was.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-import yaml
-
-from nbp.clipsource import open_clips
+from nbp import memorisation, sensitivity
+from nbp.clipsource import Cut, open_clips
 from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.evaluation.features import load_network
-from nbp.evaluation.protocols import PROTOCOLS, get_protocol
+from nbp.evaluation.protocols import PROTOCOLS, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets, markdown_row, table
 from nbp.fetch import fetch_i3d
-from nbp.files import write_json
+from nbp.files import write_json, write_text
 
 
 def main(arguments=None):
     options = parse(arguments)
     rank, world = rank_and_world()
     protocol = choose_protocol(options)
-    network = load_network(protocol.network, weights_path(protocol, options), options.device, options.trust_torchscript)
-    real = open_clips(options.real, protocol.num_frames, options.split)
-    fakes = [open_clips(source, protocol.num_frames) for source in options.fake]
+    network = load(options, protocol)
+    opened = partial(open_set, options, load_tokenizer(options))
+    real, fakes = opened(options.real, protocol, True), [opened(fake, protocol) for fake in options.fake]
+    extraction = dict(batch_size=options.batch_size, num_workers=options.num_workers, rank=rank, world=world,
+                      barrier=barrier)
     reports = evaluate_sets(real, fakes, protocol, network, options.cache, options.allow_fewer, options.intervals,
-                            options.seed, batch_size=options.batch_size, num_workers=options.num_workers,
-                            rank=rank, world=world, barrier=barrier)
+                            options.seed, **extraction)
     if rank == 0:
-        print("\n\n".join(table(report) for report in reports))
-        print("\n" + "\n".join(markdown_row(report) for report in reports))
+        rows = "\n".join(markdown_row(report) for report in reports)
+        print("\n\n".join(table(report) for report in reports) + f"\n\n{rows}")
         write_json(Path(options.out) / "scores.json", reports)
+        write_text(Path(options.out) / "scores.md", rows + "\n")
         print(f"wrote {options.out}/scores.json")
+    if options.train:
+        train = opened(options.train, protocol.replace(real_split="train"), True)
+        memorisation.run(train, real, fakes, protocol, network, options.cache, options.out, options.seed, **extraction)
+    if options.sensitivity:
+        sensitivity.run(real, fakes[0], protocol, network, options.cache, options.out,
+                        lambda p: (opened(options.real, p, True), opened(options.fake[0], p)), partial(load, options),
+                        options.sensitivity_clips, options.seed, **extraction)
     return reports
 
 
 def choose_protocol(options):
-    """The preset with the fields of --set changed; its name says so."""
-    changes = {}
-    for item in options.set:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"--set {item!r} is not of the form field=value")
-        changes[key] = yaml.safe_load(value)
-    return get_protocol(options.protocol).replace(**changes)
+    """The preset with the fields of --set and --split changed; its name says so."""
+    protocol = get_protocol(options.protocol).replace(**parse_changes(options.set))
+    return protocol.replace(real_split=options.split) if options.split else protocol
+
+
+def open_set(options, tokenizer, source, protocol, real=False):
+    """A set of clips, cut as the protocol says."""
+    split = "train" if protocol.real_split == "train" else "val"
+    return open_clips(source, Cut.of(protocol, real, options.seed), split, tokenizer)
+
+
+def load_tokenizer(options):
+    """The tokenizer that decodes token caches, or None."""
+    if options.tokenizer is None:
+        return None
+    from nbp.download import load_magvit2
+
+    return load_magvit2(options.tokenizer, device=options.device)
+
+
+def load(options, protocol):
+    """The network of a protocol."""
+    return load_network(protocol.network, weights_path(protocol, options), options.device, options.trust_torchscript)
 
 
 def weights_path(protocol, options):
     """The user's weights, or the public Kinetics-400 I3D for the networks that it serves."""
-    if options.weights:
+    script = protocol.network == "i3d-styleganv"
+    if options.weights and script == (get_protocol(options.protocol).network == "i3d-styleganv"):
         return options.weights
-    if protocol.network == "i3d-styleganv":
+    if script:
         return Path(options.ckpt) / "i3d_torchscript.pt"
     return fetch_i3d(options.ckpt)
 
@@ -66,17 +92,22 @@ def parse(arguments):
     add("--fake", required=True, nargs="+", help="one or more sets to score; the real set is read once")
     add("--protocol", required=True, help=f"{', '.join(PROTOCOLS)}, or a YAML file")
     add("--set", nargs="*", default=[], metavar="field=value", help="change fields of the protocol, and so its name")
-    add("--split", default="val", choices=["train", "val"], help="which list of a data config is the real set")
-    add("--out", default="runs/evaluate", help="folder for scores.json")
+    add("--split", choices=["train", "val"], help="change which list of a data config the real set is")
+    add("--tokenizer", help="model that decodes token caches: native folder or official file")
+    add("--train", help="training set of the generator: nearest training clips with a picture, distance to both sets")
+    add("--sensitivity", action="store_true", help="every preset, number of clips and known damage, with plots")
+    add("--sensitivity-clips", type=int, default=256, help="real clips that are damaged for it")
+    add("--out", default="runs/evaluate", help="folder for scores and pictures")
     add("--cache", default="runs/features", help="folder where features are kept between calls")
     add("--weights", help="weights of the network (i3d_pretrained_400.pt, i3d_torchscript.pt); default: fetched")
     add("--ckpt", default="ckpt", help="folder of fetched weights")
     add("--trust-torchscript", action="store_true", help="run a TorchScript file of unknown hash")
     add("--allow-fewer", action="store_true", help="score fewer clips than the protocol asks for; the name says so")
-    add("--intervals", action="store_true", help="add bootstrap interval, folds and the limit of infinite clips")
-    add("--seed", type=int, default=0, help="for choosing clips from larger sets and for --intervals")
+    add("--intervals", action=argparse.BooleanOptionalAction, default=True,
+        help="bootstrap interval, folds and the limit of infinite clips (seconds to minutes)")
+    add("--seed", type=int, default=0, help="for choosing clips from larger sets, random places and --intervals")
     add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=0, help="decoding processes")
+    add("--num-workers", type=int, default=0, help="decoding processes; 0: a thread")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     return parser.parse_args(arguments)
 

@@ -9,7 +9,6 @@ Legend: N clips, D features.
 
 import argparse
 import dataclasses
-import hashlib
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 
 from nbp import clipset
 from nbp.clipsource import open_clips
-from nbp.evaluation.features import Clips, extract_features, load_network
+from nbp.evaluation.features import extract_features, load_network
 from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
 from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.paired import paired_scores
@@ -112,10 +111,7 @@ def some_of_each_class(clips, count):
     """
     if clips.labels is None or clips.labels.min() < 0:
         raise ValueError(f"{clips.name} has clips without a class; class centroids need labels")
-    chosen = spread(clips.labels, count)
-    digest = hashlib.sha256(f"{clips.fingerprint} {chosen}".encode()).hexdigest()
-    return Clips(f"{clips.name}, {len(chosen)} clips", len(chosen), lambda number: clips.read(chosen[number]), digest,
-                 clips.labels[chosen])
+    return clips.subset(spread(clips.labels, count))
 
 
 def pixel_scores(run, options):

@@ -79,5 +79,5 @@ def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch
     [report] = evaluate_sets(originals, [reconstructions], protocol, network, cache, batch_size=batch_size, **ranks)
     scores = paired_scores(arrays["video"], real["video"], lpips_model, batch_size, device)
     scores |= code_statistics(count_codes(torch.from_numpy(arrays["indices"]), num_codes))
-    scores |= {f"r{name}": value for name, value in report["scores"].items()}
+    scores |= {f"r{name}": report["scores"][name] for name in ("fvd", "kvd")}
     return report | {"scores": scores, "lpips_net": lpips_model.net}

@@ -8,6 +8,8 @@ Legend: N clips, T frames, H W pixels, D features.
 
 import hashlib
 import json
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +22,18 @@ from nbp.files import atomic_path, progress, sha256, write_json
 
 CHUNK = 32
 FEATURES_VERSION = 1  # raise it when the same inputs give other features
+BFLOAT16_ERROR = 0.02  # largest change of a Kinetics-400 logit by bfloat16, as a share of the largest logit
 # i3d_torchscript.pt as published by StyleGAN-V.
 STYLEGANV_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
 
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network from clips (B,3,T,224,224) in [-1,1] to features (B,D), and the hash of its weights."""
+    """A network and the hash of its weights.
+
+    `module` maps float32 video (B,3,T,224,224) in [-1,1], T >= 9, to features (B,D); `protocols.prepare` makes
+    that video from frames (B,T,H,W,3), uint8 or float in [0,1], as the protocol prescribes.
+    """
 
     name: str
     module: torch.nn.Module
@@ -82,14 +89,15 @@ class Clips(torch.utils.data.Dataset):
         read: function(number) -> frames (T,H,W,3), uint8 or float in [0,1].
         fingerprint: hex digest of the content.
         labels: class of each clip (sequence of ints, -1 without one), or None.
+        forkable: False where `read` runs a model, which worker processes can't share.
     """
 
-    def __init__(self, name, count, read, fingerprint, labels=None):
+    def __init__(self, name, count, read, fingerprint, labels=None, forkable=True):
         if count < 1:
             raise ValueError(f"{name} holds no clips")
         if labels is not None and len(labels) != count:
             raise ValueError(f"{name} has {count} clips and {len(labels)} labels")
-        self.name, self.count, self.read, self.fingerprint = name, count, read, fingerprint
+        self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
         self.labels = None if labels is None else np.asarray(labels)
 
     @classmethod
@@ -111,6 +119,13 @@ class Clips(torch.utils.data.Dataset):
             digest.update(np.ascontiguousarray(clip).data)
         return cls(name, len(frames), frames.__getitem__, digest.hexdigest(), labels)
 
+    def subset(self, numbers):
+        """The clips with these numbers, in this order."""
+        numbers = [int(number) for number in numbers]
+        digest = hashlib.sha256(f"{self.fingerprint} {numbers}".encode()).hexdigest()
+        return Clips(f"{self.name}, {len(numbers)} clips", len(numbers), lambda number: self.read(numbers[number]),
+                     digest, None if self.labels is None else self.labels[numbers], self.forkable)
+
     def __len__(self):
         return self.count
 
@@ -131,7 +146,7 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
         protocol: Protocol.
         cache_dir: folder for the chunks, shared by all ranks; None keeps nothing.
         batch_size: clips per forward pass; changes features by rounding only.
-        num_workers: decoding processes.
+        num_workers: decoding processes; 0: one thread, which decodes the next batches while the network runs.
         rank, world: this process and their number.
         barrier: function that waits for all ranks, needed when `world` > 1.
 
@@ -168,22 +183,55 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
 def _rows(clips, numbers, network, protocol, batch_size, num_workers):
     """Yield (number, features (D,)) of the clips asked for."""
     subset = torch.utils.data.Subset(clips, numbers)
-    loader = torch.utils.data.DataLoader(subset, batch_size, num_workers=num_workers, collate_fn=list)
+    num_workers = num_workers if clips.forkable else 0
+    # Forked workers: sets read through closures, which can't be pickled.
+    loader = torch.utils.data.DataLoader(subset, batch_size, num_workers=num_workers, collate_fn=list,
+                                         multiprocessing_context="fork" if num_workers else None)
+    expected = seen_shape(clips, protocol)
     done = 0
-    for batch in loader:
+    for batch in loader if num_workers else _ahead(loader):
         here = numbers[done:done + len(batch)]
         done += len(batch)
         try:
-            features = network_features(network, _stack(batch), protocol)
+            features = network_features(network, _stack(batch, expected, protocol), protocol)
         except ValueError as error:
             raise ValueError(f"{clips.name}, clips {here[0]} to {here[-1]}: {error}") from error
         yield from zip(here, features.numpy())
 
 
-def _stack(batch):
-    shapes = {tuple(clip.shape) for clip in batch}
-    if len(shapes) > 1:
-        raise ValueError(f"clips differ in size: {', '.join(map(str, sorted(shapes)))}; all must be alike")
+def _ahead(iterable, depth=2):
+    """Yield from an iterable that a thread runs up to `depth` items ahead."""
+    iterator, end = iter(iterable), object()
+    with ThreadPoolExecutor(1) as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(depth))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield item
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def seen_shape(clips, protocol):
+    """(T,H,W,3) of the first clip as far as the protocol looks at it.
+
+    Raises:
+        ValueError: the first, middle and last clip are uint8 with values 0 and 1, so meant as [0,1].
+    """
+    samples = [clips[number] for number in sorted({0, len(clips) // 2, len(clips) - 1})]
+    if samples[0].dtype == torch.uint8 and max(int(clip.max()) for clip in samples) == 1:
+        raise ValueError(f"{clips.name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
+    return tuple(samples[0][:protocol.num_frames].shape)
+
+
+def _stack(batch, expected, protocol):
+    """Clips (T,H,W,3) of a set as (B,T',H,W,3); all of the set's must look alike, or the score would depend on how
+    they fall into batches."""
+    batch = [clip[:protocol.num_frames] for clip in batch]
+    if shapes := sorted({tuple(clip.shape) for clip in batch} - {expected}):
+        raise ValueError(f"clips differ in size: {', '.join(map(str, shapes))}, the first of the set {expected}; all "
+                         "must be alike")
     return torch.stack(batch)
 
 
@@ -194,16 +242,23 @@ def network_features(network, frames, protocol):
     Raises:
         ValueError: from `prepare`, or if a feature is NaN or infinite.
     """
-    video = prepare(frames.to(network.device), protocol)
-    low = protocol.precision == "bfloat16"
-    # TF32 convolutions, the default on GPUs, change logits by 1e-3 relative.
-    with (torch.autocast(video.device.type, torch.bfloat16, enabled=low),
-          torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)):
-        features = network.module(video).float().cpu()
+    features = run_network(network, prepare(frames.to(network.device), protocol), protocol.precision).float().cpu()
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise ValueError(f"the network returned NaN or infinity for {int(bad.sum())} of {len(bad)} clips")
     return features
+
+
+def run_network(network, video, precision):
+    """The bare forward pass: video as `FeatureNetwork` says, precision "float32" or "bfloat16" (autocast).
+
+    bfloat16 moves logits by up to BFLOAT16_ERROR of the largest one (a slow test measures it).
+    """
+    low = precision == "bfloat16"
+    # TF32 convolutions, the default on GPUs, change logits by 1e-3 relative.
+    with (torch.autocast(video.device.type, torch.bfloat16, enabled=low),
+          torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)):
+        return network.module(video)
 
 
 def _cache_folder(cache_dir, clips, network, protocol):

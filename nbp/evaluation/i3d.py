@@ -7,6 +7,8 @@ Padding is TensorFlow's "same". Batch norm is folded into the convolutions when 
 Legend: B clips, C channels, T frames, H W pixels.
 """
 
+import pickle
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -167,15 +169,9 @@ def load_i3d(path, bn_eps=TF_BN_EPS):
         bn_eps: `TF_BN_EPS` or `PORT_BN_EPS`.
 
     Raises:
-        ValueError: the file's keys or shapes are not those of the I3D.
+        ValueError: the file can't be read, or its keys or shapes are not those of the I3D.
     """
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    state = {key: tensor for key, tensor in _read_state(path).items() if not key.endswith("num_batches_tracked")}
     model = I3D(bn_eps)
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     try:
@@ -183,3 +179,18 @@ def load_i3d(path, bn_eps=TF_BN_EPS):
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold the weights of the I3D: {error}") from error
     return model.fold()
+
+
+def _read_state(path):
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if str(path).endswith(".safetensors"):
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file or a PyTorch state dict: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
+    return state

@@ -12,8 +12,10 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from nbp.evaluation import quality
+from nbp.evaluation.diversity import class_sums, score_from_sums
 from nbp.evaluation.features import network_features
 from nbp.evaluation.fvd import FeatureStats, empty_stats, feature_stats, merge_stats, polynomial_mmd, stats_distance
+from nbp.evaluation.uncertainty import uncertainty
 
 
 class ClipMean(Metric):
@@ -139,14 +141,19 @@ class FVD(FrechetDistance):
         super().update(network_features(self._network[0], torch.as_tensor(frames), self.protocol), real)
 
 
-class KernelDistance(Metric):
-    """Kernel video distance (unbiased polynomial MMD) of features: `update(features (B,D), real)`. Memory is N x D."""
+class SetDistance(Metric):
+    """Any function of two whole feature sets: `update(features (B,D), real)`. Memory is N x D, on the CPU.
+
+    Args:
+        function: (real (N,D), fake (M,D)) float arrays -> number, or dict of numbers and lists of numbers.
+    """
 
     full_state_update = False
     higher_is_better = False
 
-    def __init__(self, **kwargs):
+    def __init__(self, function, **kwargs):
         super().__init__(**kwargs)
+        self.function = function
         for name in ("real", "fake"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -154,4 +161,53 @@ class KernelDistance(Metric):
         getattr(self, "real" if real else "fake").append(features)
 
     def compute(self):
-        return torch.tensor(polynomial_mmd(dim_zero_cat(self.real), dim_zero_cat(self.fake)), dtype=torch.float64)
+        value = self.function(*(dim_zero_cat(part).cpu().numpy() for part in (self.real, self.fake)))
+        if not isinstance(value, dict):
+            return torch.tensor(value, dtype=torch.float64)
+        return {name: torch.tensor(number, dtype=torch.float64) for name, number in value.items()}
+
+
+class KernelDistance(SetDistance):
+    """Kernel video distance (unbiased polynomial MMD)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(polynomial_mmd, **kwargs)
+
+
+class FrechetUncertainty(SetDistance):
+    """Bootstrap interval, k-fold mean and deviation, and the limit of infinitely many clips, of the Frechet distance.
+
+    Args:
+        seed: of the resampling.
+    """
+
+    def __init__(self, seed=0, **kwargs):
+        super().__init__(partial(uncertainty, seed=seed), **kwargs)
+
+
+class InceptionScore(Metric):
+    """Inception score of logits: `update(logits (B,D))`. Memory is D.
+
+    Args:
+        num_classes: D.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+
+    def __init__(self, num_classes=400, **kwargs):
+        super().__init__(**kwargs)
+        for name, size in (("count", ()), ("shares", num_classes), ("negative_entropy", ())):
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, logits):
+        count, shares, negative_entropy = class_sums(logits)
+        self.count, self.shares = self.count + count, self.shares + shares
+        self.negative_entropy = self.negative_entropy + negative_entropy
+
+    def compute(self):
+        return score_from_sums(self.count, self.shares, self.negative_entropy)
+
+    def set_dtype(self, dst_type):
+        """Sums stay float64."""
+        return self

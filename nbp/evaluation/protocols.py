@@ -13,6 +13,7 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
+import yaml
 from einops import rearrange
 
 I3D_SIZE = 224
@@ -21,7 +22,10 @@ ACCEPTED = {
     "quantize": ("floor", "round", "none"),
     "fit": ("squash", "crop"),
     "precision": ("float32", "bfloat16"),
+    "real_split": ("any", "train", "val"),
+    "real_clips": ("centre", "spaced", "random"),
 }
+SHORT_NAMES = {"num_frames": "frames", "num_real": "real", "num_fake": "fake"}  # in printed names
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,10 @@ class Protocol:
     num_real: Optional[int] = None     # clips; None: the whole set
     num_fake: Optional[int] = None
     repeats: int = 1                   # disjoint fake sets of num_fake clips, mean and deviation reported
-    real_split: str = "any"            # where real clips have to come from, stated only
-    real_clips: str = "centre"         # which clips of the real videos, stated only
-    fps: Optional[float] = None        # frame rate of both sets, stated only
+    real_split: str = "any"            # list of a data config that real clips are taken from; any: the val list
+    real_clips: str = "centre"         # where in a real video file: the middle, evenly spaced, or random by the seed
+    clips_per_video: Optional[int] = 1  # clips of one real video file; None: as many as num_real needs
+    fps: Optional[float] = None        # rate at which video files are read; None: their own
     precision: str = "float32"         # of the network
 
     def __post_init__(self):
@@ -48,26 +53,31 @@ class Protocol:
             if getattr(self, name) not in accepted:
                 raise ValueError(f"protocol {self.name}: {name} is {getattr(self, name)!r}; "
                                  f"accepted: {', '.join(accepted)}")
-        for name in ("resolution", "num_frames", "num_real", "num_fake", "repeats"):
+        for name in ("resolution", "num_frames", "num_real", "num_fake", "repeats", "clips_per_video"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"protocol {self.name}: {name} is {value!r}; accepted: a positive whole number")
+        if self.fps is not None and not (isinstance(self.fps, (int, float)) and self.fps > 0):
+            raise ValueError(f"protocol {self.name}: fps is {self.fps!r}; accepted: a positive number, or null")
 
     def replace(self, **changes):
-        """A protocol with other fields; its name says which.
+        """A protocol with other fields (full or short names); its own name says which.
 
         Raises:
             ValueError: unknown field (with a suggestion) or a value that is not accepted.
         """
+        full_names = {short: full for full, short in SHORT_NAMES.items()}
+        changes = {full_names.get(key, key): value for key, value in changes.items()}
         known = [field.name for field in dataclasses.fields(self) if field.name != "name"]
         for key in changes:
             if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
+                close = difflib.get_close_matches(key, [*known, *full_names], 1)
                 raise ValueError(f"a protocol has no field {key!r}" + (f"; did you mean {close[0]!r}?" if close else
                                                                        f"; accepted: {', '.join(known)}"))
         changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
         base, *earlier = self.name.split("+")
-        changed = dict(part.split("=", 1) for part in earlier) | changes
+        changed = dict(part.split("=", 1) for part in earlier)
+        changed |= {SHORT_NAMES.get(key, key): "null" if value is None else value for key, value in changes.items()}
         name = "+".join([base, *(f"{key}={value}" for key, value in changed.items())])
         return dataclasses.replace(self, name=name, **changes)
 
@@ -81,11 +91,11 @@ _MAGVIT = dict(network="i3d-tf", quantize="round", fit="squash", repeats=4)
 _NBP_GFVD = dict(network="i3d-styleganv", quantize="none", fit="crop")
 PROTOCOLS = {protocol.name: protocol for protocol in (
     Protocol("magvit-ucf", **_MAGVIT, resolution=128, num_real=10_000, num_fake=10_000, real_split="train",
-             real_clips="random"),
-    Protocol("magvit-k600", **_MAGVIT, resolution=64, num_real=50_000, num_fake=50_000, real_split="eval",
-             real_clips="6 a video"),
+             real_clips="random", clips_per_video=None),
+    Protocol("magvit-k600", **_MAGVIT, resolution=64, num_real=50_000, num_fake=50_000, real_split="val",
+             real_clips="spaced", clips_per_video=6),
     Protocol("tats-2048", network="i3d-port", quantize="floor", fit="squash", num_real=2048, num_fake=2048,
-             real_split="train", real_clips="random"),
+             real_split="train", real_clips="random", clips_per_video=None),
     Protocol("nbp-gfvd-ucf", **_NBP_GFVD, num_real=10_000, num_fake=10_000, real_split="train", fps=8.0),
     Protocol("nbp-gfvd-k600", **_NBP_GFVD, resolution=64, num_real=50_000, num_fake=50_000, real_split="val",
              fps=25.0),
@@ -100,27 +110,45 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
 def get_protocol(name):
     """A preset by name, or by the path of a YAML file with the fields of `Protocol` (`base` names a preset).
 
+    A preset's name may be followed by changed fields, as `Protocol.replace` prints them: `nbp-rfvd+frames=16`.
+
     Raises:
         ValueError: unknown preset or field.
     """
     if str(name).endswith((".yaml", ".yml")):
         return _read_protocol(name)
-    if name not in PROTOCOLS:
-        close = difflib.get_close_matches(str(name), PROTOCOLS, 1)
-        raise ValueError(f"unknown protocol {name!r}; accepted: {', '.join(PROTOCOLS)}, or a YAML file"
+    base, *changes = str(name).split("+")
+    if base not in PROTOCOLS:
+        close = difflib.get_close_matches(base, PROTOCOLS, 1)
+        raise ValueError(f"unknown protocol {base!r}; accepted: {', '.join(PROTOCOLS)}, or a YAML file"
                          + (f"; did you mean {close[0]!r}?" if close else ""))
-    return PROTOCOLS[name]
+    return PROTOCOLS[base].replace(**parse_changes(changes))
+
+
+def parse_changes(items):
+    """["frames=16", ...] -> {"frames": 16, ...}, values as in YAML.
+
+    Raises:
+        ValueError: an item that is not of the form field=value.
+    """
+    changes = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{item!r} is not of the form field=value")
+        changes[key] = yaml.safe_load(value)
+    return changes
 
 
 def _read_protocol(path):
-    import yaml
-
     with open(path, encoding="utf-8") as file:
         fields = yaml.safe_load(file)
     if not isinstance(fields, dict) or "base" not in fields or "name" not in fields:
         raise ValueError(f"{path}: a protocol file has a `name`, a `base` preset and the fields that differ")
     base, name = get_protocol(fields.pop("base")), fields.pop("name")
-    return dataclasses.replace(base.replace(**fields), name=name)
+    if "+" in str(name):
+        raise ValueError(f"{path}: name is {name!r}; a + is kept for changed fields")
+    return dataclasses.replace(base.replace(**fields), name=str(name))
 
 
 def to_video(frames):

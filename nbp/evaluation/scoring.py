@@ -10,7 +10,8 @@ import warnings
 
 import numpy as np
 
-from nbp.evaluation.features import extract_features
+from nbp.evaluation.diversity import inception_score
+from nbp.evaluation.features import extract_features, seen_shape
 from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
 from nbp.evaluation.uncertainty import uncertainty
 
@@ -69,8 +70,7 @@ def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=Fa
         ValueError: too few clips, real and fake the same set, or what extraction refuses.
     """
     for fake in fakes:
-        if fake.fingerprint == real.fingerprint:
-            raise ValueError(f"real set {real.name} and fake set {fake.name} have the same content")
+        check_pair(real, fake, protocol)
         counts(real, fake, protocol, allow_fewer)
     features = extract_features(real, network, protocol, cache_dir, **extraction)
     reports = []
@@ -78,6 +78,24 @@ def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=Fa
         fake_features = extract_features(fake, network, protocol, cache_dir, **extraction)
         reports.append(report(real, features, fake, fake_features, protocol, network, allow_fewer, intervals, seed))
     return reports
+
+
+def check_pair(real, fake, protocol):
+    """Refuse sets whose distance would say something else than it seems to.
+
+    Raises:
+        ValueError: both have the same content, or clips that reach the network by different resizing or lengths.
+    """
+    if fake.fingerprint == real.fingerprint:
+        raise ValueError(f"real set {real.name} and fake set {fake.name} have the same content")
+    (t_real, *size_real), (t_fake, *size_fake) = seen_shape(real, protocol), seen_shape(fake, protocol)
+    if protocol.resolution is None and size_real != size_fake:
+        raise ValueError(f"clips of {real.name} have {size_real[0]}x{size_real[1]} pixels and clips of {fake.name} "
+                         f"{size_fake[0]}x{size_fake[1]}: their resizing would be scored; --set resolution=N brings "
+                         "both to N pixels first")
+    if protocol.num_frames is None and t_real != t_fake:
+        raise ValueError(f"clips of {real.name} have {t_real} frames and clips of {fake.name} {t_fake}; --set "
+                         "frames=N scores the first N of both")
 
 
 def counts(real, fake, protocol, allow_fewer):
@@ -112,6 +130,7 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
     if repeats > 1:
         scores["fvd_deviation"] = float(np.std(distances, ddof=1))
     scores["kvd"] = float(np.mean([polynomial_mmd(real_features[chosen], fake_features[part]) for part in parts]))
+    scores["inception_score_i3d"] = inception_score(fake_features[np.concatenate(parts)])
     if intervals:
         scores |= uncertainty(real_features[chosen], fake_features[parts[0]], seed)
     if real.labels is not None and fake.labels is not None and min(real.labels.min(), fake.labels.min()) >= 0:

@@ -22,7 +22,7 @@ def uncertainty(real, fake, seed=0):
     scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed)
     if smallest >= 5 * MIN_CLIPS:
         scores["fvd_folds_mean"], scores["fvd_folds_deviation"] = fold_deviation(real, fake, seed=seed)
-        scores["fvd_infinite"] = extrapolated_distance(real, fake, seed=seed)
+        scores["fvd_infinite"] = sample_curve(real, fake, seed=seed)["infinite"]
     if len(real) >= 2 * MIN_CLIPS:
         scores["fvd_real_halves"] = halves_distance(real, seed=seed)
     return scores
@@ -60,18 +60,24 @@ def fold_deviation(real, fake, num_folds=5, seed=0):
     return float(np.mean(distances)), float(np.std(distances, ddof=1))
 
 
-def extrapolated_distance(real, fake, num_points=10, seed=0):
-    """Distance at infinitely many clips, from a line in 1/N (Chong and Forsyth, arXiv 1911.07023).
+def sample_curve(real, fake, num_points=10, seed=0):
+    """Distance against the number of clips, and the line through it (Chong and Forsyth, arXiv 1911.07023).
 
     Subsets of both sets of equal size N, from a third of the smaller set up, are scored; the bias falls as 1/N,
-    so the line's value at 1/N = 0 is the estimate. It can be slightly negative for equal distributions.
+    so the line's value at 1/N = 0 is the distance at infinitely many clips. It can be slightly negative for
+    equal distributions.
+
+    Returns:
+        dict: `clips` and `fvd`, a list each; `slope` and `infinite` of fvd = infinite + slope / clips.
     """
     rng = np.random.default_rng(seed)
     smallest = min(len(real), len(fake))
-    sizes = np.linspace(max(MIN_CLIPS, smallest // 3), smallest, num_points).astype(int)
+    sizes = np.unique(np.linspace(max(MIN_CLIPS, smallest // 3), smallest, num_points).astype(int))
+    if len(sizes) < 2:
+        raise ValueError(f"the smaller set has {smallest} clips; a line needs at least {MIN_CLIPS + 1}")
     distances = [_distance(real[rng.permutation(len(real))[:n]], fake[rng.permutation(len(fake))[:n]]) for n in sizes]
-    _, intercept = np.polyfit(1 / sizes, distances, 1)
-    return float(intercept)
+    slope, infinite = np.polyfit(1 / sizes, distances, 1)
+    return {"clips": sizes.tolist(), "fvd": distances, "slope": float(slope), "infinite": float(infinite)}
 
 
 def halves_distance(real, seed=0):

@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nbp.evaluation.features import FeatureNetwork
 from nbp.evaluation.protocols import Protocol
-from nbp.fetch import fetch_i3d, fetch_lpips
+from nbp.fetch import fetch_i3d, fetch_lpips, fetch_samples
 
 CKPT = Path(__file__).parents[2] / "ckpt"
 
@@ -20,6 +21,22 @@ def i3d_path():
 def lpips_path():
     """Function(net) -> path of the real LPIPS weights."""
     return lambda net: fetch_lpips(net, CKPT)
+
+
+@pytest.fixture(scope="session")
+def natural_frames():
+    """48 clips of three natural videos, uint8 (48,16,64,64,3)."""
+    from nbp.data.clips import fit_square
+    from nbp.data.video_io import read_frames
+
+    clips = []
+    paths = fetch_samples(CKPT.parent / "data" / "samples")
+    for path, num_frames, positions in zip(paths, (250, 132, 120), ((0, 1), (0, 1), (0.5,))):
+        frames = read_frames(path, range(num_frames))
+        clips += [fit_square(frames[start:start + 16], 64, "aspect", position) for position in positions
+                  for start in range(0, num_frames - 15, 16)]
+    # Evenly spread, so that the first few clips show all three videos.
+    return np.stack([clips[n * 7 % len(clips)] for n in range(48)])
 
 
 class Moments(torch.nn.Module):

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,7 +9,10 @@ import torch
 from nbp.evaluation import fvd, quality
 from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.lpips import LPIPS
-from nbp.evaluation.metrics import FVD, ClipMean, CodeUsage, FrechetDistance, KernelDistance, LPIPSMean
+from nbp.evaluation.diversity import inception_score
+from nbp.evaluation.metrics import (FVD, ClipMean, CodeUsage, FrechetDistance, FrechetUncertainty, InceptionScore,
+                                    KernelDistance, LPIPSMean)
+from nbp.evaluation.uncertainty import uncertainty
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -80,6 +85,47 @@ def test_kernel_metric():
         metric.update(part, real=True)
     metric.update(fake, real=False)
     assert metric.compute().item() == pytest.approx(fvd.polynomial_mmd(real, fake))
+
+
+def test_uncertainty_metric():
+    metric, real, fake = FrechetUncertainty(seed=2), draw(50, 0), draw(45, 1)
+    for part in real.split(7):
+        metric.update(part, real=True)
+    metric.update(fake, real=False)
+    got = {name: value.tolist() for name, value in metric.compute().items()}
+    assert got == uncertainty(real.numpy(), fake.numpy(), seed=2)
+    metric.reset()
+    assert metric.real == [] and metric._reductions["real"] is not None
+
+
+def test_inception_score_metric():
+    logits = 3 * torch.randn(25, 7, generator=torch.Generator().manual_seed(0))
+    metric, other = InceptionScore(7), InceptionScore(7)
+    for part in logits.split(4):
+        metric.update(part)
+    assert metric.compute().item() == pytest.approx(inception_score(logits), rel=1e-12)
+    metric.persistent(True)
+    other.persistent(True)
+    other.load_state_dict(metric.half().state_dict())
+    assert other.compute() == metric.compute() and other.shares.dtype == torch.float64
+    metric.reset()
+    assert metric.count == 0
+
+
+def test_memory_does_not_grow_with_the_number_of_clips():
+    """Peak memory of a process that saw 256 batches of features, and of one that saw 4096."""
+    code = ("import resource, sys, torch\n"
+            "from nbp.evaluation.metrics import FrechetDistance\n"
+            "metric, generator = FrechetDistance(400), torch.Generator().manual_seed(0)\n"
+            "for number in range(int(sys.argv[1])):\n"
+            "    metric.update(torch.randn(16, 400, generator=generator), real=bool(number % 2))\n"
+            "assert metric.compute() > 0\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)")
+    few, many = [int(subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(count)], capture_output=True,
+                                    text=True, check=True).stdout) for count in (256, 4096)]
+    # Keeping the features would take 4096 * 16 * 400 * 4 bytes = 102 MB more.
+    print(f"peak memory: {few / 1024:.1f} MiB at 256 batches, {many / 1024:.1f} MiB at 4096")
+    assert many - few < 10 * 1024
 
 
 def test_paired_metrics(lpips_path):

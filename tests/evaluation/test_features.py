@@ -1,3 +1,7 @@
+import os
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +69,66 @@ def test_cache_and_resume(protocol, make_frames, tmp_path, monkeypatch):
     assert np.array_equal(resumed, extract_features(clips, network, protocol))
 
 
+def test_the_next_batch_is_read_while_the_network_runs(protocol, make_frames):
+    frames, read_while_busy = make_frames(8), []
+    busy, decoded = threading.Event(), threading.Event()
+
+    def read(number):
+        time.sleep(0.05)
+        if busy.is_set():
+            read_while_busy.append(number)
+            decoded.set()
+        return frames[number]
+
+    class Slow(torch.nn.Module):
+        def forward(self, video):
+            busy.set()
+            decoded.wait(1)
+            busy.clear()
+            return video.mean((2, 3, 4))
+
+    got = extract_features(Clips("set", 8, read, "0"), FeatureNetwork("i3d-tf", Slow(), "0"), protocol, batch_size=1)
+    assert read_while_busy
+    network = FeatureNetwork("i3d-tf", Counting(), "0")
+    assert np.array_equal(got, extract_features(Clips.from_array("set", frames), network, protocol, batch_size=1))
+
+
+def test_a_reading_error_comes_out_and_leaves_no_thread(network, protocol, make_frames):
+    frames = make_frames(9)
+
+    def read(number):
+        if number == 5:
+            raise OSError("disk gone")
+        return frames[number]
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match="disk gone"):
+        extract_features(Clips("set", 9, read, "0"), network, protocol, batch_size=2)
+    assert threading.active_count() == before
+
+
+def test_worker_processes_give_the_same(network, protocol, make_frames):
+    clips = Clips.from_array("set", make_frames(5))
+    expected = extract_features(clips, network, protocol)
+    assert np.array_equal(extract_features(clips, network, protocol, num_workers=1), expected)
+    parent = os.getpid()
+
+    def read(number):
+        assert os.getpid() == parent
+        return clips[number].numpy()
+
+    here = Clips("set", 5, read, "0", forkable=False)
+    assert np.array_equal(extract_features(here, network, protocol, num_workers=1), expected)
+
+
+def test_subset(make_frames):
+    frames = make_frames(5)
+    clips = Clips.from_array("set", frames, [0, 1, 2, 3, 4])
+    few = clips.subset(np.array([3, 1]))
+    assert np.array_equal(few[0], frames[3]) and np.array_equal(few[1], frames[1]) and few.labels.tolist() == [3, 1]
+    assert len({clips.fingerprint, few.fingerprint, clips.subset([1, 3]).fingerprint}) == 3
+
+
 def test_cache_key_holds_all_that_matters(protocol, make_frames, tmp_path):
     module = Counting()
     network = FeatureNetwork("i3d-tf", module, "0")
@@ -93,8 +157,12 @@ def test_bad_sets_are_refused(network, protocol, make_frames):
     with pytest.raises(ValueError, match="set has 2 clips and 3 labels"):
         Clips.from_array("set", make_frames(2), [0, 1, 2])
     mixed = [*make_frames(3), *make_frames(1, size=20)]
-    with pytest.raises(ValueError, match="set, clips 0 to 3: clips differ in size"):
-        extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol)
+    for batch_size in (1, 4):   # also where no batch holds both sizes
+        with pytest.raises(ValueError, match=r"clips [03] to 3: clips differ in size: \(9, 20, 20, 3\), the first"):
+            extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol, batch_size=batch_size)
+    binary = make_frames(3, top=2)
+    with pytest.raises(ValueError, match="set is uint8 with values 0 and 1 only; multiply"):
+        extract_features(Clips("set", 3, binary.__getitem__, "0"), network, protocol)
     with pytest.raises(ValueError, match="set, clips 0 to 2: clips have 9 frames; protocol .* needs 16"):
         extract_features(Clips.from_array("set", make_frames(3)), network, protocol.replace(num_frames=16))
 

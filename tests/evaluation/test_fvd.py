@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torchmetrics.image.fid import _compute_fid
+from torchmetrics.image.kid import poly_mmd
 
 from nbp.evaluation import fvd
 
@@ -28,6 +30,8 @@ def test_agrees_with_scipys_matrix_root():
     expected = (((a.mean(0) - b.mean(0)) ** 2).sum()
                 + np.trace(sigma_a + sigma_b - 2 * scipy.linalg.sqrtm(sigma_a @ sigma_b).real))
     assert fvd.frechet_distance(a, b) == pytest.approx(expected, rel=1e-10)
+    moments = [torch.from_numpy(x) for x in (a.mean(0), sigma_a, b.mean(0), sigma_b)]
+    assert fvd.frechet_distance(a, b) == pytest.approx(float(_compute_fid(*moments)), rel=1e-8)
 
 
 @pytest.mark.parametrize("count", [20, 200])
@@ -115,6 +119,8 @@ def test_kernel_distance():
     expected = ((k_aa.sum() - np.trace(k_aa)) / (60 * 59) + (k_bb.sum() - np.trace(k_bb)) / (50 * 49)
                 - 2 * kernel(a, b).mean())
     assert fvd.polynomial_mmd(a, b) == pytest.approx(expected, rel=1e-10)
+    assert fvd.polynomial_mmd(a, b) == pytest.approx(float(poly_mmd(*map(torch.from_numpy, (a, b)))), rel=1e-10)
+    assert fvd.polynomial_mmd(a, b, block=7) == pytest.approx(expected, rel=1e-10)
     with pytest.raises(ValueError, match="a set has 1 clips"):
         fvd.polynomial_mmd(a[:1], b)
 

@@ -18,9 +18,21 @@ def test_presets_have_the_published_settings():
 
 def test_a_changed_field_changes_the_name():
     protocol = get_protocol("nbp-rfvd").replace(num_frames=16)
-    assert protocol.name == "nbp-rfvd+num_frames=16" and protocol.num_frames == 16
+    assert protocol.name == "nbp-rfvd+frames=16" and protocol.num_frames == 16
+    assert get_protocol("nbp-rfvd").replace(frames=16) == protocol
     assert get_protocol("nbp-rfvd").replace(num_frames=None).name == "nbp-rfvd"
-    assert protocol.replace(fit="crop", num_frames=9).name == "nbp-rfvd+num_frames=9+fit=crop"
+    assert protocol.replace(fit="crop", num_frames=9).name == "nbp-rfvd+frames=9+fit=crop"
+    assert protocol.replace(real=10, fake=20).name == "nbp-rfvd+frames=16+real=10+fake=20"
+
+
+def test_a_printed_name_is_a_protocol():
+    changed = get_protocol("tats-2048").replace(num_frames=None, antialias=True, fps=12.5, fit="crop")
+    assert changed.name == "tats-2048+frames=null+antialias=True+fps=12.5+fit=crop"
+    assert get_protocol(changed.name) == changed
+    with pytest.raises(ValueError, match="'frames' is not of the form field=value"):
+        get_protocol("tats-2048+frames")
+    with pytest.raises(ValueError, match="unknown protocol 'tats'"):
+        get_protocol("tats+frames=9")
 
 
 def test_protocol_from_yaml(tmp_path):
@@ -28,8 +40,10 @@ def test_protocol_from_yaml(tmp_path):
     path.write_text("name: mine\nbase: tats-2048\nnum_frames: 17\n")
     protocol = get_protocol(path)
     assert (protocol.name, protocol.num_frames, protocol.num_real) == ("mine", 17, 2048)
-    path.write_text("name: mine\nbase: tats-2048\nframes: 17\n")
-    with pytest.raises(ValueError, match="no field 'frames'; did you mean 'num_frames'"):
+    path.write_text("name: mine\nbase: tats-2048+frames=17\nfit: crop\n")
+    assert get_protocol(path).fit == "crop" and get_protocol(path).num_frames == 17
+    path.write_text("name: mine\nbase: tats-2048\nframe: 17\n")
+    with pytest.raises(ValueError, match="no field 'frame'; did you mean 'frames'"):
         get_protocol(path)
     path.write_text("num_frames: 17\n")
     with pytest.raises(ValueError, match="mine.yaml: a protocol file has a `name`, a `base`"):
@@ -40,6 +54,9 @@ def test_protocol_from_yaml(tmp_path):
     (dict(network="i3d"), "network is 'i3d'; accepted: i3d-tf, i3d-port, i3d-styleganv"),
     (dict(num_frames=0), "num_frames is 0; accepted: a positive whole number"),
     (dict(num_real="all"), "num_real is 'all'"),
+    (dict(real_split="test"), "real_split is 'test'; accepted: any, train, val"),
+    (dict(real_clips="first"), "real_clips is 'first'; accepted: centre, spaced, random"),
+    (dict(fps=0), "fps is 0; accepted: a positive number"),
 ])
 def test_bad_fields_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

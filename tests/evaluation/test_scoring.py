@@ -44,12 +44,23 @@ def test_same_content_is_refused(sets, network, protocol, make_frames):
         evaluate_sets(sets[0], [copy], protocol, network)
 
 
+def test_sets_that_reach_the_network_in_other_ways_are_refused(sets, network, protocol, make_frames):
+    larger = Clips.from_array("larger", make_frames(30, 1, size=32))
+    with pytest.raises(ValueError, match="real have 16x16 pixels and clips of larger 32x32: .*--set resolution=N"):
+        evaluate_sets(sets[0], [larger], protocol, network)
+    assert evaluate_sets(sets[0], [larger], protocol.replace(resolution=16), network)
+    longer = Clips.from_array("longer", make_frames(30, 1, num_frames=10))
+    with pytest.raises(ValueError, match="real have 9 frames and clips of longer 10; --set frames=N"):
+        evaluate_sets(sets[0], [longer], protocol, network)
+    assert evaluate_sets(sets[0], [longer], protocol.replace(frames=9), network)
+
+
 def test_counts_of_the_protocol(sets, network, protocol):
     asked = protocol.replace(num_real=20, num_fake=100)
     with pytest.raises(ValueError, match="asks for 20 real and 1 x 100 fake clips; real has 30 and near 30.*allow-f"):
         evaluate_sets(sets[0], sets[1:2], asked, network)
     [report] = evaluate_sets(sets[0], sets[1:2], asked, network, allow_fewer=True)
-    assert report["protocol"] == "test+num_real=20+num_fake=30"
+    assert report["protocol"] == "test+real=20+fake=30"
     assert (report["real"]["clips"], report["fake"]["clips"]) == (20, 30)
 
 

@@ -12,7 +12,17 @@ def test_extrapolation_removes_the_bias():
     real, fake = draw(200, 0), draw(200, 1)
     biased = uncertainty._distance(real, fake)
     assert biased > 0.2
-    assert abs(uncertainty.extrapolated_distance(real, fake)) < biased / 3
+    assert abs(uncertainty.sample_curve(real, fake)["infinite"]) < biased / 3
+
+
+def test_curve_falls_to_its_limit():
+    real, fake = draw(200, 0), draw(200, 1)
+    curve = uncertainty.sample_curve(real, fake)
+    assert curve["clips"][0] == 66 and curve["clips"][-1] == 200 and len(curve["fvd"]) == 10
+    assert curve["fvd"][0] > curve["fvd"][-1] > curve["infinite"] and curve["slope"] > 0
+    assert curve["fvd"][-1] == pytest.approx(uncertainty._distance(real, fake))
+    with pytest.raises(ValueError, match="the smaller set has 8 clips; a line needs at least 9"):
+        uncertainty.sample_curve(real, draw(8, 1))
 
 
 def test_interval_holds_the_distance_and_narrows():

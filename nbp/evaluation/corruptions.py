@@ -1,0 +1,77 @@
+"""Known damage to clips, in steps, to see whether a score answers to it.
+
+Every function maps frames uint8 (T,H,W,3), a level and a random generator to frames of the same kind; a
+higher level is more damage. Re-encoding needs a codec, which the caller brings as one more such function.
+Legend: T frames, H W pixels.
+"""
+
+import hashlib
+
+import numpy as np
+import torch
+
+from nbp.evaluation.features import Clips
+
+CORRUPTIONS_VERSION = 1  # raise it when a level means other pixels; features are cached under it
+
+
+def blur(frames, level, rng):
+    """Gaussian blur of each frame; the level is sigma in pixels."""
+    from scipy.ndimage import gaussian_filter
+
+    return _to_uint8(gaussian_filter(frames.astype(np.float32), (0, level, level, 0), mode="nearest"))
+
+
+def noise(frames, level, rng):
+    """White noise; the level is its deviation in grey levels."""
+    return _to_uint8(frames + rng.normal(0, level, frames.shape).astype(np.float32))
+
+
+def frozen(frames, level, rng):
+    """The last share `level` of the frames shows the frame before them; at 1 the clip is a still."""
+    kept = len(frames) - round(level * (len(frames) - 1))
+    return np.concatenate([frames[:kept], np.repeat(frames[kept - 1:kept], len(frames) - kept, axis=0)])
+
+
+def shuffled(frames, level, rng):
+    """Frames in random order within windows of `level` frames."""
+    starts = range(0, len(frames), level)
+    return np.concatenate([rng.permutation(frames[start:start + level], axis=0) for start in starts])
+
+
+def shift(frames, level, rng):
+    """The picture moved right by `level` pixels, its edge repeated."""
+    return frames[:, :, (np.arange(frames.shape[2]) - level).clip(0)]
+
+
+# name -> (function, levels, what the level is)
+CORRUPTIONS = {
+    "blur": (blur, (0.5, 1.0, 2.0, 4.0), "sigma in pixels"),
+    "noise": (noise, (4, 8, 16, 32), "deviation in grey levels"),
+    "frozen": (frozen, (0.25, 0.5, 1.0), "share of frames"),
+    "shuffled": (shuffled, (2, 4, 16), "frames in a window"),
+    "shift": (shift, (1, 2, 4), "pixels"),
+}
+
+
+def corrupted(clips, name, function, level):
+    """A set with every clip damaged; the random part of it depends on the clip's number only.
+
+    Args:
+        clips: Clips, uint8 or float in [0,1].
+        name: goes into the set's name and fingerprint.
+        function: see the module.
+        level: number.
+    """
+    def read(number):
+        frames = clips[number]
+        if frames.dtype != torch.uint8:
+            frames = _to_uint8(frames.numpy() * 255)
+        return function(np.asarray(frames), level, np.random.default_rng(number))
+
+    digest = hashlib.sha256(f"{clips.fingerprint} {name} {level} {CORRUPTIONS_VERSION}".encode()).hexdigest()
+    return Clips(f"{clips.name}, {name} {level:g}", len(clips), read, digest, clips.labels, clips.forkable)
+
+
+def _to_uint8(values):
+    return values.round().clip(0, 255).astype(np.uint8)

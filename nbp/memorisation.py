@@ -1,0 +1,97 @@
+"""Does a generator repeat its training clips? The report behind `evaluate --train`.
+
+The nearest training clip of each generated clip, by the protocol's features. How near is too near, held-out real
+clips say: they lie as close to the training set as clips can that are not copies. Next to it the distances to
+both real sets at equal counts: a generator that memorises is closer to the training set.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from nbp.evaluation.diversity import nearest
+from nbp.evaluation.features import extract_features
+from nbp.evaluation.fvd import frechet_distance
+from nbp.evaluation.scoring import check_pair, provenance
+from nbp.files import write_json
+
+NUM_PAIRS = 16
+
+
+def run(train, real, fakes, protocol, network, cache, out, seed=0, **extraction):
+    """Report on every generated set; rank 0 prints and writes. Arguments as in `memorisation`, `out` is a folder."""
+    for number, fake in enumerate(fakes):
+        report = memorisation(train, real, fake, protocol, network, cache, seed, **extraction)
+        if extraction.get("rank", 0) == 0:
+            print(*lines(report), sep="\n")
+            name = f"memorisation_{number}" if len(fakes) > 1 else "memorisation"
+            print(f"wrote {write(report, train, fake, out, name)}")
+
+
+def memorisation(train, real, fake, protocol, network, cache, seed=0, **extraction):
+    """Scores and nearest pairs.
+
+    Args:
+        train: Clips that the generator was trained on.
+        real: Clips that it was not.
+        fake: generated Clips.
+        protocol, network, cache, extraction: see `extract_features`.
+        seed: for drawing as many training as real clips.
+
+    Returns:
+        dict that JSON can hold; `pairs` are (generated clip, training clip, distance), the closest first.
+    """
+    for other in (real, fake):
+        check_pair(train, other, protocol)
+    features = {name: extract_features(clips, network, protocol, cache, **extraction)
+                for name, clips in (("train", train), ("real", real), ("fake", fake))}
+    numbers, distances = nearest(features["fake"], features["train"])
+    _, held_out = nearest(features["real"], features["train"])
+    count = min(len(train), len(real))
+    scores = {}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for name in ("train", "real"):
+            chosen = np.sort(np.random.default_rng(seed).permutation(len(features[name]))[:count])
+            scores[f"fvd_{name}"] = frechet_distance(features[name][chosen], features["fake"])
+    threshold = float(np.quantile(held_out, 0.01))
+    order = np.argsort(distances)
+    return {
+        "protocol": protocol.name, **scores, "clips_of_each_real_set": count,
+        "median_distance": float(np.median(distances)), "median_distance_of_real": float(np.median(held_out)),
+        "threshold": threshold, "share_below_threshold": float((distances < threshold).mean()),
+        "pairs": [(int(number), int(numbers[number]), float(distances[number])) for number in order],
+        "sets": {name: {"name": clips.name, "clips": len(clips), "sha256": clips.fingerprint}
+                 for name, clips in (("train", train), ("real", real), ("fake", fake))},
+        "notes": sorted({str(warning.message) for warning in caught}), "seed": seed, **provenance()}
+
+
+def lines(report):
+    """The report as lines for the terminal."""
+    sets = report["sets"]
+    return [f"memorisation {sets['fake']['name']} ({report['protocol']}, {report['clips_of_each_real_set']} clips of "
+            "each real set)",
+            f"  fvd to training clips {report['fvd_train']:.4g}    fvd to held-out clips {report['fvd_real']:.4g}",
+            f"  distance to the nearest training clip, median: generated {report['median_distance']:.4g}, "
+            f"held-out real {report['median_distance_of_real']:.4g}",
+            f"  {report['share_below_threshold']:.1%} of generated clips are nearer than all but 1% of held-out real "
+            "clips"]
+
+
+def write(report, train, fake, out, name):
+    """Write OUT/NAME.json and OUT/NAME.png, the closest pairs one above the other; returns the picture's path."""
+    from nbp.reporting.clips import write_sheet
+
+    rows = []
+    for generated, nearest_clip, distance in report["pairs"][:NUM_PAIRS]:
+        rows += [(f"generated {generated}", _pixels(fake, generated)),
+                 (f"training {nearest_clip}: {distance:.3g}", _pixels(train, nearest_clip))]
+    write_json(Path(out) / f"{name}.json", report)
+    write_sheet(Path(out) / f"{name}.png", rows)
+    return Path(out) / f"{name}.png"
+
+
+def _pixels(clips, number):
+    frames = clips[number].numpy()
+    return frames if frames.dtype == np.uint8 else (frames * 255).round().clip(0, 255).astype(np.uint8)

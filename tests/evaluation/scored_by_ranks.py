@@ -1,0 +1,25 @@
+"""What the ranks of a test run: `nbp.evaluate` with a network that needs no weights and with small chunks."""
+
+import os
+import sys
+
+from conftest import Moments
+
+from nbp import evaluate
+from nbp.evaluation import features
+
+features.CHUNK = 5
+network = features.FeatureNetwork("i3d-tf", Moments(), "0")
+if "STOP_AFTER" in os.environ:
+    seen, forward = [], network.module.forward
+
+    def stopping(video):
+        seen.extend(video)
+        if len(seen) > int(os.environ["STOP_AFTER"]):
+            os._exit(3)   # as if killed
+        return forward(video)
+
+    network.module.forward = stopping
+evaluate.load_network = lambda *_: network
+evaluate.fetch_i3d = lambda folder: "none"
+evaluate.main(sys.argv[1:])

@@ -1,0 +1,112 @@
+"""One score however the work is cut: batches, processes, interruptions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nbp.evaluation import features
+from nbp.evaluation.features import Clips, load_network
+from nbp.evaluation.protocols import get_protocol
+from nbp.evaluation.scoring import evaluate_sets
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
+
+
+@pytest.fixture
+def score(make_frames, tmp_path):
+    """Function(ranks, batch size, folder, environment) -> (exit status, scores) of a real torchrun."""
+    np.save(tmp_path / "real.npy", make_frames(23, 0))
+    np.save(tmp_path / "fake.npy", make_frames(19, 1))
+
+    def run(ranks, batch_size, folder, **environment):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+                   str(HERE / "scored_by_ranks.py"), "--real", str(tmp_path / "real.npy"), "--fake",
+                   str(tmp_path / "fake.npy"), "--protocol", "quickstart", "--batch-size", str(batch_size), "--device",
+                   "cpu", "--out", str(tmp_path / folder / "out"), "--cache", str(tmp_path / folder / "cache")]
+        paths = os.pathsep.join([str(ROOT), str(HERE)])
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300,
+                                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment)
+        path = tmp_path / folder / "out" / "scores.json"
+        assert result.returncode == 0 or environment, result.stderr[-3000:]
+        return json.loads(path.read_text())[0]["scores"] if path.is_file() else None
+    return run
+
+
+def alike(scores, expected):
+    assert scores.keys() == expected.keys()
+    for name in expected:
+        assert scores[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
+
+
+@pytest.mark.slow
+def test_ranks_batches_and_interruptions(score, tmp_path):
+    expected = score(1, 16, "one")
+    assert expected["fvd"] > 0
+    alike(score(2, 3, "two"), expected)
+    alike(score(3, 1, "three"), expected)
+    assert score(2, 2, "stopped", STOP_AFTER="11") is None
+    kept = len(list((tmp_path / "stopped" / "cache").rglob("*.npy")))
+    assert 0 < kept < 9   # 5 chunks of the real set and 4 of the fake one
+    alike(score(3, 16, "stopped"), expected)
+
+
+@pytest.mark.slow
+def test_batch_sizes_with_the_real_network(natural_frames, i3d_path, tmp_path, monkeypatch):
+    """Also after an interruption in the middle of the second set."""
+    monkeypatch.setattr(features, "CHUNK", 4)
+    protocol = get_protocol("nbp-rfvd")
+    network = load_network(protocol.network, i3d_path)
+    parts = {"real": natural_frames[:17], "fake": natural_frames[17:34]}
+    sets = [Clips.from_array(name, part) for name, part in parts.items()]
+
+    def scores(batch_size, cache=None):
+        [report] = evaluate_sets(sets[0], sets[1:], protocol, network, cache, intervals=True, batch_size=batch_size)
+        return report["scores"]
+
+    expected = scores(16)
+    for batch_size in (1, 3):
+        got = scores(batch_size)
+        print(f"batch size {batch_size}: fvd differs by {abs(got['fvd'] / expected['fvd'] - 1):.1e} relative")
+        alike(got, expected)
+
+    forward, calls = network.module.forward, []
+
+    def interrupted(video):
+        calls.append(len(video))
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return forward(video)
+
+    network.module.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        scores(3, tmp_path)
+    network.module.forward = forward
+    alike(scores(1, tmp_path), expected)
+
+
+@pytest.mark.slow
+def test_scripts(natural_frames, i3d_path, tmp_path):
+    """`scripts/fvd.sh` with two processes on video files, as a user calls it."""
+    from nbp.data.video_io import write_video
+
+    for number, clip in enumerate(natural_frames[:20]):
+        write_video(tmp_path / ("real" if number % 2 else "fake") / f"{number:02d}.mp4", clip, 8, crf=1)
+    command = ["bash", "scripts/fvd.sh", "2", "1", str(tmp_path / "real"), str(tmp_path / "fake"), "--set", "frames=9",
+               "--allow-fewer", "--device", "cpu", "--no-intervals", "--ckpt", str(i3d_path.parent), "--out",
+               str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
+    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    [report] = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert report["protocol"] == "tats-2048+frames=9+real=10+fake=10" and report["scores"]["fvd"] > 0
+    assert f"protocol   {report['protocol']}" in result.stdout
+    usage = subprocess.run(["bash", "scripts/fvd.sh", "2"], cwd=ROOT, capture_output=True, text=True)
+    assert usage.returncode and "usage: fvd.sh NGPUS NNODES REAL FAKE" in usage.stderr
