@@ -36,19 +36,19 @@ def test_command(smooth, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "load_network", stand_in)
     monkeypatch.setattr(evaluate, "fetch_i3d", lambda folder: "none")
     for name, seed in (("real", 0), ("fake", 1)):
-        np.save(tmp_path / f"{name}.npy", smooth(14, seed))
+        np.save(tmp_path / f"{name}.npy", smooth(11, seed))
     out = tmp_path / "out"
     evaluate.main(["--real", str(tmp_path / "real.npy"), "--fake", str(tmp_path / "fake.npy"), "--protocol",
-                   "quickstart", "--sensitivity", "--sensitivity-clips", "9", "--out", str(out), "--cache", str(tmp_path / "cache"),
+                   "quickstart", "--sensitivity", "--sensitivity-clips", "8", "--out", str(out), "--cache", str(tmp_path / "cache"),
                    "--device", "cpu", "--no-intervals"])
     report, printed = json.loads((out / "sensitivity.json").read_text()), capsys.readouterr().out
     rows = {row["preset"]: row for row in report["presets"]}
     assert set(rows) == set(PROTOCOLS)
-    assert rows["tats-2048"]["protocol"] == "tats-2048+real=14+fake=14" and rows["tats-2048"]["fvd"] > 0
+    assert rows["tats-2048"]["protocol"] == "tats-2048+real=11+fake=11" and rows["tats-2048"]["fvd"] > 0
     assert rows["larp"]["left_out"] == "no weights" and "left out: no weights" in printed
     assert set(report["corruptions"]) == {"blur", "noise", "frozen", "shuffled", "shift", "mp4"}
     assert all(row["fvd"][-1] > 0 and len(row["fvd"]) == len(row["levels"]) for row in report["corruptions"].values())
-    assert report["damaged_clips"] == 9 and report["curve"]["clips"][-1] == 14
+    assert report["damaged_clips"] == 8 and report["curve"]["clips"][-1] == 11
     for name in ("presets", "sample_count", "corruptions"):
         assert (out / f"sensitivity_{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -64,7 +64,7 @@ def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
         def forward(self, video):
             return video[:, :, 0].mean((2, 3))   # sees the first frame only
 
-    found = sensitivity.responses(Clips.from_array("set", smooth(10, 0)), get_protocol("quickstart"),
+    found = sensitivity.responses(Clips.from_array("set", smooth(8, 0)), get_protocol("quickstart"),
                                   FeatureNetwork("i3d-tf", Blind(), "0"), tmp_path)
     assert not found["frozen"]["monotone"] and found["frozen"]["fvd"] == pytest.approx([0, 0, 0], abs=1e-9)
     assert "DOES NOT RISE" in "\n".join(sensitivity.lines(
