@@ -15,6 +15,7 @@ import torch
 
 from nbp.clipsource import Cut, open_clips
 from nbp.data.video_io import write_video
+from nbp.distributed import default_device
 from nbp.evaluation.features import extract_features, load_network, run_network
 from nbp.evaluation.protocols import get_protocol, prepare
 from nbp.fetch import fetch_i3d
@@ -31,7 +32,7 @@ def main(arguments=None):
         clips = clips.subset(range(min(options.max_clips, len(clips))))
         results = compare(clips, network, protocol, options.batch_size, options.num_workers, options.repeats)
     results |= {"protocol": protocol.name, "clips": len(clips), "batch_size": options.batch_size,
-                "device": torch.cuda.get_device_name() if options.device == "cuda" else "cpu",
+                "device": torch.cuda.get_device_name() if options.device.startswith("cuda") else "cpu",
                 "torch": torch.__version__, "num_threads": torch.get_num_threads()}
     print(f"bare forward pass  {results['forward_clips_per_s']:.2f} clips/s\n"
           f"whole extraction   {results['extraction_clips_per_s']:.2f} clips/s, {results['lost']:.1%} slower "
@@ -95,7 +96,7 @@ def parse(arguments):
     add("--batch-size", type=int, default=8)
     add("--num-workers", type=int, default=0, help="decoding processes; 0: a thread")
     add("--repeats", type=int, default=3)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device())
     return parser.parse_args(arguments)
 
 

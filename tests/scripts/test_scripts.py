@@ -135,3 +135,14 @@ def test_a_script_parses_and_says_what_it_does(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     first = [line for line in path.read_text().splitlines() if not line.startswith("#!")][0]
     assert first.startswith("# ")
+
+
+def test_scoring_scripts_hand_on_sets_model_and_options(recorded):
+    code, [line], _ = recorded("scripts/fvd.sh", 2, 1, "a", "b", "--seed", "3", PROTOCOL="larp")
+    assert code == 0 and line.endswith(" -m nbp.evaluate --real a --fake b --protocol larp --seed 3")
+    code, [line], _ = recorded("scripts/recons/eval_tokenizer.sh", 2, 1, "--max-clips", "9", TOKENIZER="t", OUT="o")
+    assert code == 0 and line.endswith(" -m nbp.reconstruct --tokenizer t --data configs/data/ucf101.yaml --out o "
+                                       "--protocol nbp-rfvd --max-clips 9")
+    for script, arguments in (("scripts/fvd.sh", (1, 1, "a")), ("scripts/recons/eval_tokenizer.sh", (1,))):
+        code, lines, error = recorded(script, *arguments)
+        assert code and not lines and "usage: " in error
