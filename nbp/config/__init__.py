@@ -5,9 +5,9 @@ Architecture and data fields have no default: a missing one is an error.
 
 from nbp.config.loading import load_config, load_run, save_config, to_dict
 from nbp.config.models import GeneratorConfig, TokenizerConfig
-from nbp.config.runs import (CurriculumPhase, DataConfig, DiscriminatorConfig, GeneratorRun, OptimConfig,
+from nbp.config.runs import (CurriculumPhase, DataConfig, DiscriminatorConfig, GeneratorRun, ImageConfig, OptimConfig,
                              TokenizerLossConfig, TokenizerRun, TrainerConfig)
 
-__all__ = ["CurriculumPhase", "DataConfig", "DiscriminatorConfig", "GeneratorConfig", "GeneratorRun", "OptimConfig",
-           "TokenizerConfig", "TokenizerLossConfig", "TokenizerRun", "TrainerConfig", "load_config", "load_run",
-           "save_config", "to_dict"]
+__all__ = ["CurriculumPhase", "DataConfig", "DiscriminatorConfig", "GeneratorConfig", "GeneratorRun", "ImageConfig",
+           "OptimConfig", "TokenizerConfig", "TokenizerLossConfig", "TokenizerRun", "TrainerConfig", "load_config",
+           "load_run", "save_config", "to_dict"]

@@ -64,6 +64,25 @@ class CurriculumPhase:
 
 
 @dataclass
+class ImageConfig:
+    """Pictures among the clips of a tokenizer run (MAGVIT-v2, arXiv 2310.05737): a causal model sees T = 1."""
+
+    share: float = 0.0                     # of the micro-batches; 0: none
+    batch_size: int = 8                    # pictures per device and micro-batch
+    root: Optional[str] = None             # folder of pictures; None: random frames of the training videos
+    train_list: Optional[str] = None       # annotation list relative to root; None: every picture below it
+
+    def check(self):
+        if not 0 <= self.share < 1:
+            raise ValueError(f"images.share must be in [0, 1), got {self.share}; a curriculum phase of num_frames: 1 "
+                             "trains on images alone")
+        if self.batch_size < 1:
+            raise ValueError(f"images.batch_size must be at least 1, got {self.batch_size}")
+        if self.train_list is not None and self.root is None:
+            raise ValueError(f"images.train_list={self.train_list!r} needs images.root")
+
+
+@dataclass
 class OptimConfig:
     """AdamW with warm-up and decay to `final_lr_ratio`."""
 
@@ -144,6 +163,7 @@ class TokenizerRun:
     curriculum: List[CurriculumPhase] = MISSING
     pooling_start: bool = False            # a new model first pools and repeats colours (nbp/tokenizer/pooling.py)
     init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
+    images: ImageConfig = field(default_factory=ImageConfig)
 
     def check(self):
         if self.pooling_start and self.init_from is not None:

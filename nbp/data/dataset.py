@@ -127,16 +127,16 @@ class VideoDataset(torch.utils.data.Dataset):
         except ValueError as error:
             raise VideoError(str(error), path) from error
         frames = read_frames(path, indices, self.data.reader)
-        frames = self._fit(frames, generator)
+        frames = (random_square(frames, self.data, generator) if self.train else
+                  fit_square(frames, self.data.resolution, self.data.resize))
         return {"video": frames_to_video(frames), **self.facts(item)}
 
-    def _fit(self, frames, generator):
-        position, mirrored = 0.5, False
-        if self.train:
-            position, coin = torch.rand(2, generator=generator).tolist()
-            mirrored = self.data.flip and coin < 0.5
-        frames = fit_square(frames, self.data.resolution, self.data.resize, position)
-        return flip(frames) if mirrored else frames
+
+def random_square(frames, data, generator):
+    """Training crop and mirroring of frames (T, H, W, C), as `data.resolution`, `resize` and `flip` say."""
+    position, coin = torch.rand(2, generator=generator).tolist()
+    frames = fit_square(frames, data.resolution, data.resize, position)
+    return flip(frames) if data.flip and coin < 0.5 else frames
 
 
 def evaluation_batches(dataset, batch_size, num_workers=0, rank=0, world=1, first_item=0, max_items=None):

@@ -8,7 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from nbp.data.dataset import collate_present
-from nbp.training.sampler import StepBatchSampler
+from nbp.data.images import JointDataset
+from nbp.training.sampler import Images, StepBatchSampler
 
 
 class ClipDataModule(pl.LightningDataModule):
@@ -19,18 +20,27 @@ class ClipDataModule(pl.LightningDataModule):
         phases: list of `nbp.training.sampler.Phase`.
         val_batch_size: clips per device in validation.
         trainer_config: `nbp.config.TrainerConfig`.
+        images: `nbp.config.ImageConfig` of a run that mixes pictures in, or None.
+        pictures: `ImageDataset` they come from; None: frames of `train`.
     """
 
-    def __init__(self, train, val, phases, val_batch_size, trainer_config):
+    def __init__(self, train, val, phases, val_batch_size, trainer_config, images=None, pictures=None):
         super().__init__()
+        self.images, self.pictures = images, pictures
         self.train, self.val, self.phases = train, val, phases
         self.val_batch_size, self.config = val_batch_size, trainer_config
 
     def train_dataloader(self):
+        dataset, images, count = self.train, None, len(self.train)
+        if self.images is not None and self.pictures is None:
+            images = Images(self.images.share, self.images.batch_size, count)
+        elif self.images is not None:
+            dataset = JointDataset(self.train, self.pictures)
+            images = Images(self.images.share, self.images.batch_size, len(self.pictures), first_item=count)
         sampler = StepBatchSampler(
-            len(self.train), self.phases, self.config.accumulate, self.config.seed,
-            self.trainer.global_rank, self.trainer.world_size, start_step=self.trainer.global_step)
-        return self._loader(self.train, StepLoader, batch_sampler=sampler)
+            count, self.phases, self.config.accumulate, self.config.seed, self.trainer.global_rank,
+            self.trainer.world_size, start_step=self.trainer.global_step, images=images)
+        return self._loader(dataset, StepLoader, batch_sampler=sampler)
 
     def val_dataloader(self):
         rank, world = self.trainer.global_rank, self.trainer.world_size

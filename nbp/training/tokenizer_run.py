@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from nbp.data.dataset import VideoDataset
+from nbp.data.images import ImageDataset
 from nbp.evaluation.lpips import LPIPS
 from nbp.fetch import fetch_lpips
 from nbp.training.callbacks import ReconstructionPictures
@@ -27,7 +28,10 @@ def build(run):
                          "times larger; set optim.gradient_clip=0, or use ddp")
     perceptual = LPIPS.from_file(fetch_lpips("vgg"), "vgg") if run.loss.perceptual else None
     phases = [Phase(p.steps, p.batch_size, p.num_frames) for p in run.curriculum]
+    images, stills = run.images if run.images.share else None, None
+    if images is not None and images.root is not None:
+        stills = ImageDataset(run.data, images.root, images.train_list)
     data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
-                          phases, phases[-1].batch_size, run.trainer)
+                          phases, phases[-1].batch_size, run.trainer, images, stills)
     pictures = ReconstructionPictures(Path(run.trainer.out) / "samples")
     return TokenizerModule(run, perceptual), data, [pictures]

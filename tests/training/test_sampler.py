@@ -1,6 +1,8 @@
 """The order of training clips: complete, split over ranks, and resumable at any step."""
 
-from nbp.training.sampler import Phase, StepBatchSampler
+import pytest
+
+from nbp.training.sampler import Images, Phase, StepBatchSampler
 
 PHASES = [Phase(4, 3, 1), Phase(3, 2, 17)]
 
@@ -38,3 +40,39 @@ def test_seeds_differ_between_visits_and_runs():
     keys = [key for batch in StepBatchSampler(10, [Phase(10, 4, 1)]) for key in batch]
     assert len({key.seed for key in keys}) == len(keys)
     assert batches(seed=1) != batches(seed=2)
+
+
+IMAGES = Images(share=0.3, batch_size=5, num_items=7, first_item=10)
+
+
+def test_images_take_their_share_and_leave_the_clips_in_order():
+    phases = [Phase(100, 3, 9)]
+    plain = [key for batch in StepBatchSampler(10, phases) for key in batch]
+    mixed = list(StepBatchSampler(10, phases, images=IMAGES))
+    pictures = [batch for batch in mixed if batch[0].num_frames == 1]
+    clips = [key for batch in mixed if batch[0].num_frames == 9 for key in batch]
+    assert len(mixed) == 100 and len(pictures) == 30 and all(len(batch) == 5 for batch in pictures)
+    assert clips == plain[:len(clips)]
+    keys = [key for batch in pictures for key in batch]
+    for epoch in range(len(keys) // 7):
+        assert sorted(key.index for key in keys[7 * epoch:7 * epoch + 7]) == list(range(10, 17))
+    assert not {key.seed for key in keys} & {key.seed for key in clips}
+
+
+def test_images_resume_and_split_over_ranks():
+    whole = batches(accumulate=2, images=IMAGES)
+    for step in range(7):
+        assert batches(accumulate=2, start_step=step, images=IMAGES) == whole[2 * step:]
+    phases = [Phase(40, 2, 9)]
+    ranks = [list(StepBatchSampler(10, phases, rank=rank, world=3, images=IMAGES)) for rank in range(3)]
+    for together in zip(*ranks):
+        assert len({(len(batch), batch[0].num_frames) for batch in together}) == 1
+    pictures = [key for together in zip(*ranks) for batch in together for key in batch if key.num_frames == 1]
+    assert sorted(key.index for key in pictures[:7]) == list(range(10, 17))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.5, 0.9])
+def test_images_are_evenly_spread(share):
+    taken = [Images(share, 1, 1).takes(number) for number in range(3000)]
+    for start in range(0, 2900, 97):
+        assert abs(sum(taken[start:start + 100]) - 100 * share) <= 1

@@ -1,0 +1,98 @@
+"""The training step of a run without weights, data or arithmetic: the real modules on the meta device.
+
+What is counted on it (`flops.py`, `memory.py`) is what the modules do, not a second description of them.
+Legend: B clips of a micro-batch, T H W pixels, t h w latent grid.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+from nbp.evaluation.lpips import LPIPS
+from nbp.training.generator_module import GeneratorModule
+from nbp.training.tokenizer_module import TokenizerModule
+
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Shape of what one device processes at once."""
+
+    batch_size: int
+    num_frames: int
+
+
+def build_module(run, step=None):
+    """The training module of a run on the meta device.
+
+    Args:
+        run: `TokenizerRun` or `GeneratorRun`.
+        step: optimizer step whose loss terms are switched on; None: all that the run ever has.
+
+    Returns:
+        `TokenizerModule` or `GeneratorModule` in training mode.
+    """
+    with META:
+        if run.kind == "tokenizer":
+            run = _terms_at(run, step)
+            module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
+        else:
+            module = GeneratorModule(run)
+    return module.to(META).train()
+
+
+def _terms_at(run, step):
+    """The run with every loss term either on from step 0 or off, as it is at `step`."""
+    loss = run.loss
+    reached = {name: step is None or step >= start for name, start in (
+        ("perceptual", loss.perceptual_start_step), ("adversarial", loss.adversarial_start_step))}
+    # The critics stay in the model before their turn; only their terms wait.
+    loss = dataclasses.replace(loss, perceptual=loss.perceptual if reached["perceptual"] else 0.0,
+                               perceptual_start_step=0, adversarial_warmup_steps=0,
+                               adversarial_start_step=0 if reached["adversarial"] else 1)
+    return dataclasses.replace(run, loss=loss)
+
+
+def num_steps(run):
+    """Optimizer steps of a run."""
+    return run.max_steps if run.kind == "generator" else sum(phase.steps for phase in run.curriculum)
+
+
+def micro_batches(run, step=None):
+    """What the micro-batches of an optimizer step hold.
+
+    Args:
+        run: `TokenizerRun` or `GeneratorRun`.
+        step: optimizer step; None: the last one.
+
+    Returns:
+        list of (share of the micro-batches, `MicroBatch`); the shares add up to 1.
+    """
+    if run.kind == "generator":
+        return [(1.0, MicroBatch(run.batch_size, 0))]
+    step = num_steps(run) - 1 if step is None else step
+    for phase in run.curriculum:
+        if step < phase.steps:
+            break
+        step -= phase.steps
+    clips, images = MicroBatch(phase.batch_size, phase.num_frames), run.images
+    return [(1 - images.share, clips)] + ([(images.share, MicroBatch(images.batch_size, 1))] if images.share else [])
+
+
+def loss_of(module, micro_batch):
+    """Loss of one micro-batch on the meta device, as the module's `training_step` sums it."""
+    run = module.run
+    if run.kind == "generator":
+        indices = torch.empty(micro_batch.batch_size, *run.model.grid, dtype=torch.long, device=META)
+        condition = None
+        if run.model.condition != "none":
+            condition = torch.empty(micro_batch.batch_size, run.model.condition_len, dtype=torch.long, device=META)
+        return module.model.loss(indices, condition)
+    size = run.data.resolution
+    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, size, size, device=META)
+    video = video.to(memory_format=torch.channels_last_3d)
+    reconstruction, _ = module.model(video)
+    terms = module.autoencoder_terms(reconstruction, video) | module.adversarial_terms(reconstruction, video)
+    return sum(value for name, value in terms.items() if not name.startswith("logit_"))

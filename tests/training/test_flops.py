@@ -1,0 +1,75 @@
+"""FLOPs of a run: against the arithmetic of a transformer, and against what real training steps execute."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from nbp import train
+from nbp.config import load_run
+from nbp.evaluation.lpips import LPIPS
+from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
+
+GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+
+
+def test_a_generator_step_is_six_flops_per_weight_and_token():
+    run = load_run("configs/generator_ucf101_base.yaml", ["trainer.devices=8"])
+    width, layers, clips = 1536, 24, 4 * 8 * 8
+    positions = 8 + 1280                                    # every position behind the condition predicts a token
+    found = flops_per_step(run)
+    linear = 6 * (12 * width ** 2 * layers * positions + 64000 * width * 1280)
+    attention = 12 * positions ** 2 * width * layers
+    assert found == pytest.approx(clips * (linear + attention), rel=0.01)
+
+
+def test_recomputation_adds_a_forward_pass_of_the_layers():
+    run = load_run("configs/generator_ucf101_base.yaml", ["batch_size=1"])
+    assert run.model.activation_checkpointing
+    more = micro_batch_flops(run, executed=True) - micro_batch_flops(run)
+    once = 2 * 12 * 1536 ** 2 * 24 * 1288 + 4 * 1288 ** 2 * 1536 * 24
+    assert more == pytest.approx(once, rel=0.02)
+
+
+def test_a_tokenizer_run_changes_with_its_curriculum_and_terms(load_tokenizer_run):
+    run = load_tokenizer_run("loss.adversarial_start_step=3", "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}, "
+                             "{steps: 2, num_frames: 17, batch_size: 2}]")
+    images, clips, critics = (flops_per_step(run, step) for step in (0, 2, 3))
+    assert images < clips < critics == flops_per_step(run)
+    run.trainer.accumulate, run.trainer.devices = 3, 2
+    assert flops_per_step(run, 2) == 6 * clips
+
+
+@pytest.mark.parametrize("more", [
+    (), ("loss.gradient_penalty=1", "loss.feature_matching=1", "discriminator.frame=true"),
+    ("loss.perceptual=0.1", "images.share=0.5", "images.batch_size=3"),
+])
+def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path, monkeypatch, more):
+    monkeypatch.setattr(tokenizer_builder, "fetch_lpips", lambda net: None)
+    monkeypatch.setattr(tokenizer_builder.LPIPS, "from_file", lambda path, net: LPIPS(net))
+    overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 1, num_frames: 9, batch_size: 2}]",
+                              "trainer.accumulate=2", "loss.adversarial_start_step=0", *more)
+    measured = count_flops(lambda: train.main([TOKENIZER, *overrides]))
+    assert flops_per_step(load_run(TOKENIZER, overrides)) == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_real_generator_step_executes_what_is_planned(generator_run, tmp_path, checkpointing):
+    overrides = generator_run(tmp_path / "run", "max_steps=1", "trainer.accumulate=2",
+                              f"model.activation_checkpointing={checkpointing}")
+    measured = count_flops(lambda: train.main([GENERATOR, *overrides]))
+    run = load_run(GENERATOR, overrides)
+    assert 2 * micro_batch_flops(run, executed=True) == pytest.approx(measured, rel=0.1)
+    assert flops_per_step(run) == pytest.approx(
+        2 * micro_batch_flops(dataclasses.replace(run, model=dataclasses.replace(
+            run.model, activation_checkpointing=False)), executed=True))
+
+
+def test_planning_makes_no_weights():
+    run = load_run("configs/generator_ucf101_3b.yaml")
+    from nbp.training.dry_run import build_module
+
+    module = build_module(run)
+    assert sum(p.numel() for p in module.parameters()) > 4e9
+    assert all(p.device == torch.device("meta") for p in module.parameters())
