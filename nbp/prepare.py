@@ -2,7 +2,7 @@
 
 python -m nbp.prepare procgen --root data/procgen --train-clips 2400 --val-clips 240
 python -m nbp.prepare ucf101 --root data/UCF-101
-python -m nbp.prepare k600 --root data/kinetics-dataset/k600
+python -m nbp.prepare k600 --root data/kinetics-dataset/k600 --verify      decode every file, list the bad ones
 python -m nbp.prepare folder --root data/videos        your own: <root>/<class>/*.mp4, or files without classes
 python -m nbp.prepare text --root data/UCF-101 --out ckpt/class-words      a text tokenizer of the class names
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 from nbp.config import DataConfig, save_config
 from nbp.data.annotations import count_per_class, read_annotations
 from nbp.data.classes import read_classes
+from nbp.data.integrity import BAD_FILES, verify
 from nbp.data.sources import folder, k600, procgen, ucf101
 
 
@@ -32,6 +33,9 @@ def main(arguments=None):
     else:
         return prepare_text(options.root, options.out, options.vocabulary)
     print(summary(options.root, motion))
+    if options.verify:
+        count, bad = verify(options.root, options.num_workers)
+        print(f"decoded {count} files, {len(bad)} are bad: {Path(options.root) / BAD_FILES}")
     if options.source == "folder":
         print(folder_commands(options, num_classes))
 
@@ -79,6 +83,9 @@ def parse(arguments=None):
     source.add_argument("--val-share", type=float, default=0.1, help="share of each class kept for validation")
     source.add_argument("--resolution", type=int, default=128, help="pixels of the square clips, for data.yaml")
     source.add_argument("--fps", type=float, help="frames per second of the clips (default: the files' own)")
+    for source in sources.choices.values():
+        source.add_argument("--verify", action="store_true", help=f"decode every file and write {BAD_FILES}; resumable")
+        source.add_argument("--num-workers", type=int, default=8, help="processes of --verify")
     source = sources.add_parser("text", help="a small text tokenizer of a data set's class names")
     source.add_argument("--root", default="data/UCF-101", help="where classes.txt is")
     source.add_argument("--out", default="ckpt/class-words", help="folder of the tokenizer")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from nbp.data.classes import class_text
+from nbp.data.remote import open_folder
 from nbp.files import atomic_path, read_json, write_json
 
 META_FIELDS = ("grid", "num_codes", "tokenizer_hash", "data", "classes")
@@ -122,11 +123,13 @@ class TokenWriter:
 class TokenDataset(torch.utils.data.Dataset):
     """A finished token cache, ordered by item number however many processes wrote it.
 
+    Local shards are mapped into memory. Those of a URL are read whole at once, 2 bytes a token: 1 GB for K600.
+
     An item is a dict: indices int64 (t, h, w); label int64, -1 without a class; text, the class name as words;
     path.
 
     Args:
-        folder: the cache.
+        folder: the cache, a path or any URL that fsspec opens.
         expect_tokenizer_hash: hash of the tokenizer that will decode; None accepts any.
 
     Raises:
@@ -134,20 +137,21 @@ class TokenDataset(torch.utils.data.Dataset):
     """
 
     def __init__(self, folder, expect_tokenizer_hash=None):
-        self.folder = Path(folder)
-        if not (self.folder / "meta.json").is_file():
+        self.folder, files = folder, open_folder(folder)
+        meta = files.read("meta.json")
+        if meta is None:
             raise ValueError(f"{folder} is not a token cache (it has no meta.json); `python -m nbp.tokenize` makes one")
-        self.meta = read_json(self.folder / "meta.json")
+        self.meta = json.loads(meta)
         found = self.meta["tokenizer_hash"]
         if expect_tokenizer_hash is not None and found != expect_tokenizer_hash:
             raise ValueError(f"{folder} holds tokens of another tokenizer: hash {found[:12]}, expected "
                              f"{expect_tokenizer_hash[:12]}; tokenize again with the tokenizer of this run")
         self.grid, self.num_codes = tuple(self.meta["grid"]), self.meta["num_codes"]
         self.classes = self.meta["classes"]
-        self._shards = self._list_shards()
+        self._shards = self._list_shards(files)
         if not self._shards:
             raise ValueError(f"{folder} holds no samples")
-        small = [_load_small(path) for path in self._shards]
+        small = [_load_small(path) if files.path else _load_whole(files, path) for path in self._shards]
         items = np.concatenate([shard["item"] for shard in small])
         order = np.argsort(items)
         shards = np.repeat(np.arange(len(small)), [len(shard["item"]) for shard in small])
@@ -157,17 +161,19 @@ class TokenDataset(torch.utils.data.Dataset):
         self.labels = np.concatenate([shard["label"] for shard in small])[order]
         paths = [path for shard in small for path in shard["paths"]]
         self.paths = [paths[number] for number in order]
-        self._open = {}
+        self._open = {number: shard["indices"] for number, shard in enumerate(small) if "indices" in shard}
+        self._local = files.path is not None
 
-    def _list_shards(self):
-        shards = []
+    def _list_shards(self, files):
+        """Paths of the shards, local ones or names in the folder of a URL."""
+        folder, shards = files.path or Path(), []
         for rank in range(self.meta["num_parts"]):
-            part = _part_path(self.folder, rank)
-            if not part.is_file():
+            part = files.read(_part_path(Path(), rank))
+            if part is None:
                 raise ValueError(f"{self.folder} is unfinished: part {rank + 1} of {self.meta['num_parts']} is "
                                  "missing; run the tokenize command again, it goes on where it stopped")
-            for number in range(len(read_json(part)["samples"])):
-                shards.append(_shard_path(self.folder, rank, number))
+            for number in range(len(json.loads(part)["samples"])):
+                shards.append(_shard_path(folder, rank, number))
         return shards
 
     def __len__(self):
@@ -182,7 +188,7 @@ class TokenDataset(torch.utils.data.Dataset):
                 "text": class_text(self.classes[label]) if label >= 0 else "", "path": self.paths[number]}
 
     def _rows(self, shard):
-        """Memory-mapped rows of a shard, opened on first use in each process."""
+        """Rows of a shard; a local one is mapped into memory on first use in each process."""
         if shard not in self._open:
             from safetensors import safe_open
 
@@ -190,7 +196,7 @@ class TokenDataset(torch.utils.data.Dataset):
         return self._open[shard]
 
     def __getstate__(self):
-        return self.__dict__ | {"_open": {}}
+        return self.__dict__ | ({"_open": {}} if self._local else {})
 
 
 def _checked_meta(meta):
@@ -214,6 +220,21 @@ def _load_small(path):
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); remove it and its part-*.json, then tokenize "
                          "again") from error
+
+
+def _load_whole(files, name):
+    """Everything of a shard behind a URL: what `_load_small` gives, and "indices"."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    content = files.read(name)
+    try:
+        if content is None:
+            raise OSError("no such file")
+        header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
+        return load(content) | {"paths": json.loads(header["__metadata__"]["paths"])}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{name} is missing or damaged ({error}); copy the token cache again") from error
 
 
 def _shard_path(folder, rank, number):

@@ -81,6 +81,29 @@ def read_frames(path, indices, reader="pyav"):
     raise ValueError(f"reader is {reader!r}; accepted: {', '.join(READERS)}")
 
 
+def check_video(path):
+    """Decode a whole file: what `read_frames` may meet anywhere in it.
+
+    Returns:
+        `VideoInfo`.
+
+    Raises:
+        VideoError: the file cannot be opened, holds damaged frames or ends before the length that it announces.
+    """
+    with _open(path, strict=True) as (container, stream):
+        info, end, pts0, number_of = _info(path, container, stream), -1, None, None
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise VideoError(f"frame {end + 1} is damaged", path)
+            if frame.pts is not None:
+                pts0 = frame.pts if pts0 is None else pts0
+                number_of = number_of or _numbering(container, stream, info, pts0)
+                end = max(end, number_of(frame))
+    if end + 1 < info.num_frames - 1:  # one frame of grace, as in reading
+        raise VideoError(f"ends after {end + 1} frames (its header announces {info.num_frames})", path)
+    return info
+
+
 def write_video(path, frames, fps, crf=18, pixel_format="yuv420p", preset="medium"):
     """Write an h264 file, atomically: `path` never holds half a video.
 
@@ -131,8 +154,11 @@ def _fraction(fps):
 
 
 @contextlib.contextmanager
-def _open(path):
-    """Yield (container, video stream), turning every codec error inside the block into VideoError."""
+def _open(path, strict=False):
+    """Yield (container, video stream), turning every codec error inside the block into VideoError.
+
+    With `strict` the decoder reports damage that it would otherwise paint over.
+    """
     import av
 
     if not os.path.isfile(path):
@@ -145,6 +171,8 @@ def _open(path):
                 raise VideoError("the file holds no video stream", path)
             stream = container.streams.video[0]
             stream.thread_count = 1  # DataLoader workers are the parallelism
+            if strict:
+                stream.codec_context.options = {"err_detect": "explode"}
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"cannot be decoded: {error}", path) from error

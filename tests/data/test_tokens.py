@@ -163,3 +163,43 @@ def test_unusable_caches(tmp_path):
     shard.unlink()
     with pytest.raises(ValueError, match="tokens-0000-00001.safetensors is missing or damaged"):
         TokenDataset(tmp_path / "cut")
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A finished cache of two parts on disk, and a copy of it in fsspec's memory file system."""
+    import fsspec
+
+    for rank in range(2):
+        write(tmp_path / "cache", rank, 2)
+    files = fsspec.filesystem("memory")
+    for path in (tmp_path / "cache").iterdir():
+        files.pipe_file(f"/{tmp_path.name}/cache/{path.name}", path.read_bytes())
+    return tmp_path / "cache", f"memory://{tmp_path.name}/cache"
+
+
+def test_a_cache_behind_a_url_is_the_cache_on_disk(elsewhere):
+    disk, url = elsewhere
+    local = TokenDataset(disk, "a" * 64)
+    for address in (url, f"file://{disk}"):
+        remote = pickle.loads(pickle.dumps(TokenDataset(address, "a" * 64)))
+        assert len(remote) == 23 and remote.paths == local.paths and np.array_equal(remote.labels, local.labels)
+        for item in range(23):
+            assert torch.equal(remote[item]["indices"], local[item]["indices"])
+
+
+def test_what_is_missing_behind_a_url(elsewhere):
+    import fsspec
+
+    disk, url = elsewhere
+    with pytest.raises(ValueError, match="other is not a token cache"):
+        TokenDataset(url + "/other")
+    with pytest.raises(ValueError, match="nosuch://bucket cannot be opened"):
+        TokenDataset("nosuch://bucket")
+    files, root = fsspec.core.url_to_fs(url)
+    files.pipe_file(f"{root}/tokens-0001-00000.safetensors", b"half")
+    with pytest.raises(ValueError, match="tokens-0001-00000.safetensors is missing or damaged"):
+        TokenDataset(url)
+    files.rm(f"{root}/part-0001.json")
+    with pytest.raises(ValueError, match="unfinished: part 2 of 2 is missing"):
+        TokenDataset(url)

@@ -1,0 +1,130 @@
+"""Decode every file of a data set once, in parallel, and list the bad ones.
+
+`<root>/verified.jsonl` keeps what was found, one line per file with its size and time of change, so that a stopped
+scan goes on and a later one reads only files that are new or changed. `<root>/bad_files.txt` has the result.
+"""
+
+import json
+import multiprocessing
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from nbp.data.annotations import read_annotations
+from nbp.data.video_io import VideoError, check_video
+from nbp.files import progress, write_text
+
+RECORD, BAD_FILES = "verified.jsonl", "bad_files.txt"
+LISTS = ("train.txt", "val.txt", "test.txt")
+
+
+def verify(root, num_workers=8):
+    """Decode all files of the annotation lists in `root` and write `bad_files.txt` (`path<TAB>reason`).
+
+    Args:
+        root: prepared data set.
+        num_workers: decoding processes.
+
+    Returns:
+        (number of files, dict of bad path -> reason).
+
+    Raises:
+        ValueError: no annotation list in `root`, or num_workers below 1.
+    """
+    if num_workers < 1:
+        raise ValueError(f"num_workers must be at least 1, got {num_workers}")
+    root = Path(root)
+    lists = [root / name for name in LISTS if (root / name).is_file()]
+    if not lists:
+        raise ValueError(f"{root} holds none of {', '.join(LISTS)}: prepare the data set first")
+    files = sorted({path for name in lists for path, _ in read_annotations(name)})
+    known = _read_record(root / RECORD)
+    stamps = {path: _stamp(root / path) for path in files}
+    todo = [path for path in files if known.get(path, {}).get("stamp") != stamps[path]]
+    found = {path: entry["error"] for path, entry in known.items()}
+    with open(root / RECORD, "a", encoding="utf-8") as record:
+        for path, error in _scan(root, todo, len(files), min(num_workers, max(1, len(todo)))):
+            found[path] = error
+            record.write(json.dumps({"path": path, "stamp": stamps[path], "error": error}) + "\n")
+            record.flush()
+    bad = {path: found[path] for path in files if found[path]}
+    write_text(root / BAD_FILES, "".join(f"{path}\t{error}\n" for path, error in bad.items()))
+    return len(files), bad
+
+
+def _scan(root, todo, total, num_workers):
+    """Yield (path, reason or "") of each file, with a progress bar."""
+    if todo:
+        results = check_all(_check, [(str(root), path) for path in todo], num_workers)
+        yield from progress((result or (path, "the decoder crashed") for (_, path), result in results), total, "verify",
+                            "files", total - len(todo))
+
+
+def check_all(check, jobs, num_workers):
+    """Run `check` on each job in processes of their own; a job that kills its process gives None, not an end.
+
+    Args:
+        check: function of one job, importable by name.
+        jobs: list of arguments.
+        num_workers: processes.
+
+    Yields:
+        (job, result), in the order in which they are done.
+    """
+    waiting, broken = deque(jobs), True
+    while broken:
+        in_flight, broken = {}, False
+        with _pool(num_workers) as pool:
+            try:
+                while waiting or in_flight:
+                    while waiting and len(in_flight) < 2 * num_workers:
+                        in_flight[pool.submit(check, waiting[0])] = waiting[0]
+                        waiting.popleft()
+                    done = next(as_completed(in_flight))
+                    result = done.result()
+                    yield in_flight.pop(done), result
+            except BrokenProcessPool:
+                broken = True
+        for job in in_flight.values():       # one of these broke it: each gets a process of its own
+            with _pool(1) as pool:
+                try:
+                    result = pool.submit(check, job).result()
+                except BrokenProcessPool:
+                    result = None
+            yield job, result
+
+
+def _pool(num_workers):
+    # Processes, because the codec holds the interpreter; spawned, because codec threads do not survive a fork.
+    return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
+
+
+def _check(job):
+    root, path = job
+    try:
+        check_video(Path(root) / path)
+    except VideoError as error:
+        return path, " ".join(str(error).split())
+    return path, ""
+
+
+def _stamp(path):
+    """Size and time of change of a file, [0, 0] for none."""
+    if not path.is_file():
+        return [0, 0]
+    state = path.stat()
+    return [state.st_size, state.st_mtime_ns]
+
+
+def _read_record(path):
+    """Last entry of each file; a line that a stopped scan left unfinished is no entry."""
+    entries = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            entries[entry["path"]] = entry
+    return entries
