@@ -24,8 +24,8 @@ def parse(arguments):
     parser.add_argument("config", help="run file, e.g. configs/generator_ucf101_base.yaml")
     parser.add_argument("--gpus", type=int, required=True, help="number of devices in all")
     parser.add_argument("--gpu", required=True, choices=GPUS)
-    parser.add_argument("--utilisation", type=float, default=0.3,
-                        help="share of the peak rate that the run reaches: an assumption, measure yours (default 0.3)")
+    parser.add_argument("--utilisation", type=float, default=0.4,
+                        help="share of the peak rate that the run reaches: an assumption, measure yours (default 0.4)")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
     return parser.parse_intermixed_args(arguments)
 

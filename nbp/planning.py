@@ -73,9 +73,10 @@ def parameters(module):
             parts["critics"] = module.discriminator
         parts |= {"perceptual network (frozen)": network for network in frozen_networks(module)}
         return {name: _count(part) for name, part in parts.items()}
+    frozen = {"tokenizer (frozen)": _count(network) for network in frozen_networks(module)}
     counts = {"token embedding": _count(model.token_embedding), "layers": _count(model.transformer.layers),
               "head": _count(model.head)}
-    return counts | {"positions and norms": _count(model) - sum(counts.values())}
+    return counts | {"positions and norms": _count(model) - sum(counts.values())} | frozen
 
 
 def _count(module):

@@ -18,7 +18,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 class ImageDataset(torch.utils.data.Dataset):
     """Training pictures, cropped and mirrored as clips are.
 
-    An item is a dict: video float32 (C, 1, H, W) in [0, 1]; path, relative to the root.
+    An item is a dict: video float32 (C, 1, H, W) in [0, 1]; label -1; text ""; path, relative to the root; item.
 
     Args:
         data: DataConfig with resolution, resize and flip.
@@ -58,7 +58,8 @@ class ImageDataset(torch.utils.data.Dataset):
         except OSError as error:
             raise ValueError(f"{path} is not a picture: {error}") from error
         frames = random_square(frames, self.data, torch.Generator().manual_seed(seed))
-        return {"video": frames_to_video(frames), "path": self.paths[item]}
+        return {"video": frames_to_video(frames), "label": torch.tensor(-1), "text": "", "path": self.paths[item],
+                "item": item}
 
 
 class JointDataset(torch.utils.data.Dataset):

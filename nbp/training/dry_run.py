@@ -6,10 +6,15 @@ Legend: B clips of a micro-batch, T H W pixels, t h w latent grid.
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from nbp.checkpoint import load_model
+from nbp.config import TokenizerConfig
 from nbp.evaluation.lpips import LPIPS
+from nbp.official import TOKENIZER_CONFIG
+from nbp.tokenizer.model import Tokenizer
 from nbp.training.generator_module import GeneratorModule
 from nbp.training.tokenizer_module import TokenizerModule
 
@@ -39,8 +44,24 @@ def build_module(run, step=None):
             run = _terms_at(run, step)
             module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
         else:
-            module = GeneratorModule(run)
+            module = GeneratorModule(run, None if run.data is None else Tokenizer(tokenizer_config(run.tokenizer)))
+            for network in filter(None, module._frozen):
+                network.requires_grad_(False)
     return module.to(META).train()
+
+
+def tokenizer_config(path):
+    """Config of the tokenizer that a generator run names, without its weights.
+
+    Args:
+        path: native folder, or an official file, which need not be here: all have the released architecture.
+
+    Raises:
+        ValueError: not a native folder.
+    """
+    if Path(path).suffix in (".pt", ".ckpt"):
+        return TokenizerConfig(**TOKENIZER_CONFIG)
+    return load_model(path, "tokenizer")[1]
 
 
 def _terms_at(run, step):
@@ -71,7 +92,7 @@ def micro_batches(run, step=None):
         list of (share of the micro-batches, `MicroBatch`); the shares add up to 1.
     """
     if run.kind == "generator":
-        return [(1.0, MicroBatch(run.batch_size, 0))]
+        return [(1.0, MicroBatch(run.batch_size, run.data.num_frames if run.data is not None else 0))]
     step = num_steps(run) - 1 if step is None else step
     for phase in run.curriculum:
         if step < phase.steps:
@@ -86,13 +107,21 @@ def loss_of(module, micro_batch):
     run = module.run
     if run.kind == "generator":
         indices = torch.empty(micro_batch.batch_size, *run.model.grid, dtype=torch.long, device=META)
+        if run.data is not None:
+            with torch.no_grad():
+                tokenizer = module._frozen[0]
+                indices = tokenizer.fsq(tokenizer.encoder(_video(run.data, micro_batch)))[1].long()
         condition = None
         if run.model.condition != "none":
             condition = torch.empty(micro_batch.batch_size, run.model.condition_len, dtype=torch.long, device=META)
         return module.model.loss(indices, condition)
-    size = run.data.resolution
-    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, size, size, device=META)
-    video = video.to(memory_format=torch.channels_last_3d)
+    video = _video(run.data, micro_batch)
     reconstruction, _ = module.model(video)
     terms = module.autoencoder_terms(reconstruction, video) | module.adversarial_terms(reconstruction, video)
     return sum(value for name, value in terms.items() if not name.startswith("logit_"))
+
+
+def _video(data, micro_batch):
+    size = data.resolution
+    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, size, size, device=META)
+    return video.to(memory_format=torch.channels_last_3d)

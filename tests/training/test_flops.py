@@ -8,6 +8,7 @@ import torch
 from nbp import train
 from nbp.config import load_run
 from nbp.evaluation.lpips import LPIPS
+from nbp.tokenizer.model import Tokenizer
 from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
 
@@ -64,6 +65,16 @@ def test_a_real_generator_step_executes_what_is_planned(generator_run, tmp_path,
     assert flops_per_step(run) == pytest.approx(
         2 * micro_batch_flops(dataclasses.replace(run, model=dataclasses.replace(
             run.model, activation_checkpointing=False)), executed=True))
+
+
+def test_tokenizing_online_costs_an_encoder_pass(generator_run, finished, data_config, tmp_path):
+    fields = dict(line.split(": ") for line in data_config.read_text().splitlines())
+    online = ["tokens=null", *(f"data.{name}={value}" for name, value in fields.items())]
+    cached, run = (load_run(GENERATOR, generator_run(tmp_path, *more)) for more in ((), online))
+    tokenizer = Tokenizer.from_pretrained(finished / "model")
+    with torch.inference_mode():
+        encoder = count_flops(lambda: tokenizer.encode(torch.rand(2, 3, 17, 32, 32)))
+    assert flops_per_step(run) - flops_per_step(cached) == pytest.approx(encoder)
 
 
 def test_planning_makes_no_weights():
