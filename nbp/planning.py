@@ -89,10 +89,12 @@ def _phases(run, world, rate):
     for steps in _stretches(run):
         step, parallel = first + steps - 1, world * run.trainer.accumulate
         kinds = micro_batches(run, step)
-        executed = parallel * micro_batch_flops(run, step, executed=True)
+        executed = model = parallel * micro_batch_flops(run, step, executed=True)
+        if run.kind == "generator" and run.model.activation_checkpointing:
+            model = flops_per_step(run, step)
         entries.append({"first_step": first, "steps": steps, "num_frames": kinds[0][1].num_frames,
                         "clips_per_step": parallel * sum(share * batch.batch_size for share, batch in kinds),
-                        "model_flops_per_step": flops_per_step(run, step), "executed_flops_per_step": executed,
+                        "model_flops_per_step": model, "executed_flops_per_step": executed,
                         "hours": steps * executed / (world * rate) / 3600})
         first += steps
     return entries

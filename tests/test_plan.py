@@ -12,13 +12,16 @@ def test_a_published_generator(capsys):
     plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "64", "--gpu", "a100-80g", "trainer.accumulate=1"])
     text = capsys.readouterr().out
     assert "configs/generator_ucf101_base.yaml on 64 x a100-80g, bf16-mixed, strategy deepspeed_1" in text
-    for word in ("982.", "256 clips", "deepspeed_3", "checkpoint", "GPU hours", "the training set is not here"):
+    for word in ("933.6 M", "256 clips", "deepspeed_3", "checkpoint", "GPU hours", "the training set is not here"):
         assert word in text, word
     assert "tokens" in text and "3.277e+10 tokens" in text          # 100,000 steps x 256 clips x 1280
 
 
 def test_hours_follow_from_operations():
-    run = load_run("configs/tokenizer_procgen.yaml", ["trainer.devices=4"])
+    phases = "[{steps: 900, num_frames: 1, batch_size: 4}, {steps: 450, num_frames: 5, batch_size: 4}, " \
+             "{steps: 260, num_frames: 17, batch_size: 4}]"
+    run = load_run("configs/tokenizer_procgen.yaml", [
+        "trainer.devices=4", "loss.perceptual=0.1", "model.widths=[8,8,8,8]", f"curriculum={phases}", "loss.perceptual_start_step=900", "loss.adversarial_start_step=1400"])
     numbers = make_plan(run, "h100-80g", 0.5)
     assert [phase["steps"] for phase in numbers["phases"]] == [900, 450, 50, 210]    # the critics start inside a phase
     work = sum(phase["steps"] * phase["executed_flops_per_step"] for phase in numbers["phases"])

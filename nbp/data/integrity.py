@@ -46,7 +46,8 @@ def verify(root, num_workers=8):
     with open(root / RECORD, "a", encoding="utf-8") as record:
         for path, error in _scan(root, todo, len(files), min(num_workers, max(1, len(todo)))):
             found[path] = error
-            record.write(json.dumps({"path": path, "stamp": stamps[path], "error": error}) + "\n")
+            # The line break comes first, so that an entry behind one that a stopped scan left unfinished is whole.
+            record.write("\n" + json.dumps({"path": path, "stamp": stamps[path], "error": error}))
             record.flush()
     bad = {path: found[path] for path in files if found[path]}
     write_text(root / BAD_FILES, "".join(f"{path}\t{error}\n" for path, error in bad.items()))

@@ -7,7 +7,12 @@ again (Chowdhery et al., arXiv 2204.02311, appendix B), executed FLOPs include i
 
 import dataclasses
 
-from nbp.training.dry_run import build_module, loss_of, micro_batches
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from nbp.training.dry_run import build_module, loss_of, micro_batches, num_steps
 
 
 def flops_per_step(run, step=None):
@@ -36,17 +41,33 @@ def micro_batch_flops(run, step=None, executed=False):
     """
     if run.kind == "generator" and not executed:
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, activation_checkpointing=False))
-    module = build_module(run, step)
-    return sum(share * count_flops(lambda: loss_of(module, batch).backward())
+    module = build_module(run, num_steps(run) - 1 if step is None else step)
+    return sum(share * count_flops(lambda: torch.autograd.backward(loss_of(module, batch)))
                for share, batch in micro_batches(run, step))
 
 
 def count_flops(function):
     """FLOPs of the convolutions and matrix products that `function` runs, on whatever device; float."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-    from torch.utils.flop_counter import FlopCounterMode
-
-    # Fused attention on CPUs is unknown to the counter, and fused backward passes compute the scores again.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    # Fused attention on CPUs is unknown to the formulas, and fused backward passes compute the scores again.
+    with _Counter() as counter, sdpa_kernel(SDPBackend.MATH):
         function()
-    return float(counter.get_total_flops())
+    return float(counter.total)
+
+
+class _Counter(TorchDispatchMode):
+    """The formulas of torch.utils.flop_counter without its book of modules, whose hooks forbid autograd.grad."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nbp.generator.transformer import TransformerLayer
 from nbp.training.dry_run import build_module, loss_of
 
 STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
@@ -122,9 +123,19 @@ def trace(module, micro_batch, autocast=None):
         model = module.model
         positions = model.layout.num_inputs(math.prod(model.config.grid))
         num_logits = micro_batch.batch_size * positions * model.head.out_features
+    for layer in module.modules():
+        if isinstance(layer, TransformerLayer):        # recomputation in the backward pass leaves the modes around it
+            layer.forward = _under_rules(layer.forward, autocast)
     with Allocations(standing, num_logits) as allocations, GpuRules(autocast):
         loss_of(module, micro_batch).backward()
     return allocations.peak
+
+
+def _under_rules(forward, autocast):
+    def run(*args):
+        with GpuRules(autocast):
+            return forward(*args)
+    return run
 
 
 class Allocations(TorchDispatchMode):

@@ -42,7 +42,9 @@ class TokenizerModule(TrainingModule):
         self.register_buffer("lecam_real", torch.zeros(()))
         self.register_buffer("lecam_fake", torch.zeros(()))
         if not run.trainer.strategy.startswith("deepspeed"):  # its parameter broadcast needs the default layout
-            self.to(memory_format=torch.channels_last_3d)
+            for module in self.modules():
+                if isinstance(module, torch.nn.Conv3d):      # a frame critic's 2D kernels know no such layout
+                    module.to(memory_format=torch.channels_last_3d)
 
     def configure_optimizers(self):
         optim = self.run.optim
@@ -109,7 +111,7 @@ class TokenizerModule(TrainingModule):
 
     def _lecam(self, real, fake):
         for average, logits in ((self.lecam_real, real), (self.lecam_fake, fake)):
-            average.lerp_(losses.mean_logit(logits).detach(), 1 - LECAM_DECAY)
+            average.lerp_(losses.mean_logit(logits).detach().to(average), 1 - LECAM_DECAY)
         return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
 
     def _random_frames(self, *videos):

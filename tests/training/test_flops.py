@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from nbp import train
 from nbp.config import load_run
@@ -15,9 +17,16 @@ from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
 
 
+def flop_counter(function):
+    """FLOPs of `function` by torch.utils.flop_counter."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        function()
+    return counter.get_total_flops()
+
+
 def test_a_generator_step_is_six_flops_per_weight_and_token():
-    run = load_run("configs/generator_ucf101_base.yaml", ["trainer.devices=8"])
-    width, layers, clips = 1536, 24, 4 * 8 * 8
+    run = load_run("configs/generator_ucf101_base.yaml", ["trainer.devices=8", "model.num_layers=3"])
+    width, layers, clips = 1536, 3, 4 * 8 * 8
     positions = 8 + 1280                                    # every position behind the condition predicts a token
     found = flops_per_step(run)
     linear = 6 * (12 * width ** 2 * layers * positions + 64000 * width * 1280)
@@ -26,10 +35,10 @@ def test_a_generator_step_is_six_flops_per_weight_and_token():
 
 
 def test_recomputation_adds_a_forward_pass_of_the_layers():
-    run = load_run("configs/generator_ucf101_base.yaml", ["batch_size=1"])
+    run = load_run("configs/generator_ucf101_base.yaml", ["batch_size=1", "model.num_layers=3"])
     assert run.model.activation_checkpointing
     more = micro_batch_flops(run, executed=True) - micro_batch_flops(run)
-    once = 2 * 12 * 1536 ** 2 * 24 * 1288 + 4 * 1288 ** 2 * 1536 * 24
+    once = 2 * 12 * 1536 ** 2 * 3 * 1288 + 4 * 1288 ** 2 * 1536 * 3
     assert more == pytest.approx(once, rel=0.02)
 
 
@@ -44,14 +53,16 @@ def test_a_tokenizer_run_changes_with_its_curriculum_and_terms(load_tokenizer_ru
 
 @pytest.mark.parametrize("more", [
     (), ("loss.gradient_penalty=1", "loss.feature_matching=1", "discriminator.frame=true"),
-    ("loss.perceptual=0.1", "images.share=0.5", "images.batch_size=3"),
+    ("loss.perceptual=0.1", "loss.perceptual_start_step=0", "images.share=0.5", "images.batch_size=3"),
 ])
 def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path, monkeypatch, more):
     monkeypatch.setattr(tokenizer_builder, "fetch_lpips", lambda net: None)
     monkeypatch.setattr(tokenizer_builder.LPIPS, "from_file", lambda path, net: LPIPS(net))
     overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 1, num_frames: 9, batch_size: 2}]",
                               "trainer.accumulate=2", "loss.adversarial_start_step=0", *more)
-    measured = count_flops(lambda: train.main([TOKENIZER, *overrides]))
+    # PyTorch's own counter where it can: its hooks do not survive the penalty's autograd.grad.
+    measure = count_flops if "loss.gradient_penalty=1" in more else flop_counter
+    measured = measure(lambda: train.main([TOKENIZER, *overrides]))
     assert flops_per_step(load_run(TOKENIZER, overrides)) == pytest.approx(measured, rel=0.1)
 
 
@@ -59,7 +70,7 @@ def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path,
 def test_a_real_generator_step_executes_what_is_planned(generator_run, tmp_path, checkpointing):
     overrides = generator_run(tmp_path / "run", "max_steps=1", "trainer.accumulate=2",
                               f"model.activation_checkpointing={checkpointing}")
-    measured = count_flops(lambda: train.main([GENERATOR, *overrides]))
+    measured = flop_counter(lambda: train.main([GENERATOR, *overrides]))
     run = load_run(GENERATOR, overrides)
     assert 2 * micro_batch_flops(run, executed=True) == pytest.approx(measured, rel=0.1)
     assert flops_per_step(run) == pytest.approx(
