@@ -39,9 +39,10 @@ def build_module(run, step=None):
     Returns:
         `TokenizerModule` or `GeneratorModule` in training mode.
     """
+    run = dataclasses.replace(run, init_from=None)
     with META:
         if run.kind == "tokenizer":
-            run = _terms_at(run, step)
+            run = dataclasses.replace(_terms_at(run, step), pooling_start=False)
             module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
         else:
             module = GeneratorModule(run, None if run.data is None else Tokenizer(tokenizer_config(run.tokenizer)))
