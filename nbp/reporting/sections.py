@@ -20,7 +20,7 @@ def summary(run, results):
     reached = sum(check.passed for check in results)
     return "\n".join([
         "<h1>Next-block video generation, from nothing to scores</h1>",
-        page.paragraph("A video tokenizer and a block-causal generator, trained from random weights for "
+        page.paragraph("A video tokenizer and a block-causal generator, trained from scratch for "
                        f"{run.num_steps['tokenizer']} and {run.num_steps['generator']} steps on {run.num_train} clips "
                        f"of {len(run.classes)} Procgen games. Everything below was made by one "
                        f"command on one machine; every score is measured on {scores['real']['clips']} clips of levels "
