@@ -2,6 +2,7 @@
 
 python -m nbp.evaluate --real configs/data/procgen.yaml --fake runs/quickstart/generated --protocol quickstart
 python -m nbp.evaluate --real A --fake B C --protocol nbp-rfvd+frames=16 --sensitivity --train D
+python -m nbp.evaluate --run runs/quickstart --protocol quickstart
 A set is a clip set, .npz or .npy, a folder of videos or picture sequences, a .txt list, a data config, or a token
 cache (with --tokenizer). Prints the protocol in full with every score, writes OUT/scores.json and .md. Torchrun
 shares the work; a stopped run goes on where it was.
@@ -88,8 +89,9 @@ def parse(arguments):
     parser = argparse.ArgumentParser(prog="python -m nbp.evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--real", required=True, help="the real set")
-    add("--fake", required=True, nargs="+", help="one or more sets to score; the real set is read once")
+    add("--run", help="a run folder: every set of clips in it against RUN/reconstruction/real.npz")
+    add("--real", help="the real set")
+    add("--fake", nargs="+", help="one or more sets to score; the real set is read once")
     add("--protocol", required=True, help=f"{', '.join(PROTOCOLS)}, or a YAML file")
     add("--set", nargs="*", default=[], metavar="field=value", help="change fields of the protocol, and so its name")
     add("--split", choices=["train", "val"], help="change which list of a data config the real set is")
@@ -109,7 +111,24 @@ def parse(arguments):
     add("--batch-size", type=int, default=8)
     add("--num-workers", type=int, default=0, help="decoding processes; 0: a thread")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.run and not (options.real or options.fake):
+        options.real, options.fake = sets_of_run(options.run)
+    elif options.run or not (options.real and options.fake):
+        parser.error("give either --run, or --real and --fake")
+    return options
+
+
+def sets_of_run(run):
+    """Real set and sets to score of a run folder such as the quickstart's.
+
+    Raises:
+        ValueError: it has no real clips or nothing to score.
+    """
+    real, fakes = Path(run) / "reconstruction" / "real.npz", sorted(Path(run).rglob("clips.npz"))
+    if not real.is_file() or not fakes:
+        raise ValueError(f"{run} is not a finished run: expected {real} and folders with clips.npz")
+    return str(real), [str(path.parent) for path in fakes]
 
 
 if __name__ == "__main__":

@@ -44,3 +44,21 @@ def test_styleganv_weights_are_the_users(tmp_path):
     options = evaluate.parse(["--real", "a", "--fake", "b", "--protocol", "larp", "--ckpt", str(tmp_path)])
     protocol = evaluate.choose_protocol(options)
     assert evaluate.weights_path(protocol, options) == tmp_path / "i3d_torchscript.pt"
+
+
+def test_a_run_is_scored_set_by_set(fast, make_frames, tmp_path, capsys):
+    from nbp import clipset
+
+    run = tmp_path / "run"
+    for number, folder in enumerate(("generated", "baselines/frozen", "reconstruction")):
+        clipset.save(run / folder, make_frames(12, number), np.full(12, -1))
+    np.savez(run / "reconstruction" / "real.npz", video=make_frames(12, 9))
+    common = ["--protocol", "quickstart", "--set", "frames=9", "--out", str(tmp_path / "out"),
+              "--cache", str(tmp_path / "cache"), "--device", "cpu", "--no-intervals"]
+    reports = evaluate.main(["--run", str(run), *common])
+    assert len(reports) == 3 and len({report["scores"]["fvd"] for report in reports}) == 3
+    with pytest.raises(ValueError, match="is not a finished run: expected .*real.npz"):
+        evaluate.main(["--run", str(tmp_path), *common])
+    with pytest.raises(SystemExit):
+        evaluate.main(["--run", str(run), "--real", "a", "--fake", "b", *common])
+    assert "give either --run, or --real and --fake" in capsys.readouterr().err
