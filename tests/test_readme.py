@@ -39,7 +39,7 @@ def shown(value):
     return value if isinstance(value, str) else " ".join(value)[:60] or "alone"
 
 
-@pytest.mark.parametrize("module, arguments", modules(), ids=shown)
+@pytest.mark.parametrize("module, arguments", list(modules()), ids=shown)
 def test_a_command_has_the_options_that_it_is_given(module, arguments, capsys):
     main = importlib.import_module(module).main
     subcommand = [arguments[0]] if module in ("nbp.prepare", "nbp.convert") else []
@@ -66,7 +66,7 @@ def runs():
             yield variables.get("CONFIG", default), overrides[2:] if words[0] == "bash" else overrides
 
 
-@pytest.mark.parametrize("config, overrides", runs(), ids=shown)
+@pytest.mark.parametrize("config, overrides", list(runs()), ids=shown)
 def test_a_training_command_names_a_run_and_fields_that_exist(config, overrides, monkeypatch):
     from nbp.config import load_run
 

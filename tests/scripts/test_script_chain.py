@@ -80,7 +80,7 @@ class Chain:
 def losses(out):
     """Logged losses of a run, step by step."""
     metrics = read_metrics(out)
-    return [value for name in ("train/loss", "train/discriminator", "val/loss", "val/psnr")
+    return [value for name in ("train/loss", "train/discriminator", "val/loss")
             for value in metrics.get(name, {}).values()]
 
 
@@ -112,6 +112,9 @@ def test_every_engine_and_number_of_ranks_agrees(data, tmp_path):
     chain = Chain(data, tmp_path)
     tokenizers = [chain.tokenizer(strategy) for strategy in ("ddp", "deepspeed_2")]
     assert losses(tokenizers[1]) == pytest.approx(losses(tokenizers[0]), rel=1e-4)
+    # Rounding to codes is not continuous: an error of 1e-7 may turn one code of hundreds, which the PSNR shows.
+    psnr = [[*read_metrics(out)["val/psnr"].values()] for out in tokenizers]
+    assert psnr[1] == pytest.approx(psnr[0], abs=0.05)
     tokens = chain.tokens(tokenizers[0])
     generators = {strategy: chain.generator(strategy, tokenizers[0], tokens)
                   for strategy in ("ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3")}
