@@ -163,11 +163,14 @@ class TokenizerRun:
     curriculum: List[CurriculumPhase] = MISSING
     pooling_start: bool = False            # a new model first pools and repeats colours (nbp/tokenizer/pooling.py)
     init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
+    inflate_from: Optional[str] = None     # native folder of an image tokenizer that becomes this video tokenizer
     images: ImageConfig = field(default_factory=ImageConfig)
 
     def check(self):
-        if self.pooling_start and self.init_from is not None:
-            raise ValueError(f"pooling_start is for new models, and init_from={self.init_from!r} gives one: set only one")
+        starts = [f"{name}={getattr(self, name)!r}" for name in ("pooling_start", "init_from", "inflate_from")
+                  if getattr(self, name)]
+        if len(starts) > 1:
+            raise ValueError(f"{' and '.join(starts)}: set only one, each decides which weights the run starts from")
         if self.trainer.global_batch is not None:
             sizes = {phase.batch_size for phase in self.curriculum}
             if len(sizes) > 1:

@@ -42,7 +42,7 @@ def build_module(run, step=None):
     run = dataclasses.replace(run, init_from=None)
     with META:
         if run.kind == "tokenizer":
-            run = dataclasses.replace(_terms_at(run, step), pooling_start=False)
+            run = dataclasses.replace(_terms_at(run, step), pooling_start=False, inflate_from=None)
             module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
         else:
             module = GeneratorModule(run, None if run.data is None else Tokenizer(tokenizer_config(run.tokenizer)))

@@ -1,9 +1,10 @@
-"""Start a training run from existing weights, a native model folder or an official file: the run field `init_from`."""
+"""Start a training run from existing weights: the run fields `init_from` and, for images to video, `inflate_from`."""
 
 import dataclasses
 
 from nbp import checkpoint
 from nbp.download import load_magvit2, load_transformer
+from nbp.tokenizer.inflation import inflate
 
 # Fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
 FREE_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
@@ -35,3 +36,17 @@ def load_initial(model, kind, path):
     state = source.state_dict()
     checkpoint.check_state_dict(model, state, path)
     model.load_state_dict(state)
+
+
+def load_inflated(model, path):
+    """Give a video tokenizer the weights of an image tokenizer, see `nbp.tokenizer.inflation`.
+
+    Args:
+        model: `Tokenizer` on CPU, changed in place.
+        path: native tokenizer folder; strides and kernels may lack time.
+
+    Raises:
+        ValueError: no tokenizer there, or one whose tensors do not inflate to the model's.
+    """
+    _, _, state = checkpoint.load_model(path, "tokenizer")
+    model.load_state_dict(inflate(state, model, f"inflate_from={path}"))

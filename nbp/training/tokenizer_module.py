@@ -16,6 +16,7 @@ from nbp.tokenizer.discriminator import Discriminator
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.pooling import start_as_pooling
 from nbp.training.base import TrainingModule
+from nbp.training.initial import load_inflated
 from nbp.training.optim import build_adamw
 
 LECAM_DECAY = 0.99
@@ -33,6 +34,8 @@ class TokenizerModule(TrainingModule):
         model = Tokenizer(run.model)
         if run.pooling_start:
             start_as_pooling(model)
+        if run.inflate_from is not None:
+            load_inflated(model, run.inflate_from)
         super().__init__(model, run)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")

@@ -73,7 +73,7 @@ def test_other_architectures_are_refused_by_field(generator_run, tmp_path, overr
 
 
 def test_a_new_model_and_given_weights_exclude_each_other(load_tokenizer_run):
-    with pytest.raises(ValueError, match="pooling_start is for new models, and init_from='weights.pt' gives one"):
+    with pytest.raises(ValueError, match="pooling_start=True and init_from='weights.pt': set only one"):
         load_tokenizer_run("init_from=weights.pt")
 
 
@@ -82,3 +82,24 @@ def test_another_kind_and_a_missing_file_are_refused(finished, generator_run, tm
                           (tmp_path / "nowhere.ckpt", "nowhere.ckpt")):
         with pytest.raises(ValueError, match=message):
             generator_builder.build(load_run(GENERATOR, generator_run(tmp_path, f"init_from={path}")))
+
+
+def test_a_video_tokenizer_starts_from_an_image_tokenizer(tokenizer_run, load_tokenizer_run, tmp_path):
+    """The image run keeps time in its strides; one step at rate 0 shows what the video run starts with."""
+    train.main([TOKENIZER, *tokenizer_run(
+        tmp_path / "images", "pooling_start=false", "model.strides=[[1,2,2],[1,2,2],[1,2,2]]", "trainer.ema_decay=0",
+        "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}]")])
+    images = Tokenizer.from_pretrained(tmp_path / "images" / "model")
+    module, data, _ = tokenizer_builder.build(load_tokenizer_run(
+        "pooling_start=false", f"inflate_from={tmp_path / 'images' / 'model'}"))
+    video = data.val[0]["video"][None]
+    with torch.inference_mode():
+        found = module.averaged(video)[0]
+        frames = [images(video[:, :, t:t + 1])[0] for t in (0, 4, 8, 12, 16)]
+    torch.testing.assert_close(found[:, :, ::4], torch.cat(frames, 2), rtol=0, atol=1e-4)
+    assert torch.equal(found[:, :, 4:5], found[:, :, 1:2])
+
+
+def test_only_one_origin_of_weights(load_tokenizer_run):
+    with pytest.raises(ValueError, match="pooling_start=True and inflate_from='x': set only one"):
+        load_tokenizer_run("pooling_start=true", "inflate_from=x")

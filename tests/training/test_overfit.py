@@ -15,37 +15,39 @@ from nbp.data.video_io import write_video
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.metrics_log import read_metrics
 
-NUM_CLIPS = 4
+NUM_CLIPS, NUM_FRAMES = 3, 5
 
 
 @pytest.fixture
 def data(tmp_path):
-    """One class of four 17-frame clips, which are also the validation set, under other names."""
+    """One class of three 5-frame clips, which are also the validation set, under other names."""
     rows = {"train": [], "val": []}
     for number, (_, frames) in enumerate(procgen.render("coinrun", "train", NUM_CLIPS)):
         for split in rows:
             name = f"{split}/{number}.mp4"
-            write_video(tmp_path / "videos" / name, frames[:17], procgen.FPS, crf=6, pixel_format="yuv444p")
+            write_video(tmp_path / "videos" / name, frames[:NUM_FRAMES], procgen.FPS, crf=6, pixel_format="yuv444p")
             rows[split].append((name, "coinrun"))
     write_lists(tmp_path / "videos", rows["train"], rows["val"])
     return DataConfig(name="few", root=str(tmp_path / "videos"), train_list="train.txt", val_list="val.txt",
-                      resolution=32)
+                      resolution=32,
+                      num_frames=NUM_FRAMES)
 
 
 def train_tokenizer(data, out):
     train.main(["configs/tokenizer_procgen.yaml", f"data.root={data.root}", f"data.resolution={data.resolution}",
-                f"trainer.out={out}", "model.widths=[16,32,48,64]", "loss.perceptual=0", "loss.adversarial=0",
-                "loss.l2=4", "trainer.num_workers=1", "optim.lr=2.0e-3", "optim.decay_steps=null",
-                "trainer.ema_decay=0", "trainer.val_every_steps=100", "trainer.checkpoint_every_steps=1000",
-                "curriculum=[{steps: 300, num_frames: 1, batch_size: 8}, {steps: 900, num_frames: 17, batch_size: 2}]"])
+                f"data.num_frames={NUM_FRAMES}", f"trainer.out={out}", "model.widths=[16,24,32,48]",
+                "loss.perceptual=0", "loss.adversarial=0", "loss.l2=4", "trainer.num_workers=0", "optim.lr=2.0e-3",
+                "optim.decay_steps=200", "trainer.ema_decay=0", "trainer.val_every_steps=40",
+                "trainer.checkpoint_every_steps=300",
+                "curriculum=[{steps: 50, num_frames: 1, batch_size: 3}, {steps: 350, num_frames: 5, batch_size: 3}]"])
     return Tokenizer.from_pretrained(out / "model")
 
 
 def train_generator(tokens, out):
     train.main(["configs/generator_procgen.yaml", f"tokenizer={out.parent / 'tokenizer' / 'model'}", f"tokens={tokens}",
-                f"trainer.out={out}", "model.grid=[5,4,4]", "model.block_shape=[1,1,4]", "model.num_condition_ids=1",
+                f"trainer.out={out}", "model.grid=[2,4,4]", "model.block_shape=[1,1,4]", "model.num_condition_ids=1",
                 "model.dropout=0", "model.condition_dropout=0", "trainer.ema_decay=0", "trainer.num_workers=0",
-                "model.num_layers=2", "optim.lr=2.0e-3", "optim.warmup_steps=20", "max_steps=300", "batch_size=4",
+                "model.num_layers=2", "optim.lr=2.0e-3", "optim.warmup_steps=20", "max_steps=200", "batch_size=3",
                 "trainer.val_every_steps=100", "trainer.checkpoint_every_steps=300", "trainer.log_every_steps=1"])
 
 
@@ -57,24 +59,22 @@ def test_a_few_clips_are_learnt_by_heart(data, tmp_path):
     with torch.inference_mode():
         error = (tokenizer.decode(tokenizer.encode(video)[0]) - video).square().mean((1, 2, 3, 4))
     psnr = -10 * error.log10()
-    print("psnr", psnr)
     assert psnr.min() >= 30, psnr
 
     (tmp_path / "data.yaml").write_text("".join(
-        f"{name}: {getattr(data, name)}\n" for name in ("name", "root", "train_list", "val_list", "resolution")))
+        f"{name}: {getattr(data, name)}\n" for name in ("name", "root", "train_list", "val_list", "resolution",
+                                                "num_frames")))
     tokenize.main(["--tokenizer", str(tmp_path / "tokenizer" / "model"), "--data", str(tmp_path / "data.yaml"),
                    "--out", str(tmp_path / "tokens"), "--num-workers", "0"])
     train_generator(tmp_path / "tokens", tmp_path / "generator")
     losses = read_metrics(tmp_path / "generator")["train/loss"]
-    print("loss", losses[max(losses)])
-    assert losses[max(losses)] < 0.1 + np.log(NUM_CLIPS) / 80, losses[max(losses)]
+    assert losses[max(losses)] < 0.1, losses[max(losses)]          # the floor is which clip: log(3) / 32 = 0.034
 
     generate.main(["--generator", str(tmp_path / "generator" / "model"), "--tokenizer",
-                   str(tmp_path / "tokenizer" / "model"), "--num-clips", "4", "--out", str(tmp_path / "generated"),
-                   "--device", "cpu", "--batch-size", "4"])
+                   str(tmp_path / "tokenizer" / "model"), "--num-clips", "3", "--out", str(tmp_path / "generated"),
+                   "--device", "cpu", "--batch-size", "3"])
     cache = TokenDataset(tmp_path / "tokens" / "train")
     known = np.stack([cache[item]["indices"].numpy() for item in range(NUM_CLIPS)])
     made = load(tmp_path / "generated")["indices"]
     equal = [max((clip == other).mean() for other in known) for clip in made]
-    print("equal", equal)
     assert min(equal) > 0.9, equal
