@@ -56,6 +56,7 @@ def test_bad_shares(tokenizer_run, tmp_path, override, message):
         load_run(TOKENIZER, tokenizer_run(tmp_path, override))
 
 
+@pytest.mark.slow
 def test_two_processes_train_on_both(launch, tokenizer_run, pictures, tmp_path):
     """Unlike shapes on two ranks would make their gradients or losses differ from one process's larger batch."""
     common = [PHASE, "images.share=0.5", f"images.root={pictures}", "optim.gradient_clip=0", "loss.adversarial=0",
