@@ -68,7 +68,7 @@ def load_model(path, kind=None):
         raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
                          f"this code reads {FORMAT_VERSION}")
     try:
-        config = _config(_classes(content["kind"])[1], content["config"], folder / CONFIG)
+        config = read_config(content["kind"], content["config"], folder / CONFIG)
         return content["kind"], config, load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
@@ -179,7 +179,18 @@ def _folder(path):
         raise ValueError(f"{path} is neither a model folder nor a model hub id that can be read: {error}") from error
 
 
-def _config(config_class, values, source):
+def read_config(kind, values, source):
+    """Config dataclass of a model from a dict.
+
+    Args:
+        kind: "tokenizer" or "generator".
+        values: its fields.
+        source: names them in errors.
+
+    Raises:
+        ValueError: unknown or missing fields, wrong types or values.
+    """
+    config_class = _classes(kind)[1]
     names = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(set(values) - names)
     if unknown:

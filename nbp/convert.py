@@ -1,4 +1,4 @@
-"""python -m nbp.convert official-to-native|native-to-official|deepspeed-to-fp32 SOURCE TARGET
+"""python -m nbp.convert official-to-native|native-to-official|checkpoint-to-native|deepspeed-to-fp32 SOURCE TARGET
 
 Both directions are exact and strict; each prints how many tensors and values it wrote.
 """
@@ -6,12 +6,14 @@ Both directions are exact and strict; each prints how many tensors and values it
 import argparse
 import dataclasses
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 
 from nbp import checkpoint, official
-from nbp.files import atomic_path
+from nbp.files import atomic_path, read_json
+from nbp.training import checkpoints
 
 # What has no place in an official file and changes no logits: training options and how ids are drawn.
 FREE_FIELDS = {"condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial", "pad_visibility"}
@@ -106,12 +108,43 @@ def deepspeed_to_fp32(source, target):
     return checkpoint.count(content["state_dict"])
 
 
+def checkpoint_to_native(source, target):
+    """Write the model of a training checkpoint as a native folder: its moving average where it has one.
+
+    Args:
+        source: checkpoint of one device or DDP (a file), or of DeepSpeed (a folder; see `deepspeed_to_fp32`).
+        target: folder.
+
+    Raises:
+        ValueError: damaged, or not a checkpoint of `nbp.train`.
+    """
+    if damage := checkpoints.find_damage(source):
+        raise ValueError(f"checkpoint {source}: {damage}")
+    if Path(source).is_dir():
+        run = read_json(Path(source) / checkpoints.MANIFEST)["run"]
+        with tempfile.TemporaryDirectory(dir=Path(target).resolve().parent) as folder:
+            deepspeed_to_fp32(source, Path(folder) / "weights.ckpt")
+            state = torch.load(Path(folder) / "weights.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    else:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+        if "run" not in content.get("hyper_parameters", {}):
+            raise ValueError(f"{source} is not a checkpoint of nbp.train: it holds no configuration")
+        run, state = content["hyper_parameters"]["run"], content["state_dict"]
+    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
+    native = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    config = checkpoint.read_config(run["kind"], run["model"], source)
+    checkpoint.check_state_dict(checkpoint.empty_model(run["kind"], config), native, source)
+    checkpoint.save_model(target, run["kind"], config, native)
+    return checkpoint.count(native)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m nbp.convert", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, source, target in (("official-to-native", "official file", "folder"),
                                  ("native-to-official", "folder", "file"),
+                                 ("checkpoint-to-native", "checkpoint file or folder", "folder"),
                                  ("deepspeed-to-fp32", "checkpoint folder", "file")):
         command = commands.add_parser(name)
         command.add_argument("source", help=source)
@@ -124,6 +157,8 @@ def main(argv=None):
             tensors, values = official_to_native(args.source, args.target, args.kind)
         elif args.command == "native-to-official":
             tensors, values = native_to_official(args.source, args.target)
+        elif args.command == "checkpoint-to-native":
+            tensors, values = checkpoint_to_native(args.source, args.target)
         else:
             tensors, values = deepspeed_to_fp32(args.source, args.target)
     except ValueError as error:

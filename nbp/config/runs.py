@@ -5,6 +5,8 @@ from typing import List, Optional
 
 from nbp.config.models import MISSING, GeneratorConfig, TokenizerConfig
 
+STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
+
 
 @dataclass
 class DataConfig:
@@ -107,7 +109,7 @@ class TrainerConfig:
     out: str = MISSING                     # run folder
     devices: int = 1                       # processes on this node
     num_nodes: int = 1
-    strategy: str = "auto"                 # auto | ddp | deepspeed_1 | deepspeed_2 | deepspeed_3
+    strategy: str = "auto"                 # auto (one device, or DDP) | ddp | deepspeed_1, _2, _3, _2_offload, _3_offload
     precision: str = "auto"                # auto | 32-true | bf16-mixed; auto: bf16-mixed where the hardware multiplies it
     accumulate: int = 1                    # micro-batches per optimizer step
     global_batch: Optional[int] = None     # clips per optimizer step over all devices; where given it sets accumulate
@@ -116,17 +118,27 @@ class TrainerConfig:
     ema_decay: float = 0.0                 # 0: no moving average
     val_every_steps: int = MISSING
     val_batches: int = 8
+    val_samples: int = 4                   # clips shown as picture and mp4 at each validation; 0: none
+    val_fvd_clips: int = 0                 # clips of a validation FVD, which then chooses the best checkpoint; 0: off
     checkpoint_every_steps: int = MISSING
+    keep_last: int = 2                     # newest checkpoints that are kept, besides the best one
     log_every_steps: int = 10
-    resume: str = "auto"                   # auto: newest checkpoint in `out` | never | a path
-    wandb_project: Optional[str] = None    # None: CSV only
+    resume: str = "auto"                   # auto: newest complete checkpoint in `out` | never | a path
+    accept_changes: bool = False           # resume although the configuration has changed; what has is printed
+    guard_patience: int = 20               # steps in a row that may look diverged or collapsed; 0: no guard
+    max_rollbacks: int = 3                 # times the guard goes back to the last good checkpoint before it gives up
+    wandb_project: Optional[str] = None    # wandb besides CSV: offline without a key; None: CSV only
 
     def check(self):
-        _one_of("trainer.strategy", self.strategy, ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"))
+        _one_of("trainer.strategy", self.strategy, STRATEGIES)
         _one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         for name in ("devices", "num_nodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        if 0 < self.val_fvd_clips < 8:
+            raise ValueError(f"trainer.val_fvd_clips must be 0 (off) or at least 8, got {self.val_fvd_clips}")
+        if self.keep_last < 1:
+            raise ValueError(f"trainer.keep_last must be at least 1, got {self.keep_last}")
 
     def reach_global_batch(self, batch_size):
         """Set `accumulate` so that an optimizer step sees `global_batch` clips, where that is given.

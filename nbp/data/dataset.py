@@ -88,13 +88,14 @@ class VideoDataset(torch.utils.data.Dataset):
         item, num_frames, seed = key if isinstance(key, tuple) else (key, self.data.num_frames, None)
         if not 0 <= item < len(self):
             raise IndexError(f"item {item} of {len(self)}")
-        generator = torch.Generator().manual_seed(int(torch.randint(2 ** 62, ())) if seed is None else seed)
+        seed = int(torch.randint(2 ** 62, ())) if seed is None else seed
         for step in range(len(self.rows)):
             current = (item + step * self.clips_per_video) % len(self)
             number = current // self.clips_per_video
             if not self._bad[number]:
                 try:
-                    return self._read(current, num_frames, generator)
+                    # Seeded anew for each file: what is drawn depends on none that was found bad before.
+                    return self._read(current, num_frames, torch.Generator().manual_seed(seed))
                 except VideoError as error:
                     self._note_bad(number, error)
             if not self.train:

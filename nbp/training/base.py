@@ -1,12 +1,14 @@
-"""What both training modules share: moving average of the weights and a guard against non-finite steps."""
+"""What both training modules share: moving average of the weights, guard against non-finite steps, seeds by step."""
 
 import copy
+from contextlib import nullcontext
 
 import pytorch_lightning as pl
 import torch
 
 from nbp.config import to_dict
 from nbp.training.initial import load_initial
+from nbp.training.optim import build_adamw
 from nbp.training.sampler import mix_seed
 
 
@@ -16,7 +18,14 @@ class TrainingModule(pl.LightningModule):
     Args:
         model: the module that is trained and exported.
         run: `TokenizerRun` or `GeneratorRun`; stored in every checkpoint.
+
+    Attributes:
+        monitor: (metric, "min" or "max") that the best checkpoint is chosen by.
+        watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
+        rollbacks: how often the run has gone back, for checkpoints; `min_rollbacks` of them are newer than those.
     """
+
+    monitor = ("val/loss", "min")
 
     def __init__(self, model, run):
         super().__init__()
@@ -26,6 +35,9 @@ class TrainingModule(pl.LightningModule):
         self.ema_decay = ema_decay = run.trainer.ema_decay
         self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
+        self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
+        self.min_rollbacks = 0
+        self.watched, self.watched_shape = {}, None
         self.save_hyperparameters({"run": to_dict(run)})
 
     @property
@@ -33,23 +45,69 @@ class TrainingModule(pl.LightningModule):
         """The weights to validate with and to export."""
         return self.model if self.ema is None else self.ema
 
+    def whole_weights(self):
+        """Context in which every rank holds all parameters, also under ZeRO-3; all ranks must enter it."""
+        parameters = [p for p in self.averaged.parameters() if hasattr(p, "ds_id")]
+        if not parameters:
+            return nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters(parameters)
+
+    def weights_are_finite(self):
+        """Whether every trained weight is finite, on all ranks."""
+        parts = [getattr(p, "ds_tensor", p) for p in self.parameters() if p.requires_grad]
+        finite = torch.stack([torch.isfinite(part.detach()).all().to(self.device) for part in parts]).all().float()
+        return bool(self.mean_over_ranks(finite) == 1)
+
+    def mean_over_ranks(self, value):
+        """Mean of a tensor over ranks; every rank must call it."""
+        return self.trainer.strategy.reduce(value, reduce_op="mean") if self.trainer.world_size > 1 else value
+
     def on_train_start(self):
         """A resumed run has averaged its step already, also in the middle of accumulation."""
         self._ema_step = self.global_step
+        self._seed = self.seed
+        self.rollbacks.fill_(self.num_rollbacks)
+        self._apply_changed_options()
+
+    def configure_optimizers(self):
+        built = build_adamw(self.parameter_groups(), self.run.optim, self.max_steps)
+        self._options = [{"lr": group["initial_lr"], "betas": group["betas"], "weight_decay": group["weight_decay"]}
+                         for group in built["optimizer"].param_groups]
+        return built
+
+    def _apply_changed_options(self):
+        """Learning rate, betas and decay are those of the configuration, not those in the checkpoint."""
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            groups = scheduler.optimizer.param_groups
+            for index, (group, options) in enumerate(zip(groups, self._options)):
+                if scheduler.base_lrs[index] != options["lr"]:
+                    scheduler.base_lrs[index] = group["initial_lr"] = options["lr"]
+                    group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+                group.update({name: value for name, value in options.items() if name != "lr"})
 
     def on_train_batch_start(self, batch, batch_idx):
         """Seed dropout and other random choices by the step, so that a resumed run needs no generator state."""
         micro_step = batch_idx * self.trainer.world_size + self.trainer.global_rank
-        torch.manual_seed(mix_seed(self.run.trainer.seed, micro_step))
+        torch.manual_seed(mix_seed(self._seed, micro_step))
+
+    @property
+    def num_rollbacks(self):
+        return max(int(self.rollbacks), self.min_rollbacks)
+
+    @property
+    def seed(self):
+        """Seed of clips and random numbers; another one after a rollback, lest it end the same way."""
+        return self.run.trainer.seed + 1_000_003 * self.num_rollbacks
 
     def guard(self, loss):
         """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter.
 
         The zero keeps replicas and gradient hooks in step; the skip is counted in `skipped_steps`.
         """
-        finite = torch.isfinite(loss.detach()).float()
-        if self.trainer.world_size > 1:
-            finite = self.trainer.strategy.reduce(finite, reduce_op="mean")
+        finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
         if finite == 1:
             return loss
         self.skipped_steps += 1
@@ -65,6 +123,7 @@ class TrainingModule(pl.LightningModule):
                 norms.append(norm)
                 self.log(f"train/grad_norm_{index}", norm)
         self.log("train/skipped_steps", self.skipped_steps.float())
+        self.log("train/rollbacks", self.rollbacks.float())
         if norms and not torch.isfinite(torch.stack(norms)).all():
             self.skipped_steps += 1
             for group in optimizer.param_groups:

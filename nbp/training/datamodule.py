@@ -5,11 +5,11 @@ Works for clips of video and for cached tokens alike: both datasets accept a `Cl
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
-from nbp.data.dataset import collate_present
 from nbp.data.images import JointDataset
 from nbp.training.sampler import Images, StepBatchSampler
+from nbp.training.stop_signals import ignore_in_worker
 
 
 class ClipDataModule(pl.LightningDataModule):
@@ -38,22 +38,54 @@ class ClipDataModule(pl.LightningDataModule):
             dataset = JointDataset(self.train, self.pictures)
             images = Images(self.images.share, self.images.batch_size, len(self.pictures), first_item=count)
         sampler = StepBatchSampler(
-            count, self.phases, self.config.accumulate, self.config.seed, self.trainer.global_rank,
-            self.trainer.world_size, start_step=self.trainer.global_step, images=images)
+            count, self.phases, self.config.accumulate, self.trainer.lightning_module.seed,
+            self.trainer.global_rank, self.trainer.world_size, start_step=self.trainer.global_step, images=images)
         return self._loader(dataset, StepLoader, batch_sampler=sampler)
 
     def val_dataloader(self):
-        rank, world = self.trainer.global_rank, self.trainer.world_size
         # Evenly spread over the list, so that few validation batches still see every class.
-        wanted = min(len(self.val), self.config.val_batches * self.val_batch_size * world)
-        items = [index * len(self.val) // wanted for index in range(wanted)]
-        return self._loader(Subset(self.val, items[rank::world]), batch_size=self.val_batch_size,
-                            collate_fn=collate_present)
+        items = self.spread(self.config.val_batches * self.val_batch_size * self.trainer.world_size)
+        return self._loader(PresentItems(self.val, items), batch_size=self.val_batch_size)
+
+    def spread(self, count):
+        """This rank's share of `count` validation items, or of all where there are fewer; evenly spaced.
+
+        Every rank gets as many, because ranks meet at every batch; a set smaller than their number is repeated.
+        """
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        count = max(1, min(len(self.val), count) // world) * world
+        return [index * len(self.val) // count for index in range(count)][rank::world]
+
+    def chosen_clips(self, count):
+        """Batches of this rank's share of `count` validation clips, always the same ones."""
+        return DataLoader(PresentItems(self.val, self.spread(count)), batch_size=self.val_batch_size)
 
     def _loader(self, dataset, loader=DataLoader, **batching):
         workers = self.config.num_workers
-        return loader(dataset, num_workers=workers, persistent_workers=workers > 0, pin_memory=torch.cuda.is_available(),
-                      **batching)
+        return loader(dataset, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=ignore_in_worker,
+                      pin_memory=torch.cuda.is_available(), **batching)
+
+
+class PresentItems(torch.utils.data.Dataset):
+    """Chosen items of a dataset that gives None for unreadable ones; the next readable item stands in for those.
+
+    Args:
+        dataset: map-style.
+        items: numbers of items.
+    """
+
+    def __init__(self, dataset, items):
+        self.dataset, self.items = dataset, items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, number):
+        for step in range(len(self.dataset)):
+            sample = self.dataset[(self.items[number] + step) % len(self.dataset)]
+            if sample is not None:
+                return sample
+        raise ValueError("none of the validation clips can be read")
 
 
 class StepLoader(DataLoader):

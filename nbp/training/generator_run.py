@@ -1,5 +1,7 @@
 """Everything a generator run needs, built from its config."""
 
+from pathlib import Path
+
 from nbp.checkpoint import model_hash
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
@@ -7,7 +9,9 @@ from nbp.download import load_magvit2
 from nbp.generator.conditions import condition_encoder
 from nbp.training.datamodule import ClipDataModule
 from nbp.training.generator_module import GeneratorModule
+from nbp.training.pictures import GeneratedSamples, SampleClips
 from nbp.training.sampler import Phase
+from nbp.training.validation_fvd import ValidationFVD, kinetics_network
 
 
 def build(run):
@@ -19,7 +23,7 @@ def build(run):
     tokenizer = load_magvit2(run.tokenizer, device="cpu")
     if run.tokens is not None:
         train, val = (TokenDataset(f"{run.tokens}/{split}", model_hash(tokenizer)) for split in ("train", "val"))
-        grid, num_codes, tokenizer = train.grid, train.num_codes, None
+        grid, num_codes = train.grid, train.num_codes
     else:
         train, val = VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False)
         grid = tokenizer.config.latent_grid(run.data.num_frames, run.data.resolution, run.data.resolution)
@@ -28,7 +32,21 @@ def build(run):
     num_frames = run.data.num_frames if run.data is not None else 0
     phases = [Phase(run.max_steps, run.batch_size, num_frames)]
     data = ClipDataModule(train, val, phases, run.batch_size, run.trainer)
-    return GeneratorModule(run, tokenizer, condition_encoder(run.model, run.text_tokenizer)), data, []
+    module = GeneratorModule(run, None if run.tokens is not None else tokenizer,
+                             condition_encoder(run.model, run.text_tokenizer))
+    return module, data, _callbacks(run, tokenizer)
+
+
+def _callbacks(run, tokenizer):
+    """Pictures of samples, and their distance to the real clips, or to what the tokenizer makes of these."""
+    # Models that cannot begin by themselves continue 5 frames, or as many as their first block needs.
+    given = 0 if run.model.begin_token else max(2, run.model.block_shape[0])
+    clips = SampleClips(tokenizer, given)
+    fps = run.data.fps if run.data is not None else None
+    callbacks = [GeneratedSamples(Path(run.trainer.out) / "samples", clips, run.trainer.val_samples, fps)]
+    if run.trainer.val_fvd_clips:
+        callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network))
+    return callbacks
 
 
 def _check_model(model, grid, num_codes, classes):

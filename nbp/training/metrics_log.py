@@ -21,9 +21,10 @@ def read_metrics(out):
         raise ValueError(f"{out} holds no logs/version_*/metrics.csv: not a training run, or one without a step")
     columns = {}
     for path in files:
-        with open(path, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if name not in ("step", "epoch") and value:
-                        columns.setdefault(name, {})[int(row["step"])] = float(value)
+        text = path.read_text(encoding="utf-8")
+        whole = text[:text.rfind("\n") + 1].splitlines()  # a killed process may leave half a row
+        for row in csv.DictReader(whole):
+            for name, value in row.items():
+                if name not in ("step", "epoch") and value:
+                    columns.setdefault(name, {})[int(row["step"])] = float(value)
     return columns

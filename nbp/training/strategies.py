@@ -1,16 +1,61 @@
 """One config word -> a Lightning strategy; DeepSpeed also on CPU, for tests and laptops.
 
-Lightning's DeepSpeedStrategy refuses CPU, although DeepSpeed itself runs there over gloo;
-`CpuDeepSpeedStrategy` lifts only the device checks.
+DeepSpeed's checkpoint folders are written under another name and renamed when every rank has written its part.
+Lightning's DeepSpeedStrategy refuses CPU, although DeepSpeed itself runs there over gloo; `CpuDeepSpeed` lifts only
+the device checks.
 """
 
+import datetime
 import os
+from pathlib import Path
 
 import torch
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
 
+from nbp.config import to_dict
+from nbp.training import checkpoints
+from nbp.training.saving import save_error
 
-class CpuDeepSpeedStrategy(DeepSpeedStrategy):
+# How long ranks wait for one that has died or hangs before they stop with an error (torchrun notices a death at once).
+PATIENCE = datetime.timedelta(minutes=10)
+
+
+class WholeFolders(DeepSpeedStrategy):
+    """DeepSpeed whose checkpoint folders appear complete or not at all, on a file system that all ranks share.
+
+    Args:
+        resume: `Resume`; it picks the checkpoint and refuses an unsuitable one. None loads any path as it is.
+        arguments: of `DeepSpeedStrategy`.
+    """
+
+    def __init__(self, resume=None, **arguments):
+        super().__init__(**arguments)
+        self.resume = resume
+
+    def save_checkpoint(self, checkpoint, filepath, storage_options=None):
+        final = Path(self.broadcast(filepath))
+        temporary = checkpoints.hidden(final)
+        if self.is_global_zero and temporary.exists():
+            checkpoints.remove(temporary)
+        self.barrier("old folder")
+        try:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+        except (OSError, RuntimeError) as error:
+            raise save_error(final, error) from error
+        self.barrier("every part is written")
+        if self.is_global_zero:
+            run = self.lightning_module.run
+            checkpoints.publish(temporary, final, {"world_size": self.world_size, "strategy": run.trainer.strategy,
+                                                   "step": checkpoint["global_step"], "run": to_dict(run)})
+        self.barrier("renamed")
+
+    def load_checkpoint(self, checkpoint_path, weights_only=None):
+        if self.resume is not None:
+            checkpoint_path = self.resume.choose(checkpoint_path)
+        return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+class CpuDeepSpeed(WholeFolders):
     """ZeRO 1 to 3 on CPU processes over gloo."""
 
     @property
@@ -33,12 +78,13 @@ class CpuDeepSpeedStrategy(DeepSpeedStrategy):
         self._init_deepspeed_distributed()
 
 
-def build_strategy(word, gradient_clip=0.0):
+def build_strategy(word, gradient_clip=0.0, resume=None):
     """Strategy for `trainer.strategy`.
 
     Args:
-        word: auto | ddp | deepspeed_1 | deepspeed_2 | deepspeed_3.
+        word: auto | ddp | deepspeed_1 | deepspeed_2 | deepspeed_3 | deepspeed_2_offload | deepspeed_3_offload.
         gradient_clip: global norm; DeepSpeed clips by its own config and ignores Lightning's.
+        resume: `Resume` of DeepSpeed's checkpoints.
 
     Returns:
         A Lightning strategy or the word "auto".
@@ -46,18 +92,61 @@ def build_strategy(word, gradient_clip=0.0):
     if word == "auto":
         return "auto"
     if word == "ddp":
-        return DDPStrategy(find_unused_parameters=False)
-    stage = int(word.removeprefix("deepspeed_"))
-    config = {
+        return DDPStrategy(find_unused_parameters=False, timeout=PATIENCE)
+    arguments = {"resume": resume, "config": deepspeed_config(word, gradient_clip), "timeout": PATIENCE}
+    if torch.cuda.is_available():
+        return WholeFolders(**arguments)
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    return CpuDeepSpeed(accelerator=None, process_group_backend="gloo", **arguments)
+
+
+def deepspeed_config(word, gradient_clip):
+    """DeepSpeed's configuration for a word of `trainer.strategy`; precision is added by Lightning."""
+    _, stage, *offload = word.split("_")
+    zero = {"stage": int(stage)}
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+        if zero["stage"] == 3:
+            zero["offload_param"] = {"device": "cpu"}
+    if zero["stage"] == 3 and not torch.cuda.is_available():
+        zero["stage3_param_persistence_threshold"] = 0  # small models would not be split at all, and tests see nothing
+    return {
         "zero_allow_untested_optimizer": True,
-        "zero_optimization": {"stage": stage},
+        "zero_force_ds_cpu_optimizer": False,  # PyTorch's fused AdamW runs on the CPU as well, without a compilation
+        "zero_optimization": zero,
         "gradient_clipping": gradient_clip,
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed's own throughput log only; batches come from the sampler
     }
-    if torch.cuda.is_available():
-        return DeepSpeedStrategy(config=config)
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    return CpuDeepSpeedStrategy(accelerator=None, config=config, process_group_backend="gloo")
+
+
+def check_engine(run):
+    """Refuse what an engine cannot do.
+
+    Raises:
+        ValueError: a moving average under ZeRO-3, or under DeepSpeed in bfloat16.
+    """
+    word, precision = run.trainer.strategy, resolve_precision(run.trainer.precision)
+    if run.trainer.ema_decay and word.startswith("deepspeed"):
+        if word.startswith("deepspeed_3"):
+            raise ValueError(f"trainer.ema_decay={run.trainer.ema_decay} with trainer.strategy={word}: no rank holds "
+                             "the weights whole that the average follows; use trainer.ema_decay=0, or deepspeed_2")
+        if precision != "32-true":
+            raise ValueError(f"trainer.ema_decay={run.trainer.ema_decay} with trainer.strategy={word} in {precision}: "
+                             "DeepSpeed keeps the module in bfloat16, whose 8 bits swallow the average's small steps; "
+                             "use trainer.ema_decay=0, trainer.precision=32-true or trainer.strategy=ddp")
+
+
+def check_processes(trainer_config, environment=os.environ):
+    """Refuse a number of processes that torchrun started and the configuration does not know of.
+
+    Raises:
+        ValueError: they differ; each process would train by itself and write into the same folder.
+    """
+    started = environment.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in environment else None
+    configured = trainer_config.devices * trainer_config.num_nodes
+    if started is not None and int(started) != configured:
+        raise ValueError(f"torchrun started {started} processes, but trainer.devices={trainer_config.devices} x "
+                         f"trainer.num_nodes={trainer_config.num_nodes} = {configured}; set both to what torchrun got")
 
 
 def resolve_precision(word):

@@ -7,6 +7,8 @@ ZeRO-1 and 2, and counts `global_step` once. Losses: NBP appendix; MAGVIT-v2 (ar
 Legend: B batch, T H W pixels.
 """
 
+import math
+
 import torch
 from einops import rearrange
 from torch.func import functional_call
@@ -17,7 +19,6 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.pooling import start_as_pooling
 from nbp.training.base import TrainingModule
 from nbp.training.initial import load_inflated
-from nbp.training.optim import build_adamw
 
 LECAM_DECAY = 0.99
 
@@ -40,6 +41,7 @@ class TokenizerModule(TrainingModule):
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
         self.max_steps = sum(phase.steps for phase in run.curriculum)
+        self.monitor = ("val/rfvd", "min") if run.trainer.val_fvd_clips else ("val/psnr", "max")
         self.discriminator = Discriminator(run.discriminator) if run.loss.adversarial else None
         self._frozen = [perceptual]  # in a list: a frozen network stays out of the checkpoint
         self.register_buffer("lecam_real", torch.zeros(()))
@@ -49,12 +51,12 @@ class TokenizerModule(TrainingModule):
                 if isinstance(module, torch.nn.Conv3d):      # a frame critic's 2D kernels know no such layout
                     module.to(memory_format=torch.channels_last_3d)
 
-    def configure_optimizers(self):
+    def parameter_groups(self):
         optim = self.run.optim
         groups = [{"params": list(self.model.parameters()), "lr": optim.lr}]
         if self.discriminator is not None:
             groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
-        return build_adamw(groups, optim, self.max_steps)
+        return groups
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         """Clip each side by itself: the critics' gradients are tens of times larger and would silence the other's."""
@@ -71,12 +73,27 @@ class TokenizerModule(TrainingModule):
         terms = self.autoencoder_terms(reconstruction, video)
         terms |= self.adversarial_terms(reconstruction, video)
         loss = sum(value for name, value in terms.items() if not name.startswith("logit_"))
-        usage, perplexity = losses.code_statistics(indices, self.model.num_codes)
-        logged = {f"train/{name}": value.detach() for name, value in terms.items()}
-        logged |= {"train/code_usage": usage, "train/code_perplexity": perplexity}
-        self.log_dict(logged)
+        # Latents that are not finite give ids out of range; the loss says so, and the step is skipped.
+        usage, perplexity = losses.code_statistics(indices.clamp(0, self.model.num_codes - 1), self.model.num_codes)
+        terms = {name: value.detach() for name, value in terms.items()}
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}
+                      | {"train/code_usage": usage, "train/code_perplexity": perplexity})
         self.log("train/loss", loss.detach(), prog_bar=True)
+        self._watch(terms | {"code_perplexity": perplexity}, video)
         return self.guard(loss)
+
+    def tokens_per_clip(self, batch):
+        """Codes that a clip of a batch becomes."""
+        return math.prod(self.model.config.latent_grid(*batch["video"].shape[2:]))
+
+    def _watch(self, terms, video):
+        self.watched = {name: terms[name] for name in ("reconstruction", "code_perplexity")}
+        self.watched_shape = tuple(video.shape)
+        if "logit_real" in terms:
+            real, fake = terms["logit_real"], terms["logit_fake"]
+            self.watched |= {"discriminator": terms["discriminator"], "logit": torch.maximum(real.abs(), fake.abs()),
+                             "logit_gap": (real - fake).abs()}
+            self.log("train/discriminator_balance", (real - fake) / (real.abs() + fake.abs() + 1e-6))
 
     def autoencoder_terms(self, reconstruction, video):
         """Weighted reconstruction and perceptual losses."""
@@ -114,7 +131,9 @@ class TokenizerModule(TrainingModule):
 
     def _lecam(self, real, fake):
         for average, logits in ((self.lecam_real, real), (self.lecam_fake, fake)):
-            average.lerp_(losses.mean_logit(logits).detach().to(average), 1 - LECAM_DECAY)
+            mean = losses.mean_logit(logits).detach().to(average)
+            # One step that is not finite, and is skipped, must not stay in the average for ever.
+            average.lerp_(torch.where(mean.isfinite(), mean, average), 1 - LECAM_DECAY)
         return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
 
     def _random_frames(self, *videos):

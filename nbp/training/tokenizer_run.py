@@ -6,10 +6,11 @@ from nbp.data.dataset import VideoDataset
 from nbp.data.images import ImageDataset
 from nbp.evaluation.lpips import LPIPS
 from nbp.fetch import fetch_lpips
-from nbp.training.callbacks import ReconstructionPictures
 from nbp.training.datamodule import ClipDataModule
+from nbp.training.pictures import Reconstructions, to_frames
 from nbp.training.sampler import Phase
 from nbp.training.tokenizer_module import TokenizerModule
+from nbp.training.validation_fvd import ValidationFVD, kinetics_network
 
 
 def build(run):
@@ -19,9 +20,9 @@ def build(run):
         ValueError: ZeRO-3, which partitions the parameters that the adversarial step needs whole; or gradient
             clipping under DeepSpeed, which cannot clip the two sides apart.
     """
-    if run.trainer.strategy == "deepspeed_3":
-        raise ValueError("trainer.strategy=deepspeed_3 cannot train a tokenizer: the autoencoder's loss needs the whole "
-                         "critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")
+    if run.trainer.strategy.startswith("deepspeed_3"):
+        raise ValueError(f"trainer.strategy={run.trainer.strategy} cannot train a tokenizer: the autoencoder's loss "
+                         "needs the whole critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")
     if run.trainer.strategy.startswith("deepspeed") and run.optim.gradient_clip:
         raise ValueError(f"optim.gradient_clip={run.optim.gradient_clip} with trainer.strategy={run.trainer.strategy}: "
                          "DeepSpeed clips autoencoder and critics by their common norm, and the critics' is tens of "
@@ -33,5 +34,15 @@ def build(run):
         stills = ImageDataset(run.data, images.root, images.train_list)
     data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
                           phases, phases[-1].batch_size, run.trainer, images, stills)
-    pictures = ReconstructionPictures(Path(run.trainer.out) / "samples")
-    return TokenizerModule(run, perceptual), data, [pictures]
+    callbacks = [Reconstructions(Path(run.trainer.out) / "samples", run.trainer.val_samples, run.data.fps)]
+    if run.trainer.val_fvd_clips:
+        callbacks.append(ValidationFVD("val/rfvd", run.trainer.val_fvd_clips, _real, _reconstructed, kinetics_network))
+    return TokenizerModule(run, perceptual), data, callbacks
+
+
+def _real(module, batch):
+    return to_frames(batch["video"])
+
+
+def _reconstructed(module, batch, seed):
+    return to_frames(module.averaged(batch["video"])[0])

@@ -3,24 +3,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from moving import moving_square
 
 from nbp import tokenize, train
 from nbp.config import load_run
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
-
-
-def moving_square(seed, count=20, size=32):
-    """uint8 (count, size, size, 3): a coloured square that moves over a coloured ground."""
-    random = np.random.default_rng(seed)
-    frames = np.tile(random.integers(0, 256, 3, dtype=np.uint8), (count, size, size, 1))
-    colour, place, speed = random.integers(0, 256, 3), random.integers(0, 16, 2), random.integers(-1, 2, 2)
-    for t in range(count):
-        y, x = (place + speed * t) % (size - 8)
-        frames[t, y:y + 8, x:x + 8] = colour
-    return frames
 
 
 @pytest.fixture(scope="session")

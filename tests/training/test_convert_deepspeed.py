@@ -16,7 +16,10 @@ def test_deepspeed_to_fp32(launch, generator_run, tmp_path, strategy):
     assert folder.is_dir()
     convert.main(["deepspeed-to-fp32", str(folder), str(tmp_path / "weights.ckpt")])
     state = torch.load(tmp_path / "weights.ckpt", weights_only=False)["state_dict"]
+    convert.main(["checkpoint-to-native", str(folder), str(tmp_path / "native")])
+    native = Generator.from_pretrained(tmp_path / "native").state_dict()
     trained = Generator.from_pretrained(tmp_path / "run" / "model").state_dict()
     for name, tensor in trained.items():
         assert state[f"model.{name}"].dtype == torch.float32
         torch.testing.assert_close(state[f"model.{name}"], tensor, rtol=0, atol=0)
+        torch.testing.assert_close(native[name], tensor, rtol=0, atol=0)

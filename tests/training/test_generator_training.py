@@ -1,11 +1,13 @@
 """Generator training through Lightning itself, from cached tokens and straight from video."""
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from nbp import train
 from nbp.config import load_run
 from nbp.generator.model import Generator
+from nbp.training import fitting
 from nbp.training import generator_run as generator_builder
 from nbp.training.metrics_log import read_metrics
 
@@ -27,11 +29,41 @@ def test_two_processes_agree_on_every_engine(launch, generator_run, tmp_path):
         assert values == pytest.approx(found["ddp"], rel=1e-4), strategy
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["deepspeed_2_offload", "deepspeed_3_offload"])
+def test_offloading_to_the_cpu_gives_the_same_losses(launch, generator_run, tmp_path, strategy):
+    more = ("trainer.ema_decay=0", "trainer.val_samples=0")
+    launch(2, GENERATOR, *generator_run(tmp_path / "ddp", *more), "trainer.strategy=ddp")
+    launch(2, GENERATOR, *generator_run(tmp_path / "offload", *more), f"trainer.strategy={strategy}")
+    found = list(losses(tmp_path / "offload").values())
+    assert found == pytest.approx(list(losses(tmp_path / "ddp").values()), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"])
+def test_every_engine_trains_in_bfloat16(launch, generator_run, tmp_path, strategy):
+    launch(2, GENERATOR, *generator_run(tmp_path, "trainer.ema_decay=0", "trainer.precision=bf16-mixed", "max_steps=12"),
+           f"trainer.strategy={strategy}")
+    found = list(losses(tmp_path).values())
+    assert len(found) == 12 and found[-1] < found[0]
+    state = Generator.from_pretrained(tmp_path / "model").state_dict()
+    assert all(torch.isfinite(tensor).all() and tensor.numel() for tensor in state.values() if tensor.ndim)
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["trainer.strategy=deepspeed_3"], "no rank holds the weights whole that the average follows"),
+    (["trainer.strategy=deepspeed_1", "trainer.precision=bf16-mixed"], "keeps the module in bfloat16"),
+])
+def test_a_moving_average_where_it_cannot_work_is_refused(generator_run, tmp_path, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        train.main([GENERATOR, *generator_run(tmp_path, "trainer.ema_decay=0.9", *overrides)])
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one_with_dropout(generator_run, tmp_path):
     class Stop(Exception):
         pass
 
-    class StopAt(train.pl.Callback):
+    class StopAt(pl.Callback):
         def on_train_batch_end(self, trainer, *_):
             if trainer.global_step == 3:
                 raise Stop
@@ -39,10 +71,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_dropout(generator_run, t
     train.main([GENERATOR, *generator_run(tmp_path / "whole", "trainer.accumulate=2")])
     overrides = generator_run(tmp_path / "resumed", "trainer.accumulate=2")
     run = load_run(GENERATOR, overrides)
-    train.pl.seed_everything(run.trainer.seed, workers=True)
+    pl.seed_everything(run.trainer.seed, workers=True)
     module, data, extra = generator_builder.build(run)
     with pytest.raises(Stop):
-        train.build_trainer(run.trainer, module.max_steps, 1.0, [*extra, StopAt()]).fit(module, data)
+        fitting.build_trainer(run, module.max_steps, [*extra, StopAt()]).fit(module, data)
     train.main([GENERATOR, *overrides])
     assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
     one, other = (Generator.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "resumed"))
@@ -50,12 +82,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_dropout(generator_run, t
 
 
 def test_accumulated_batches_equal_one_large_batch(generator_run, tmp_path):
-    still = ("model.dropout=0", "model.condition_dropout=0", "trainer.ema_decay=0")
-    for name, more in (("large", ("batch_size=4",)), ("small", ("batch_size=2", "trainer.accumulate=2"))):
+    still = ("model.dropout=0", "model.condition_dropout=0", "trainer.ema_decay=0", "trainer.val_samples=0")
+    for name, more in (("large", ("batch_size=8",)), ("small", ("batch_size=2", "trainer.accumulate=4"))):
         train.main([GENERATOR, *generator_run(tmp_path / name, *still, *more)])
+    large, small = losses(tmp_path / "large"), losses(tmp_path / "small")
+    assert len(large) == len(small) == 6, "max_steps counts optimizer steps"
     one, other = (Generator.from_pretrained(tmp_path / name / "model").state_dict() for name in ("large", "small"))
     for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-5)
 
 
 def test_training_straight_from_video_sees_the_cached_tokens(generator_run, data_config, tmp_path):
@@ -69,7 +103,8 @@ def test_training_straight_from_video_sees_the_cached_tokens(generator_run, data
     run = load_run(GENERATOR, generator_run(tmp_path))
     assert torch.equal(found[0], generator_builder.build(run)[1].val[0]["indices"])
     assert cached._frozen == [None]
-    train.build_trainer(run.trainer, 2, 1.0, []).fit(module, data)
+    assert not [name for name in module.state_dict() if "encoder" in name], "the frozen tokenizer stays out"
+    fitting.build_trainer(run, 2, []).fit(module, data)
 
 
 def test_the_generator_overfits_one_batch(generator_run, tmp_path):

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from nbp import train
 from nbp.config import load_run
 from nbp.tokenizer.model import Tokenizer
+from nbp.training import fitting
 from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
@@ -27,7 +29,8 @@ def test_a_run_leaves_config_logs_pictures_and_a_model(finished):
     for column in ("train/grad_norm_0", "train/grad_norm_1", "train/code_usage", "train/code_perplexity",
                    "train/reconstruction", "train/skipped_steps", "val/psnr", "val/code_usage", "val/code_perplexity"):
         assert losses(finished, column), column
-    assert sorted(p.name for p in (finished / "samples").iterdir()) == [f"step000000{s}.png" for s in (2, 4, 6)]
+    assert sorted(p.name for p in (finished / "samples").iterdir()) == [
+        f"step000000{step}.{kind}" for step in (2, 4, 6) for kind in ("mp4", "png")]
     assert isinstance(Tokenizer.from_pretrained(finished / "model"), Tokenizer)
 
 
@@ -35,17 +38,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tokenizer_run, tmp_
     class Stop(Exception):
         pass
 
-    class StopAt(train.pl.Callback):
+    class StopAt(pl.Callback):
         def on_train_batch_end(self, trainer, *_):
             if trainer.global_step == 3:
                 raise Stop
 
     overrides = tokenizer_run(tmp_path)
     run = load_run(TOKENIZER, overrides)
-    train.pl.seed_everything(run.trainer.seed, workers=True)
+    pl.seed_everything(run.trainer.seed, workers=True)
     module, data, extra = tokenizer_builder.build(run)
     with pytest.raises(Stop):
-        train.build_trainer(run.trainer, module.max_steps, run.optim.gradient_clip, [*extra, StopAt()]).fit(module, data)
+        fitting.build_trainer(run, module.max_steps, [*extra, StopAt()]).fit(module, data)
     train.main([TOKENIZER, *overrides])
     whole, resumed = losses(finished), losses(tmp_path)
     assert {step: resumed[step] for step in range(2, 6)} == {step: whole[step] for step in range(2, 6)}
@@ -98,12 +101,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(load_tokenizer_run, mo
         return {name: value * (float("nan") if module.global_step == 1 else 1) for name, value in terms(*videos).items()}
 
     monkeypatch.setattr(module, "autoencoder_terms", poisoned)
-    train.build_trainer(run.trainer, module.max_steps, 1.0, extra).fit(module, data)
+    fitting.build_trainer(run, module.max_steps, extra).fit(module, data)
     assert int(module.skipped_steps) == 1
     assert all(torch.isfinite(p).all() for p in module.parameters())
-
-
-def test_a_missing_checkpoint_is_named(load_tokenizer_run):
-    run = load_tokenizer_run("trainer.resume=nowhere.ckpt")
-    with pytest.raises(ValueError, match="nowhere.ckpt.*does not exist"):
-        train.find_checkpoint(run.trainer)

@@ -1,0 +1,155 @@
+"""The checkpoints of a run folder: which there are, which are complete, which are kept. Nothing here unpickles.
+
+A checkpoint is one file, or with DeepSpeed a folder, `checkpoints/step0000200.ckpt`. It gets that name by a rename
+when it is complete. `last.ckpt` and `best.ckpt` are links. Folders hold MANIFEST: their files with sizes, and the run.
+"""
+
+import os
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+from nbp.files import read_json, write_json
+
+MANIFEST = "complete.json"
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+def checkpoint_path(folder, step):
+    """Where the checkpoint after `step` optimizer steps goes."""
+    return Path(folder) / f"step{step:07d}.ckpt"
+
+
+def step_of(path):
+    """Optimizer steps of a checkpoint by its name; None for any other name."""
+    found = re.fullmatch(r"step=?(\d+)\.ckpt", Path(path).name)
+    return int(found.group(1)) if found else None
+
+
+def list_checkpoints(folder):
+    """Checkpoints, newest first; what lies behind `last.ckpt` belongs to an abandoned continuation and is left out."""
+    last = Path(folder) / LAST
+    limit = step_of(os.readlink(last)) if last.is_symlink() else None
+    found = [(step_of(path), path) for path in Path(folder).glob("step*.ckpt")]
+    return [path for step, path in sorted(found, reverse=True, key=lambda pair: pair[0] or 0)
+            if step is not None and (limit is None or step <= limit)]
+
+
+def find_damage(path):
+    """Why a checkpoint cannot be used, in words; None for a complete one. Reads all of it and checks its CRCs."""
+    path = Path(path)
+    if not path.exists():
+        return "it does not exist"
+    if path.is_file():
+        return _file_damage(path)
+    try:
+        files = read_json(path / MANIFEST)["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"its {MANIFEST} is missing or damaged ({error})"
+    for name, size in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"{name} is missing or not {size} bytes long"
+        if file.suffix == ".pt" and (damage := _file_damage(file)):
+            return f"{name}: {damage}"
+    return None
+
+
+def _file_damage(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        return f"it is truncated or not a checkpoint ({error})"
+    return None if bad is None else f"the checksum of its part {bad} is wrong"
+
+
+def newest_complete(folder):
+    """The newest complete checkpoint; says on stderr which damaged ones it skips.
+
+    Raises:
+        ValueError: there are checkpoints, and every one is damaged.
+    """
+    candidates = list_checkpoints(folder)
+    for path in candidates:
+        damage = find_damage(path)
+        if damage is None:
+            return path
+        print(f"skipping checkpoint {path}: {damage}", file=sys.stderr, flush=True)
+    raise ValueError(f"{folder}: none of {len(candidates)} checkpoints is complete; trainer.resume=never starts anew")
+
+
+def publish(temporary, final, facts):
+    """Give a finished checkpoint folder its final name, in place of an older one.
+
+    Args:
+        temporary: folder beside `final`.
+        final: its name from now on.
+        facts: JSON values that the manifest holds besides the list of files.
+    """
+    temporary, final = Path(temporary), Path(final)
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    sizes = {str(path.relative_to(temporary)): path.stat().st_size for path in files}
+    write_json(temporary / MANIFEST, facts | {"files": sizes})
+    remove(final)
+    os.rename(temporary, final)
+
+
+def hidden(path, word="partial"):
+    """A name beside `path` that no search for checkpoints finds."""
+    return Path(path).with_name(f".{Path(path).stem}.{word}")
+
+
+def remove(path):
+    """Remove a checkpoint; it loses its name first, so that no half of it is ever found."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        gone = hidden(path, "removed")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.rename(path, gone)
+        shutil.rmtree(gone)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def link(folder, name, target):
+    """Point `name` in `folder` at the checkpoint `target` there, atomically."""
+    temporary = hidden(Path(folder) / name, "link")
+    temporary.unlink(missing_ok=True)
+    os.symlink(Path(target).name, temporary)
+    os.replace(temporary, Path(folder) / name)
+
+
+def prune(folder, keep_last):
+    """Remove all checkpoints but the newest `keep_last` and the best."""
+    best = Path(folder) / BEST
+    kept = os.readlink(best) if best.is_symlink() else None
+    for path in list_checkpoints(folder)[keep_last:]:
+        if path.name != kept:
+            remove(path)
+
+
+def clean(folder):
+    """Remove what a killed process left half-written."""
+    for path in Path(folder).glob(".*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def set_aside(folder):
+    """Rename a checkpoints folder, for a run that starts over in its place; returns the new name, or None."""
+    folder = Path(folder)
+    if not list_checkpoints(folder):
+        return None
+    number = 1
+    while (new := folder.with_name(f"{folder.name}.old{number}")).exists():
+        number += 1
+    os.rename(folder, new)
+    return new

@@ -1,0 +1,132 @@
+"""One training run from its configuration to its last step: resumed, watched, rolled back, and stopped on a signal."""
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+
+from nbp.files import write_text
+from nbp.training import callbacks, checkpoints, generator_run, tokenizer_run
+from nbp.training.guard import Guard, RollBack
+from nbp.training.loggers import build_loggers
+from nbp.training.resume import Resume
+from nbp.training.saving import AtomicCheckpointIO, Checkpoints
+from nbp.training.strategies import build_strategy, check_engine, check_processes, resolve_precision
+from nbp.training.throughput import Throughput
+
+BUILD = {"tokenizer": tokenizer_run.build, "generator": generator_run.build}
+
+
+def fit(run):
+    """Train to the last step; goes back to the last good checkpoint where the guard asks for it.
+
+    Args:
+        run: `TokenizerRun` or `GeneratorRun`.
+
+    Returns:
+        (trainer, module), trained.
+
+    Raises:
+        ValueError: a configuration that cannot run here, or does not fit the checkpoint to resume from.
+        RuntimeError: training went wrong again after `trainer.max_rollbacks` rollbacks.
+        Stopped: a signal asked to stop; the checkpoint is written.
+    """
+    check_processes(run.trainer)
+    check_engine(run)
+    check_writable(run.trainer.out)
+    start, rollbacks = find_checkpoint(run.trainer), 0
+    if run.trainer.resume == "never":
+        _set_aside(run.trainer)
+    while True:
+        pl.seed_everything(run.trainer.seed, workers=True)
+        module, data, extra_callbacks = BUILD[run.kind](run)
+        module.min_rollbacks = rollbacks
+        trainer = build_trainer(run, module.max_steps, extra_callbacks)
+        if trainer.is_global_zero:
+            print(run.trainer.describe_batch(data.phases[-1].batch_size), flush=True)
+        try:
+            trainer.fit(module, data, ckpt_path=start)
+            return trainer, module
+        except RollBack as alarm:
+            rollbacks = module.num_rollbacks + 1
+            start = _roll_back(run.trainer, trainer, rollbacks, str(alarm))
+        del trainer, module, data, extra_callbacks
+        gc.collect()  # the old engine's memory, before the new one takes its own
+        torch.cuda.empty_cache()
+
+
+def build_trainer(run, max_steps, extra_callbacks):
+    """Lightning trainer of a run.
+
+    Args:
+        run: `TokenizerRun` or `GeneratorRun`.
+        max_steps: optimizer steps.
+        extra_callbacks: those of its kind of run.
+    """
+    config, clip = run.trainer, run.optim.gradient_clip
+    resume, guard = Resume(run), Guard(run.trainer.guard_patience)
+    deepspeed = config.strategy.startswith("deepspeed")
+    return pl.Trainer(
+        accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
+        strategy=build_strategy(config.strategy, clip, resume), precision=resolve_precision(config.precision),
+        max_steps=max_steps, accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=None if deepspeed or not clip else clip,
+        val_check_interval=config.val_every_steps * config.accumulate, check_val_every_n_epoch=None,
+        limit_val_batches=config.val_batches, num_sanity_val_steps=0, log_every_n_steps=config.log_every_steps,
+        use_distributed_sampler=False, default_root_dir=config.out, logger=build_loggers(config),
+        plugins=[] if deepspeed else [AtomicCheckpointIO(resume)], enable_model_summary=False,
+        enable_progress_bar=sys.stderr.isatty(),
+        callbacks=[pl.callbacks.LearningRateMonitor("step"), callbacks.MovingAverage(), callbacks.progress_callback(),
+                   Throughput(run), guard, *extra_callbacks, Checkpoints(config, guard)])
+
+
+def find_checkpoint(config):
+    """What to resume from: the checkpoints folder for resume=auto where it holds any, or the given path, or None.
+
+    Raises:
+        ValueError: a given path that does not exist.
+    """
+    if config.resume == "never":
+        return None
+    if config.resume != "auto":
+        if not Path(config.resume).exists():
+            raise ValueError(f"trainer.resume={config.resume!r} does not exist; accepted: auto, never or a checkpoint")
+        return config.resume
+    folder = Path(config.out) / "checkpoints"
+    return os.fspath(folder) if checkpoints.list_checkpoints(folder) else None
+
+
+def check_writable(out):
+    """Create the run folder and try to write into it, before any work.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    probe = Path(out) / f".write-test-{os.getpid()}"
+    try:
+        write_text(probe, "")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"trainer.out={out} cannot be written: {error}") from error
+
+
+def _set_aside(config):
+    if not pl.utilities.rank_zero_only.rank and (old := checkpoints.set_aside(Path(config.out) / "checkpoints")):
+        print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
+
+
+def _roll_back(config, trainer, rollbacks, reason):
+    """Say what happened and find where to go on; gives up after `max_rollbacks`."""
+    if rollbacks > config.max_rollbacks:
+        raise RuntimeError(f"training stops: {reason}, and it has been rolled back {config.max_rollbacks} times "
+                           "(trainer.max_rollbacks). A lower learning rate, a longer warm-up or gradient clipping may "
+                           "help; the last good checkpoint is kept")
+    folder = Path(config.out) / "checkpoints"
+    found = checkpoints.list_checkpoints(folder)
+    if trainer.is_global_zero:
+        print(f"guard: {reason}; rollback {rollbacks} of at most {config.max_rollbacks} to "
+              f"{found[0] if found else 'the start'}, with other clips and random numbers", file=sys.stderr, flush=True)
+    return os.fspath(folder) if found else None

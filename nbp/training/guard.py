@@ -1,0 +1,129 @@
+"""Detects training that has gone wrong, from values that the module reports at every step, and asks to roll back.
+
+A value is wrong while it, or its recent mean, is not finite or beyond a bound, absolute or relative to its best running
+mean. One wrong step is doubtful (no checkpoint is written), `patience` in a row are an alarm.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+from pytorch_lightning.callbacks import Callback
+
+MEAN_DECAY = 0.9
+RECENT_DECAY = 0.8   # a discriminator that diverges swings, and is right by chance at every few steps
+WARMUP = 20          # steps before a running mean is a reference
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A value that must stay below (or above) a bound.
+
+    Args:
+        name: of the value.
+        bound: function(best running mean so far) -> bound.
+        meaning: what it is when the bound is passed.
+        below: the value must stay above the bound.
+        relative: the bound depends on the best mean, so there is none before `WARMUP` steps.
+        spike: the bound of a single value is this many times that of the recent mean.
+    """
+
+    name: str
+    bound: Callable
+    meaning: str
+    below: bool = False
+    relative: bool = True
+    spike: float = 1.0
+
+
+# The discriminator's loss is 2 (hinge) or 1.4 where it decides by chance.
+WATCHES = {watch.name: watch for watch in (
+    Watch("loss", lambda best: best + 2.0, "the loss has diverged"),  # nats
+    Watch("reconstruction", lambda best: 5 * best, "the reconstruction has diverged"),
+    Watch("discriminator", lambda _: 3.0, "the discriminator has diverged", relative=False, spike=2.0),
+    Watch("logit", lambda _: 100.0, "the discriminator has diverged", relative=False),
+    Watch("logit_gap", lambda _: 1e-6, "the discriminator has collapsed: it tells nothing apart", below=True,
+          relative=False),
+    Watch("code_perplexity", lambda best: 0.1 * best, "the codes have collapsed", below=True),
+)}
+
+
+class RollBack(Exception):
+    """Go back to the last good checkpoint; the text is the reason."""
+
+
+class Guard(Callback):
+    """Watches `module.watched`, a dict of scalar tensors that `training_step` fills; the same verdict on every rank.
+
+    Args:
+        patience: wrong steps in a row that are an alarm; 0: never.
+
+    Attributes:
+        doubt: why the last step is doubtful, or None.
+    """
+
+    def __init__(self, patience):
+        self.patience = patience
+        self.doubt = None
+        self._wrong = 0
+        self._means, self._best, self._seen, self._recent = {}, {}, {}, {}
+
+    def state_dict(self):
+        return {"means": dict(self._means), "best": dict(self._best), "seen": dict(self._seen),
+                "recent": dict(self._recent)}
+
+    def load_state_dict(self, state):
+        self._means, self._best, self._seen, self._recent = (
+            state[name] for name in ("means", "best", "seen", "recent"))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if not self.patience or not module.watched:
+            return
+        names = sorted(module.watched)
+        values = torch.stack([module.watched[name].detach().float() for name in names])
+        if trainer.world_size > 1:
+            values = trainer.strategy.reduce(values, reduce_op="mean")
+        shape = str(module.watched_shape)
+        self.look(dict(zip(names, values.tolist())), shape)
+        if self.doubt is not None and trainer.is_global_zero and self._wrong in (1, self.patience):
+            print(f"guard, step {trainer.global_step}: {self.doubt} ({self._wrong} steps in a row)", file=sys.stderr,
+                  flush=True)
+        if self._wrong >= self.patience:
+            raise RollBack(f"step {trainer.global_step}: {self.doubt}")
+
+    def look(self, values, shape=""):
+        """Judge the values of one micro-batch; sets `doubt`.
+
+        Args:
+            values: name -> float; the names are those of `WATCHES`.
+            shape: of the micro-batch; each has its own references, as clip length changes their scale.
+        """
+        reasons = [reason for name, value in values.items()
+                   if (reason := self._judge(WATCHES[name], value, f"{name} {shape}"))]
+        self.doubt = "; ".join(reasons) or None
+        self._wrong = self._wrong + 1 if reasons else 0
+
+    def _judge(self, watch, value, key):
+        """Why a value is wrong, or None; a good one enters the running mean."""
+        if not math.isfinite(value):
+            return f"{watch.name} is {value}"
+        seen = self._seen.get(key, 0)
+        if not watch.relative or seen >= WARMUP:
+            bound = watch.bound(self._best.get(key))
+            # One spike, however high, must not fill the recent mean for long.
+            capped = value if watch.below else min(value, 2 * bound)
+            recent = RECENT_DECAY * self._recent.get(key, capped) + (1 - RECENT_DECAY) * capped
+            self._recent[key] = recent
+            beyond = min(value, recent) < bound if watch.below else max(value / watch.spike, recent) > bound
+            if beyond:
+                return (f"{watch.meaning}: {watch.name} is {value:.4g}, recently {recent:.4g}; "
+                        f"{'at least' if watch.below else 'at most'} {bound:.4g} is accepted")
+        mean = self._means.get(key, value)
+        self._means[key] = mean = MEAN_DECAY * mean + (1 - MEAN_DECAY) * value
+        pick = max if watch.below else min
+        best = self._best.get(key)
+        self._best[key] = mean if best is None or seen < WARMUP else pick(best, mean)
+        self._seen[key] = seen + 1
+        return None

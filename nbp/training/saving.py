@@ -1,0 +1,179 @@
+"""When a run saves: every n steps, at its best validation, on a stop signal and at its end.
+
+Checkpoints are written between two optimizer steps, after the metrics of the first are on disk: a killed run that
+goes on from one logs exactly what an uninterrupted run logs.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io import TorchCheckpointIO
+
+from nbp.config import save_config
+from nbp.files import atomic_path
+from nbp.training import checkpoints
+from nbp.training.stop_signals import Stopped, StopSignals
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name, then renames; reads the one that `Resume` picks.
+
+    Args:
+        resume: `Resume`; None loads any path as it is.
+    """
+
+    def __init__(self, resume=None):
+        super().__init__()
+        self.resume = resume
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        try:
+            with atomic_path(path) as temporary, open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            raise save_error(path, error) from error
+
+    def load_checkpoint(self, path, map_location=lambda storage, _: storage, weights_only=None):
+        if self.resume is not None:
+            path = self.resume.choose(path)
+        checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
+        if self.resume is not None:
+            self.resume.check(checkpoint["hyper_parameters"]["run"], path)
+        return checkpoint
+
+
+def save_error(path, error):
+    """What to raise when a checkpoint cannot be written."""
+    free = shutil.disk_usage(Path(path).parent).free / 2**20
+    return OSError(f"cannot write checkpoint {path}: {error} ({free:.0f} MiB free there). Earlier checkpoints are "
+                   "whole; make room and run the same command again")
+
+
+class Checkpoints(pl.callbacks.Checkpoint):
+    """Writes, links and prunes the checkpoints of a run, and stops it on a signal.
+
+    Args:
+        config: `TrainerConfig`.
+        guard: `Guard` that may hold a checkpoint back, or None.
+    """
+
+    def __init__(self, config, guard=None):
+        self.folder = Path(config.out) / "checkpoints"
+        self.every, self.keep_last, self.accumulate = config.checkpoint_every_steps, config.keep_last, config.accumulate
+        self.guard, self.signals = guard, StopSignals()
+        self.best = None            # value of the best validation so far
+        self._scored = (None, None)  # step and value of the last validation
+        self._saved_step, self._overdue = 0, False
+
+    def state_dict(self):
+        return {"best": self.best}
+
+    def load_state_dict(self, state):
+        self.best = state["best"]
+
+    def on_train_start(self, trainer, module):
+        self.signals.install()
+        self._saved_step = trainer.global_step
+        if trainer.is_global_zero:
+            save_config(module.run, self.folder.parent / "config.yaml")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoints.clean(self.folder)
+        trainer.strategy.barrier("clean checkpoints")
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx % self.accumulate == 0:
+            self._between_steps(trainer, module)
+
+    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+        self.stop_if_asked(trainer, module)
+
+    def on_validation_end(self, trainer, module):
+        value = trainer.callback_metrics.get(module.monitor[0])
+        if value is not None:
+            # Rounding may differ between machines, and all ranks must agree whether it is the best.
+            self._scored = (trainer.global_step, trainer.strategy.broadcast(float(value)))
+
+    def on_train_end(self, trainer, module):
+        if trainer.global_step != self._saved_step:
+            self._save(trainer, module)
+        self.signals.restore()
+
+    def on_exception(self, trainer, module, exception):
+        self.signals.restore()
+
+    def _between_steps(self, trainer, module):
+        step = trainer.global_step
+        if step != self._saved_step and (step % self.every == 0 or self._overdue or self._improved(trainer, module)):
+            self._save(trainer, module)
+        self.stop_if_asked(trainer, module)
+
+    def stop_if_asked(self, trainer, module):
+        """Save and raise `Stopped` if a signal has come; every rank must call it, between two steps."""
+        signum = self.signals.agreed(trainer)
+        if signum:
+            if trainer.global_step != self._saved_step:
+                self._save(trainer, module)
+            raise Stopped(signum)
+
+    def _improved(self, trainer, module):
+        step, value = self._scored
+        if step != trainer.global_step:
+            return False
+        sign = 1 if module.monitor[1] == "max" else -1
+        return self.best is None or sign * value > sign * self.best
+
+    def _save(self, trainer, module):
+        """Write the checkpoint of this step; not while the guard doubts it or a weight is not finite."""
+        step = trainer.global_step
+        doubt = self.guard.doubt if self.guard is not None else None
+        if doubt is None and not module.weights_are_finite():
+            doubt = "a weight is not finite"
+        self._overdue = doubt is not None
+        if self._overdue:
+            if trainer.is_global_zero:
+                print(f"step {step}: no checkpoint, {doubt}", file=sys.stderr, flush=True)
+            return
+        improved = self._improved(trainer, module)
+        if improved:
+            self.best = self._scored[1]
+        path = checkpoints.checkpoint_path(self.folder, step)
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_step = step
+        if trainer.is_global_zero:
+            checkpoints.link(self.folder, checkpoints.LAST, path)
+            if improved:
+                checkpoints.link(self.folder, checkpoints.BEST, path)
+            checkpoints.prune(self.folder, self.keep_last)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint):
+        pause_between_steps(checkpoint["loops"]["fit_loop"], trainer.global_step, self.accumulate,
+                            validated=not trainer.validating)
+
+
+def pause_between_steps(loop, step, accumulate, validated):
+    """Rewrite the state of Lightning's loops to one meaning, wherever it was taken: `step` steps done, nothing begun.
+
+    Args:
+        loop: `fit_loop` state, changed in place.
+        step: optimizer steps.
+        accumulate: micro-batches in each.
+        validated: whether a validation that is due at this step is done; if not, the resumed run begins with it.
+    """
+    batches = step * accumulate
+    for scope in ("total", "current"):
+        loop["epoch_progress"][scope].update(ready=1, started=1, processed=0, completed=0)
+        # Lightning's own mark of a checkpoint taken at the end of a batch.
+        loop["epoch_loop.batch_progress"][scope].update(ready=batches, started=batches, processed=batches,
+                                                        completed=batches - 1)
+        # ... and of one taken inside a validation, which it then runs again.
+        begun = 0 if validated else 1
+        loop["epoch_loop.val_loop.batch_progress"][scope].update(ready=begun, started=begun, processed=0, completed=0)
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    # Counts the rows of the logs; Lightning adds one on the way back, and one more after a validation.
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1 if validated else step - 2

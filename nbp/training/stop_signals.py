@@ -1,0 +1,52 @@
+"""SIGTERM and SIGUSR1 (preemption, SLURM's --signal) ask a run to save and stop at the next whole step."""
+
+import signal
+import sys
+
+import torch
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Stopped(Exception):
+    """Training ended on request, its checkpoint written; `signum` says by which signal."""
+
+    def __init__(self, signum):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class StopSignals:
+    """Notes a signal instead of dying from it. A second one of the same kind does what it did before."""
+
+    def __init__(self):
+        self.received = 0
+        self._before = {}
+
+    def install(self):
+        for signum in SIGNALS:
+            self._before[signum] = signal.signal(signum, self._note)
+
+    def restore(self):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
+        self._before = {}
+
+    def _note(self, signum, frame):
+        self.received = signum
+        signal.signal(signum, signal.SIG_DFL)
+        print(f"{signal.Signals(signum).name}: saving after this step, then stopping; once more to stop at once",
+              file=sys.stderr, flush=True)
+
+    def agreed(self, trainer):
+        """Signal number that any rank received, 0 for none; every rank must call it."""
+        if trainer.world_size == 1:
+            return self.received
+        received = torch.tensor(float(self.received), device=trainer.strategy.root_device)
+        return int(trainer.strategy.reduce(received, reduce_op="max"))
+
+
+def ignore_in_worker(_):
+    """For DataLoader workers: signals to a whole process group must not kill them before the run has saved."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)

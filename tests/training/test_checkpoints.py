@@ -1,0 +1,194 @@
+"""Which checkpoint a run goes on from, which are kept, and what makes one unusable."""
+
+import shutil
+
+import pytest
+import torch
+
+from nbp import convert, train
+from nbp.config import load_run, to_dict
+from nbp.generator.model import Generator
+from nbp.tokenizer.model import Tokenizer
+from nbp.training import checkpoints
+from nbp.training.fitting import find_checkpoint
+from nbp.training.metrics_log import read_metrics
+from nbp.training.resume import config_changes
+
+GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of steps 2, 4 and 6, as small files."""
+    for step in (2, 4, 6):
+        torch.save({"step": step, "weights": torch.randn(100)}, checkpoints.checkpoint_path(tmp_path, step))
+    checkpoints.link(tmp_path, "last.ckpt", checkpoints.checkpoint_path(tmp_path, 6))
+    return tmp_path
+
+
+def steps(folder):
+    return [checkpoints.step_of(path) for path in checkpoints.list_checkpoints(folder)]
+
+
+def test_the_newest_complete_one_is_found(folder):
+    assert checkpoints.newest_complete(folder) == checkpoints.checkpoint_path(folder, 6)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_one_is_skipped_with_a_message(folder, capsys, damage):
+    path = checkpoints.checkpoint_path(folder, 6)
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[len(data) // 2] ^= 1
+    path.write_bytes({"truncated": data[:len(data) // 2], "flipped": data, "empty": b""}[damage])
+    assert checkpoints.newest_complete(folder) == checkpoints.checkpoint_path(folder, 4)
+    assert f"skipping checkpoint {path}" in capsys.readouterr().err
+
+
+def test_when_all_are_damaged_nothing_starts_over_by_itself(folder):
+    for path in checkpoints.list_checkpoints(folder):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 3 checkpoints is complete; trainer.resume=never starts anew"):
+        checkpoints.newest_complete(folder)
+
+
+def test_the_last_and_the_best_are_kept(folder):
+    checkpoints.link(folder, "best.ckpt", checkpoints.checkpoint_path(folder, 2))
+    checkpoints.prune(folder, 1)
+    assert steps(folder) == [6, 2]
+
+
+def test_what_follows_the_last_one_belongs_to_an_abandoned_continuation(folder):
+    checkpoints.link(folder, "last.ckpt", checkpoints.checkpoint_path(folder, 4))
+    assert steps(folder) == [4, 2]
+
+
+def test_a_folder_is_complete_with_all_its_files(tmp_path):
+    temporary, final = tmp_path / ".partial", checkpoints.checkpoint_path(tmp_path, 2)
+    (temporary / "checkpoint").mkdir(parents=True)
+    torch.save(torch.randn(100), temporary / "checkpoint" / "rank0.pt")
+    shutil.copytree(temporary, tmp_path / "step0000004.ckpt")
+    assert "complete.json is missing" in checkpoints.find_damage(tmp_path / "step0000004.ckpt")
+    checkpoints.publish(temporary, final, {"world_size": 1})
+    assert checkpoints.find_damage(final) is None and not temporary.exists()
+    assert checkpoints.newest_complete(tmp_path) == final
+    (final / "checkpoint" / "rank0.pt").write_bytes(b"short")
+    assert "rank0.pt is missing or not" in checkpoints.find_damage(final)
+
+
+def test_leftovers_of_a_killed_write_go(folder):
+    (folder / ".step0000008.abc.ckpt").write_bytes(b"half")
+    (folder / ".step0000008.partial").mkdir()
+    checkpoints.clean(folder)
+    assert not list(folder.glob(".*")) and steps(folder) == [6, 4, 2]
+
+
+def test_a_run_keeps_its_last_and_best_checkpoints(finished):
+    found = finished / "checkpoints"
+    psnr = read_metrics(finished)["val/psnr"]
+    best = max(psnr, key=psnr.get) + 1
+    assert sorted(path.name for path in found.iterdir()) == sorted(
+        {"last.ckpt", "best.ckpt", f"step{best:07d}.ckpt", "step0000004.ckpt", "step0000006.ckpt"})
+    assert (found / "last.ckpt").resolve().name == "step0000006.ckpt"
+    assert (found / "best.ckpt").resolve().name == f"step{best:07d}.ckpt"
+
+
+def test_a_corrupt_newest_checkpoint_costs_only_its_steps(finished, tokenizer_run, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    newest = tmp_path / "run" / "checkpoints" / "step0000006.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "run")])
+    assert f"skipping checkpoint {newest}" in capsys.readouterr().err
+    assert len(list((tmp_path / "run" / "logs").iterdir())) == 2
+    assert read_metrics(tmp_path / "run")["train/loss"] == read_metrics(finished)["train/loss"]
+    one, other = (Tokenizer.from_pretrained(out / "model").state_dict() for out in (finished, tmp_path / "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_becomes_a_native_model(finished, tmp_path):
+    convert.main(["checkpoint-to-native", str(finished / "checkpoints" / "last.ckpt"), str(tmp_path / "model")])
+    one, other = (Tokenizer.from_pretrained(path).state_dict() for path in (finished / "model", tmp_path / "model"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    (tmp_path / "half.ckpt").write_bytes(b"no")
+    with pytest.raises(ValueError, match="half.ckpt: it is truncated or not a checkpoint"):
+        convert.checkpoint_to_native(tmp_path / "half.ckpt", tmp_path / "other")
+
+
+def test_resume_never_sets_the_old_checkpoints_aside(finished, tokenizer_run, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "run", "trainer.resume=never", "trainer.seed=3")])
+    assert "checkpoints.old1" in capsys.readouterr().err
+    assert steps(tmp_path / "run" / "checkpoints.old1") == steps(finished / "checkpoints")
+    found = read_metrics(tmp_path / "run")["train/loss"]
+    assert found != read_metrics(finished)["train/loss"] and len(found) == 6
+
+
+@pytest.mark.parametrize("override, message", [
+    ("optim.lr=0.5", r"optim.lr was .*, is now 0.5. Undo the change, or choose another trainer.out, or "
+                     "trainer.accept_changes=true"),
+    ("trainer.seed=7", "trainer.seed was 0, is now 7"),
+    ("trainer.accumulate=3", r"global batch was \[2, 2\], is now \[6, 6\]"),
+    ("model.widths=[8,8,16,24]", "model.widths cannot change within a run"),
+])
+def test_a_changed_configuration_is_refused(finished, tokenizer_run, tmp_path, override, message):
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    for accept in {"trainer.accept_changes=false", f"trainer.accept_changes={'model' in override}"}:
+        with pytest.raises(ValueError, match=message):
+            train.main([TOKENIZER, *tokenizer_run(tmp_path / "run", override, accept)])
+    assert load_run(tmp_path / "run" / "config.yaml").trainer.seed == 0, "the refused run has not left its config"
+
+
+def test_accepted_changes_take_effect_and_are_printed(generator_run, tmp_path, capsys):
+    train.main([GENERATOR, *generator_run(tmp_path, "trainer.val_samples=0")])
+    more = ("trainer.val_samples=0", "trainer.accept_changes=true", "optim.lr=0.01", "max_steps=9",
+            "optim.schedule=constant")
+    train.main([GENERATOR, *generator_run(tmp_path, *more)])
+    assert "resume: optim.lr was 0.002, is now 0.01" in capsys.readouterr().err
+    rate = read_metrics(tmp_path)["lr-AdamW/pg1"]
+    assert [rate[step] for step in (6, 7, 8)] == pytest.approx([0.01] * 3)
+
+
+def test_where_a_run_works_may_change(load_tokenizer_run):
+    old = to_dict(load_tokenizer_run())
+    for overrides in (["trainer.num_workers=4", "data.root=elsewhere"], ["trainer.val_batches=3"]):
+        changed = config_changes(old, to_dict(load_tokenizer_run(*overrides)))
+        assert list(changed) == sorted(override.split("=")[0] for override in overrides)
+    split = ["trainer.devices=2", "curriculum=[{steps: 2, num_frames: 1, batch_size: 1}, "
+                                  "{steps: 4, num_frames: 5, batch_size: 1}]"]
+    assert list(config_changes(old, to_dict(load_tokenizer_run(*split)))) == ["trainer.devices"]
+
+
+def test_other_number_of_devices_same_clips(launch, generator_run, tmp_path):
+    still = ("model.dropout=0", "model.condition_dropout=0", "trainer.val_samples=0")
+    one, two = tmp_path / "one", tmp_path / "two"
+    train.main([GENERATOR, *generator_run(one, *still, "batch_size=4")])
+    shutil.copytree(one, two, symlinks=True)
+    shutil.rmtree(two / "logs")
+    newest = two / "checkpoints" / "step0000006.ckpt"
+    newest.unlink()  # steps 4 and 5 are done again, by two processes
+    checkpoints.link(two / "checkpoints", "last.ckpt", two / "checkpoints" / "step0000004.ckpt")
+    launch(2, GENERATOR, *generator_run(two, *still, "batch_size=2", "trainer.strategy=ddp"))
+    state, found = (Generator.from_pretrained(out / "model").state_dict() for out in (one, two))
+    for name in state:
+        torch.testing.assert_close(found[name], state[name], rtol=0, atol=1e-5)
+
+
+def test_a_file_is_not_resumed_by_deepspeed_nor_by_another_number_of_its_processes(generator_run, tmp_path):
+    from nbp.training.resume import Resume
+
+    run = load_run(GENERATOR, generator_run(tmp_path, "trainer.strategy=deepspeed_1", "trainer.ema_decay=0"))
+    torch.save({}, checkpoints.checkpoint_path(tmp_path, 2))
+    with pytest.raises(ValueError, match="was written by one device or DDP, trainer.strategy is now deepspeed_1"):
+        Resume(run).choose(tmp_path)
+    for number, facts, message in ((4, {"world_size": 2}, "written by 2 processes, now there are 1"),
+                                   (6, {"strategy": "deepspeed_2"}, "ZeRO stages do not read one another")):
+        (tmp_path / ".partial").mkdir()
+        checkpoints.publish(tmp_path / ".partial", checkpoints.checkpoint_path(tmp_path, number),
+                            {"world_size": 1, "strategy": "deepspeed_1", "run": to_dict(run)} | facts)
+        with pytest.raises(ValueError, match=message):
+            Resume(run).choose(tmp_path)
+
+
+def test_a_missing_checkpoint_is_named(load_tokenizer_run):
+    with pytest.raises(ValueError, match="nowhere.ckpt.*does not exist"):
+        find_checkpoint(load_tokenizer_run("trainer.resume=nowhere.ckpt").trainer)

@@ -1,0 +1,130 @@
+"""What a run reports: schedule, speed, pictures, videos, wandb, and the validation distance that picks the best."""
+
+import os
+
+import pytest
+import torch
+
+from nbp import train
+from nbp.data.video_io import probe
+from nbp.evaluation.features import FeatureNetwork
+from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training import generator_run as generator_builder
+from nbp.training.loggers import wandb_id, wandb_key
+from nbp.training.metrics_log import read_metrics
+from nbp.training.throughput import peak_flops
+
+GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+
+
+class Averages(torch.nn.Module):
+    """Stands in for the I3D: 4 colour statistics of a clip as features."""
+
+    def forward(self, video):
+        return torch.cat([video.mean((2, 3, 4)), video.std((1, 2, 3, 4))[:, None]], 1)
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    from nbp.training import validation_fvd
+
+    network = FeatureNetwork("i3d-tf", Averages(), "0" * 64)
+    init = validation_fvd.ValidationFVD.__init__
+    monkeypatch.setattr(validation_fvd.ValidationFVD, "__init__", lambda self, *arguments: init(self, *arguments, 4))
+    for builder in (tokenizer_builder, generator_builder):
+        monkeypatch.setattr(builder, "kinetics_network", lambda: network)
+
+
+def test_learning_rate_at_the_corners_also_after_a_resume(generator_run, tmp_path):
+    more = ("trainer.val_samples=0", "optim.warmup_steps=3", "max_steps=9", "trainer.checkpoint_every_steps=5")
+    train.main([GENERATOR, *generator_run(tmp_path, *more)])
+    rate = read_metrics(tmp_path)["lr-AdamW/pg1"]
+    assert rate[0] == pytest.approx(2e-3 / 3) and rate[2] == pytest.approx(2e-3) and rate[3] == pytest.approx(2e-3)
+    assert rate[8] == pytest.approx(0, abs=1e-12)
+    (tmp_path / "checkpoints" / "step0000009.ckpt").unlink()
+    (tmp_path / "logs" / "version_0").rename(tmp_path / "first")
+    train.main([GENERATOR, *generator_run(tmp_path, *more)])
+    resumed = read_metrics(tmp_path)["lr-AdamW/pg1"]
+    assert min(resumed) in (5, 6, 7, 8) and {step: rate[step] for step in resumed} == resumed
+
+
+def test_speed_and_memory_are_logged(finished, generator_run, tmp_path):
+    found = read_metrics(finished)
+    for name in ("clips_per_s", "tokens_per_s", "tflops", "memory_gib"):
+        assert all(value > 0 for value in found[f"perf/{name}"].values()), name
+    # 5 frames of 32x32 are 2 x 4 x 4 codes
+    assert found["perf/tokens_per_s"][5] == pytest.approx(32 * found["perf/clips_per_s"][5], rel=1e-4)
+    assert set(found["train/discriminator_balance"]) == set(range(1, 6))
+    assert peak_flops("NVIDIA H200") == 989e12 and peak_flops("something else") is None
+
+
+def test_samples_are_pictures_and_videos(generator_run, tmp_path):
+    train.main([GENERATOR, *generator_run(tmp_path, "trainer.val_samples=2", "trainer.val_every_steps=3")])
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        f"step000000{step}.{kind}" for step in (3, 6) for kind in ("mp4", "png")]
+    info = probe(tmp_path / "samples" / "step0000006.mp4")
+    assert (info.num_frames, info.width, info.height) == (17, 64, 32)
+
+
+def test_wandb_is_offline_without_a_key(generator_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not wandb_key()
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert wandb_key()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not wandb_key()
+    assert wandb_id(tmp_path) == wandb_id(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_offline_wandb_run_holds_metrics_and_videos(generator_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train.main([GENERATOR, *generator_run(tmp_path, "trainer.wandb_project=nbp", "trainer.val_every_steps=3")])
+    import wandb
+
+    wandb.finish()
+    [folder] = (tmp_path / "wandb").glob("offline-run-*")
+    assert list(folder.glob("*.wandb")) and list(folder.rglob("*.mp4")) and list(folder.rglob("*.png"))
+    assert folder.name.endswith(wandb_id(tmp_path))
+    assert read_metrics(tmp_path)["train/loss"], "CSV always"
+
+
+def test_the_best_checkpoint_is_that_of_the_lowest_distance(clips_root, tokenizer_run, tmp_path, small_network):
+    more = ("trainer.val_fvd_clips=8", f"data.val_list={os.path.join(clips_root, 'train.txt')}",
+            "trainer.checkpoint_every_steps=100")
+    train.main([TOKENIZER, *tokenizer_run(tmp_path, *more)])
+    found = read_metrics(tmp_path)["val/rfvd"]
+    assert len(found) == 3 and len(set(found.values())) == 3
+    best = min(found, key=found.get) + 1
+    assert (tmp_path / "checkpoints" / "best.ckpt").resolve().name == f"step{best:07d}.ckpt"
+
+
+def test_generated_clips_are_compared_with_the_tokenizers_own(generator_run, tmp_path, small_network, tokens):
+    import shutil
+
+    shutil.copytree(tokens / "train", tmp_path / "tokens" / "train")
+    shutil.copytree(tokens / "train", tmp_path / "tokens" / "val")
+    more = ("trainer.val_fvd_clips=8", f"tokens={tmp_path / 'tokens'}", "trainer.val_samples=0")
+    train.main([GENERATOR, *generator_run(tmp_path / "run", *more)])
+    found = read_metrics(tmp_path / "run")["val/gfvd"]
+    assert len(found) == 3 and all(value > 0 for value in found.values())
+
+
+@pytest.mark.slow
+def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer_run):
+    """The I3D itself, over validation clips whose reconstruction is the original."""
+    import pytorch_lightning as pl
+
+    from nbp.training import fitting
+    from nbp.training.validation_fvd import ValidationFVD, kinetics_network
+
+    run = load_tokenizer_run(f"data.val_list={os.path.join(clips_root, 'train.txt')}", "trainer.val_samples=0",
+                             "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
+    module, data, extra = tokenizer_builder.build(run)
+    same = ValidationFVD("val/rfvd", 8, tokenizer_builder._real, lambda module, batch, seed: tokenizer_builder._real(
+        module, batch), kinetics_network)
+    fitting.build_trainer(run, module.max_steps, [same]).fit(module, data)
+    assert isinstance(module, pl.LightningModule)
+    assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)
