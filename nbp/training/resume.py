@@ -17,8 +17,8 @@ from nbp.training import checkpoints
 FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_files", "tokens", "tokenizer",
         "text_tokenizer", "trainer.out", "trainer.devices", "trainer.num_nodes", "trainer.accumulate",
         "trainer.global_batch", "trainer.num_workers", "trainer.val_", "trainer.checkpoint_every_steps",
-        "trainer.keep_last", "trainer.log_every_steps", "trainer.resume", "trainer.accept_changes", "trainer.wandb_project",
-        "trainer.guard_patience", "trainer.max_rollbacks", "trainer.strategy", "batch_size")
+        "trainer.keep_last", "trainer.log_every_steps", "trainer.resume", "trainer.accept_changes",
+        "trainer.wandb_project", "trainer.guard_patience", "trainer.max_rollbacks", "trainer.strategy", "batch_size")
 FIXED = ("kind", "model.", "discriminator.", "trainer.ema_decay")
 
 
