@@ -145,8 +145,9 @@ def test_a_yaml_file_among_the_overrides_is_merged_in_its_place(tmp_path):
 
 @pytest.mark.parametrize("devices, nodes, accumulate", [(8, 1, 8), (8, 8, 1), (1, 1, 64), (4, 4, 4)])
 def test_the_global_batch_stays_whatever_the_number_of_devices(devices, nodes, accumulate):
-    for name in ("generator_ucf101_base", "tokenizer_ucf101"):
-        run = load_run(CONFIGS / f"{name}.yaml", [f"trainer.devices={devices}", f"trainer.num_nodes={nodes}"])
+    for name, size in (("generator_ucf101_base", "batch_size=4"),
+                       ("tokenizer_ucf101", "curriculum=[{steps: 1, num_frames: 17, batch_size: 4}]")):
+        run = load_run(CONFIGS / f"{name}.yaml", [f"trainer.devices={devices}", f"trainer.num_nodes={nodes}", size])
         assert run.trainer.accumulate == accumulate
         assert run.trainer.describe_batch(4) == (f"batch 256 = 4 clips x {devices} devices x {nodes} nodes x "
                                                  f"{accumulate} accumulated")
