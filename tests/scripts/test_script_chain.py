@@ -10,8 +10,10 @@ import torch
 import trees
 
 from nbp import clipset
+from nbp.config import load_run
 from nbp.files import read_json
 from nbp.generator.model import Generator
+from nbp.tokenizer.model import Tokenizer
 from nbp.training.metrics_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -69,10 +71,10 @@ class Chain:
         out, data = self.folder / f"clips{processes}", self.folder / "eval.yaml"
         name = {"ucf101": "ucf101", "k600": "k600_eval"}[self.data]
         data.write_text(f"base: [{ROOT / 'configs/data' / name}.yaml]\nroot: {self.root}\nresolution: 32\n")
-        run("bash", ROOT / f"scripts/lm_eval/eval_{self.short}.sh", processes, 1, "--num-clips", 5, "--batch-size", 2,
+        run("bash", ROOT / f"scripts/lm_eval/eval_{self.short}.sh", processes, 1, "--num-clips", 9, "--batch-size", 2,
             GENERATOR=generator / "model", TOKENIZER=tokenizer / "model", DATA=data, OUT=out, PROTOCOL="quickstart",
             TEXT=self.folder / "words", CLASSES=self.root / "classes.txt",
-            EVALUATE=f"--cache {self.folder / f'features{processes}'} --ckpt {ROOT / 'ckpt'}")
+            EVALUATE=f"--no-intervals --cache {self.folder / f'features{processes}'} --ckpt {ROOT / 'ckpt'}")
         [report] = read_json(out / "scores" / "scores.json")
         return clipset.load(out), report
 
@@ -127,10 +129,22 @@ def test_every_engine_and_number_of_ranks_agrees(data, tmp_path):
     own = torch.load(tmp_path / "own" / "pytorch_model.bin", weights_only=True)
     assert set(own) == set(state) and all(torch.equal(own[name], state[name]) for name in state)
 
-    (clips, report), (alone, report_alone) = (chain.score(n, tokenizers[0], generators["ddp"]) for n in (2, 1))
-    assert len(clips["video"]) == 5
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["ucf101", "k600"])
+def test_evaluation_with_two_ranks_equals_one(data, tmp_path):
+    chain = Chain(data, tmp_path)
+    for kind, model, text in (("tokenizer", Tokenizer, []), ("generator", Generator, chain.text)):
+        name = {"tokenizer": data, "generator": f"{data}_base"}[kind]
+        config = load_run(ROOT / f"configs/{kind}_{name}.yaml", [str(ROOT / f"configs/debug/{kind}.yaml"), *text]).model
+        torch.manual_seed(0)
+        model(config).save_pretrained(tmp_path / kind / "model")
+    (clips, report), (alone, report_alone) = (chain.score(n, tmp_path / "tokenizer", tmp_path / "generator")
+                                              for n in (2, 1))
+    assert len(clips["video"]) == 9, "the ranks share them unevenly"
     for name in clips:
         assert (clips[name] == alone[name]).all(), name
+    assert report["scores"].keys() == report_alone["scores"].keys() >= {"fvd", "kvd"}
     for name, value in report_alone["scores"].items():
         assert report["scores"][name] == pytest.approx(value, rel=1e-6), name
 

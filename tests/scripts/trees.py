@@ -27,8 +27,8 @@ def ucf101(root):
 
 
 def k600(root):
-    """`root`/{train,val}/<class>/<id>_<start>_<end>.mp4, h264 at 30 frames/s: 2 classes, 8 + 4 videos."""
-    for split, count in (("train", 4), ("val", 2)):
+    """`root`/{train,val}/<class>/<id>_<start>_<end>.mp4, h264 at 30 frames/s: 2 classes, 8 + 8 videos."""
+    for split, count in (("train", 4), ("val", 4)):
         for number, label in enumerate(("abseiling", "playing piano")):
             for clip in range(count):
                 name = f"{split[0]}{number}{clip}AbCdEfGh_{clip:06d}_{clip + 10:06d}.mp4"
