@@ -20,6 +20,7 @@ from nbp.evaluation.features import Clips
 from nbp.files import progress, sha256
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
+MAX_PER_VIDEO = 4  # more random clips of one video would repeat its frames instead of adding to the set
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -30,7 +31,7 @@ class Cut:
     num_frames: Optional[int] = None     # None: the whole file
     fps: Optional[float] = None          # None: the file's own rate
     place: str = "centre"                # centre | spaced | random
-    clips_per_video: Optional[int] = 1   # None: as many as num_clips needs
+    clips_per_video: Optional[int] = 1   # None: as many as num_clips needs, up to MAX_PER_VIDEO
     num_clips: Optional[int] = None
     seed: int = 0                        # of random places
 
@@ -42,7 +43,7 @@ class Cut:
 
     def per_video(self, num_files):
         """Clips of each of `num_files` files."""
-        return self.clips_per_video or max(1, math.ceil((self.num_clips or 1) / num_files))
+        return self.clips_per_video or min(MAX_PER_VIDEO, max(1, math.ceil((self.num_clips or 1) / num_files)))
 
 
 def open_clips(source, cut=Cut(), split="val", tokenizer=None):
