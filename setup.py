@@ -29,5 +29,5 @@ setup(
         "matplotlib",
         "numpy>=1.26,<2.5",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout"]},
+    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.6"]},
 )
