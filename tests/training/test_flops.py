@@ -15,6 +15,7 @@ from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+UNLOGGED = "trainer.log_every_steps=100"     # perf/tflops counts a step of its own
 
 
 def flop_counter(function):
@@ -59,7 +60,7 @@ def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path,
     monkeypatch.setattr(tokenizer_builder, "fetch_lpips", lambda net: None)
     monkeypatch.setattr(tokenizer_builder.LPIPS, "from_file", lambda path, net: LPIPS(net))
     overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 1, num_frames: 9, batch_size: 2}]",
-                              "trainer.accumulate=2", "loss.adversarial_start_step=0", *more)
+                              "trainer.accumulate=2", "loss.adversarial_start_step=0", UNLOGGED, *more)
     # PyTorch's own counter where it can: its hooks do not survive the penalty's autograd.grad.
     measure = count_flops if "loss.gradient_penalty=1" in more else flop_counter
     measured = measure(lambda: train.main([TOKENIZER, *overrides]))
@@ -68,7 +69,7 @@ def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path,
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_real_generator_step_executes_what_is_planned(generator_run, tmp_path, checkpointing):
-    overrides = generator_run(tmp_path / "run", "max_steps=1", "trainer.accumulate=2",
+    overrides = generator_run(tmp_path / "run", "max_steps=1", "trainer.accumulate=2", UNLOGGED,
                               f"model.activation_checkpointing={checkpointing}")
     measured = flop_counter(lambda: train.main([GENERATOR, *overrides]))
     run = load_run(GENERATOR, overrides)
