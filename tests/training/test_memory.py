@@ -1,5 +1,7 @@
 """Planned memory against what PyTorch's CPU allocator hands out in real training runs."""
 
+import gc
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_proc
 
 def measured_peak(function):
     """Most bytes that the allocator holds at once while `function` runs, beside what it held before."""
+    gc.collect()   # what earlier tests left behind must not go while this one is measured
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         function()
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

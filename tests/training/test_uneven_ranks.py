@@ -7,6 +7,7 @@ from nbp import tokenize
 from nbp.data.tokens import TokenDataset
 from nbp.tokenizer.model import Tokenizer
 
+
 @pytest.fixture
 def tokenize_as(finished, data_config, monkeypatch):
     """Run `nbp.tokenize` as one rank of several."""
