@@ -99,6 +99,7 @@ def check_conversion(run_folder, target):
     return state
 
 
+@pytest.mark.slow
 def test_k600_from_videos_to_one_file_of_weights(tmp_path):
     chain = Chain("k600", tmp_path)
     tokenizer = chain.tokenizer("ddp")
