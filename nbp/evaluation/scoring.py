@@ -122,7 +122,7 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
     """Scores of one pair of sets from their features, with everything needed to get them again."""
     num_real, num_fake, repeats, protocol = counts(real, fake, protocol, allow_fewer)
     chosen = _choose(len(real), num_real, seed)
-    parts = np.split(_choose(len(fake), num_fake * repeats, seed), repeats)
+    parts = _choose_parts(len(fake), num_fake, repeats, seed)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         distances = [frechet_distance(real_features[chosen], fake_features[part]) for part in parts]
@@ -153,6 +153,14 @@ def _choose(total, count, seed):
     if count == total:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).permutation(total)[:count])
+
+
+def _choose_parts(total, count, repeats, seed):
+    """`repeats` disjoint sets of `count` clips: each drawn from everywhere, since sets are often ordered by class."""
+    if repeats == 1:
+        return [_choose(total, count, seed)]
+    drawn = np.random.default_rng(seed).permutation(total)[:count * repeats]
+    return [np.sort(part) for part in np.split(drawn, repeats)]
 
 
 def provenance():

@@ -5,7 +5,7 @@ import pytest
 
 from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.fvd import frechet_distance
-from nbp.evaluation.scoring import evaluate_sets, markdown_row, nearest_centroid_accuracy, table
+from nbp.evaluation.scoring import _choose_parts, evaluate_sets, markdown_row, nearest_centroid_accuracy, table
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -67,6 +67,19 @@ def test_counts_of_the_protocol(sets, network, protocol):
 def test_repeats_use_disjoint_fakes(sets, network, protocol):
     [report] = evaluate_sets(sets[0], sets[1:2], protocol.replace(num_fake=10, repeats=3), network)
     assert report["fake"]["clips"] == 10 and report["scores"]["fvd_deviation"] > 0
+
+
+def test_every_repeat_of_a_set_ordered_by_class_is_a_mixture(network, protocol, make_frames):
+    real = np.concatenate([make_frames(30, 0, top=80), make_frames(30, 1)])
+    ordered = np.concatenate([make_frames(30, 2, top=80), make_frames(30, 3)])
+    three = protocol.replace(num_fake=20, repeats=3)
+    [report] = evaluate_sets(Clips.from_array("real", real), [Clips.from_array("fake", ordered)], three, network)
+    alone = Clips.from_array("one class", ordered[:20])
+    [one_class] = evaluate_sets(Clips.from_array("real", real), [alone], protocol, network)
+    assert report["scores"]["fvd"] < 0.3 * one_class["scores"]["fvd"]
+    parts = _choose_parts(60, 20, 3, seed=0)
+    assert sorted(np.concatenate(parts)) == list(range(60)) and all((np.diff(part) > 0).all() for part in parts)
+    assert all(5 <= (part < 30).sum() <= 15 for part in parts)
 
 
 def test_subsets_follow_the_seed(sets, network, protocol, tmp_path):
