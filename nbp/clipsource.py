@@ -9,6 +9,7 @@ Legend: N clips, T frames, H W pixels.
 import dataclasses
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -93,19 +94,30 @@ def _npz(path):
 
 
 def _folder(folder, cut):
-    videos = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+    videos = _files_below(folder, VIDEO_SUFFIXES)
     if videos:
         return _files(str(folder), videos, cut)
-    pictures = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
+    pictures = _files_below(folder, PICTURE_SUFFIXES)
     if not pictures:
         raise ValueError(f"{folder} holds no clips.npz, no tokens, no videos ({', '.join(VIDEO_SUFFIXES)}) "
                          "and no pictures")
     sequences = {}
     for file in pictures:
         sequences.setdefault(file.parent, []).append(file)
-    sequences = list(sequences.values())
+    sequences, digests = list(sequences.values()), _digests(pictures)
     return Clips(str(folder), len(sequences), lambda number: _read_pictures(sequences[number], cut.num_frames),
-                 _content(pictures))
+                 _fingerprint(digests), content=_content(digests))
+
+
+def _files_below(folder, suffixes):
+    """Files with these suffixes, with 2 before 10 in names."""
+    def order(path):
+        parts = path.relative_to(folder).parts
+        # Splitting at numbers gives text and numbers in turns, so that like is compared with like.
+        return [[int(piece) if number % 2 else piece for number, piece in enumerate(re.split(r"(\d+)", part))]
+                for part in parts], parts
+
+    return sorted((path for path in folder.rglob("*") if path.suffix.lower() in suffixes), key=order)
 
 
 def _files(name, paths, cut):
@@ -113,8 +125,9 @@ def _files(name, paths, cut):
         raise ValueError(f"{name}: {len(missing)} of {len(paths)} files do not exist, the first {missing[0]}")
     each = cut.per_video(len(paths))
     how = dataclasses.replace(cut, num_clips=None, clips_per_video=each, seed=cut.seed * (cut.place == "random"))
+    digests = _digests(paths)
     return Clips(name, len(paths) * each, lambda number: _read_video(paths[number // each], cut, number, each),
-                 _content(paths, str(how)))
+                 _fingerprint(digests, str(how)), content=_content(digests))
 
 
 def _read_video(path, cut, number, each):
@@ -164,7 +177,8 @@ def _data_config(path, split, cut):
         key = (number, data.num_frames, cut.seed * len(dataset) + number) if random else number
         return video_to_frames(dataset[key]["video"])
 
-    return Clips(f"{path}:{split}", len(dataset), read, _content(files, how), labels)
+    digests = _digests(files)
+    return Clips(f"{path}:{split}", len(dataset), read, _fingerprint(digests, how), labels, content=_content(digests))
 
 
 def _tokens(folder, tokenizer):
@@ -184,13 +198,22 @@ def _tokens(folder, tokenizer):
         video = tokenizer.decode_from_code_indices(tokens[number]["indices"][None].to(device))
         return video[0].float().clamp(0, 1).permute(1, 2, 3, 0).cpu().numpy()
 
-    return Clips(str(folder), len(tokens), read, _content(sorted(folder.glob("*.safetensors")), model_hash(tokenizer)),
-                 tokens.labels, forkable=False)
+    digests = _digests(sorted(folder.glob("*.safetensors")))
+    return Clips(str(folder), len(tokens), read, _fingerprint(digests, model_hash(tokenizer)), tokens.labels,
+                 forkable=False, content=_content(digests))
 
 
-def _content(paths, *settings):
+def _digests(paths):
+    """Digest of each file."""
+    return [sha256(path) for path in
+            (progress(paths, len(paths), "hash files", "files") if len(paths) > 1000 else paths)]
+
+
+def _fingerprint(digests, *settings):
     """Digest of files in order, and of what decides how they are read."""
-    digest = hashlib.sha256(" ".join(settings).encode())
-    for path in progress(paths, len(paths), "hash files", "files") if len(paths) > 1000 else paths:
-        digest.update(sha256(path).encode())
-    return digest.hexdigest()
+    return hashlib.sha256("".join([" ".join(settings), *digests]).encode()).hexdigest()
+
+
+def _content(digests):
+    """Digest of files however they are ordered, repeated, listed and read."""
+    return hashlib.sha256("".join(sorted(set(digests))).encode()).hexdigest()

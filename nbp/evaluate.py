@@ -29,6 +29,9 @@ def main(arguments=None):
     network = load(options, protocol)
     opened = partial(open_set, options, load_tokenizer(options))
     real, fakes = opened(options.real, protocol, True), [opened(fake, protocol) for fake in options.fake]
+    if options.train:
+        train, held_out = open_both_lists(options, opened, protocol, real)
+        memorisation.check(train, held_out, fakes, protocol)
     extraction = dict(batch_size=options.batch_size, num_workers=options.num_workers, rank=rank, world=world,
                       barrier=barrier)
     reports = evaluate_sets(real, fakes, protocol, network, options.cache, options.allow_fewer, options.intervals,
@@ -40,8 +43,8 @@ def main(arguments=None):
         write_text(Path(options.out) / "scores.md", rows + "\n")
         print(f"wrote {options.out}/scores.json")
     if options.train:
-        train = opened(options.train, protocol.replace(real_split="train"), True)
-        memorisation.run(train, real, fakes, protocol, network, options.cache, options.out, options.seed, **extraction)
+        memorisation.run(train, held_out, fakes, protocol, network, options.cache, options.out, options.seed,
+                         **extraction)
     if options.sensitivity:
         sensitivity.run(real, fakes[0], protocol, network, options.cache, options.out,
                         lambda p: (opened(options.real, p, True), opened(options.fake[0], p)), partial(load, options),
@@ -59,6 +62,14 @@ def open_set(options, tokenizer, source, protocol, real=False):
     """A set of clips, cut as the protocol says."""
     split = "train" if protocol.real_split == "train" else "val"
     return open_clips(source, Cut.of(protocol, real, options.seed), split, tokenizer)
+
+
+def open_both_lists(options, opened, protocol, real):
+    """(training set, held-out set) of --train: of a data config both lists, whichever of them the protocol scores."""
+    train = opened(options.train, protocol.replace(real_split="train"), True)
+    if protocol.real_split == "train" and str(options.real).endswith((".yaml", ".yml")):
+        real = opened(options.real, protocol.replace(real_split="val"), True)
+    return train, real
 
 
 def load_tokenizer(options):
@@ -96,7 +107,8 @@ def parse(arguments):
     add("--set", nargs="*", default=[], metavar="field=value", help="change fields of the protocol, and so its name")
     add("--split", choices=["train", "val"], help="change which list of a data config the real set is")
     add("--tokenizer", help="model that decodes token caches: native folder or official file")
-    add("--train", help="training set of the generator: nearest training clips with a picture, distance to both sets")
+    add("--train", help="training set of the generator: nearest training clips with a picture, distance to them and "
+        "to held-out clips (--real; where that is a data config whose training list is scored, its val list)")
     add("--sensitivity", action="store_true", help="every preset, number of clips and known damage, with plots")
     add("--sensitivity-clips", type=int, default=256, help="real clips that are damaged for it")
     add("--out", default="runs/evaluate", help="folder for scores and pictures")

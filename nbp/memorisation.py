@@ -19,6 +19,17 @@ from nbp.files import write_json
 NUM_PAIRS = 16
 
 
+def check(train, real, fakes, protocol):
+    """Refuse a training set that is the held-out or a generated one, before anything is scored.
+
+    Raises:
+        ValueError: see `check_pair`.
+    """
+    check_pair(train, real, protocol, ("training set", "held-out set"))
+    for fake in fakes:
+        check_pair(train, fake, protocol, ("training set", "fake set"))
+
+
 def run(train, real, fakes, protocol, network, cache, out, seed=0, **extraction):
     """Report on every generated set; rank 0 prints and writes. Arguments as in `memorisation`, `out` is a folder."""
     for number, fake in enumerate(fakes):
@@ -42,8 +53,7 @@ def memorisation(train, real, fake, protocol, network, cache, seed=0, **extracti
     Returns:
         dict that JSON can hold; `pairs` are (generated clip, training clip, distance), the closest first.
     """
-    for other in (real, fake):
-        check_pair(train, other, protocol)
+    check(train, real, [fake], protocol)
     features = {name: extract_features(clips, network, protocol, cache, **extraction)
                 for name, clips in (("train", train), ("real", real), ("fake", fake))}
     numbers, distances = nearest(features["fake"], features["train"])

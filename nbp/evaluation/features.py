@@ -90,14 +90,16 @@ class Clips(torch.utils.data.Dataset):
         fingerprint: hex digest of the content.
         labels: class of each clip (sequence of ints, -1 without one), or None.
         forkable: False where `read` runs a model, which worker processes can't share.
+        content: hex digest of what the clips are cut from, however they are cut; None: the fingerprint.
     """
 
-    def __init__(self, name, count, read, fingerprint, labels=None, forkable=True):
+    def __init__(self, name, count, read, fingerprint, labels=None, forkable=True, content=None):
         if count < 1:
             raise ValueError(f"{name} holds no clips")
         if labels is not None and len(labels) != count:
             raise ValueError(f"{name} has {count} clips and {len(labels)} labels")
         self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
+        self.content = content or fingerprint
         self.labels = None if labels is None else np.asarray(labels)
 
     @classmethod
@@ -124,7 +126,7 @@ class Clips(torch.utils.data.Dataset):
         numbers = [int(number) for number in numbers]
         digest = hashlib.sha256(f"{self.fingerprint} {numbers}".encode()).hexdigest()
         return Clips(f"{self.name}, {len(numbers)} clips", len(numbers), lambda number: self.read(numbers[number]),
-                     digest, None if self.labels is None else self.labels[numbers], self.forkable)
+                     digest, None if self.labels is None else self.labels[numbers], self.forkable, self.content)
 
     def __len__(self):
         return self.count

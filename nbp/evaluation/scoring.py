@@ -80,14 +80,20 @@ def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=Fa
     return reports
 
 
-def check_pair(real, fake, protocol):
+def check_pair(real, fake, protocol, roles=("real set", "fake set")):
     """Refuse sets whose distance would say something else than it seems to.
 
+    Args:
+        real, fake: Clips.
+        protocol: Protocol.
+        roles: what the two are called in messages.
+
     Raises:
-        ValueError: both have the same content, or clips that reach the network by different resizing or lengths.
+        ValueError: both are cut from the same content, or clips that reach the network by different resizing or
+            lengths.
     """
-    if fake.fingerprint == real.fingerprint:
-        raise ValueError(f"real set {real.name} and fake set {fake.name} have the same content")
+    if fake.content == real.content:
+        raise ValueError(f"{roles[0]} {real.name} and {roles[1]} {fake.name} have the same content")
     (t_real, *size_real), (t_fake, *size_fake) = seen_shape(real, protocol), seen_shape(fake, protocol)
     if protocol.resolution is None and size_real != size_fake:
         raise ValueError(f"clips of {real.name} have {size_real[0]}x{size_real[1]} pixels and clips of {fake.name} "

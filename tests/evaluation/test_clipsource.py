@@ -65,6 +65,19 @@ def test_picture_sequences(make_frames, tmp_path):
         open_clips(tmp_path, Cut(4))[0]
 
 
+def test_numbers_in_names_count(tmp_path):
+    from PIL import Image
+
+    for number in (1, 2, 10):
+        write_video(tmp_path / "videos" / f"clip{number}.mp4", np.full((3, 16, 16, 3), 8 * number, np.uint8), 10)
+        (tmp_path / "pictures" / f"clip{number}").mkdir(parents=True)
+        for t in (1, 2, 10):
+            Image.new("RGB", (16, 16), (10 * number + t,) * 3).save(tmp_path / "pictures" / f"clip{number}" / f"{t}.png")
+    assert [shown(clip)[0] for clip in open_clips(tmp_path / "videos")] == [1, 2, 10]
+    assert [shown(clip, 1) for clip in open_clips(tmp_path / "pictures")] == [[11, 12, 20], [21, 22, 30],
+                                                                             [101, 102, 110]]
+
+
 def test_nothing_to_read(tmp_path, make_frames):
     with pytest.raises(ValueError, match="nowhere does not exist"):
         open_clips(tmp_path / "nowhere")
@@ -156,6 +169,17 @@ def test_data_config(config, tmp_path):
     (tmp_path / "videos" / "val" / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(VideoError, match="1.mp4"):   # max_bad_files does not hold for scores
         open_clips(config)[1]
+
+
+def test_content_is_the_same_however_it_is_cut(config, tmp_path):
+    val = tmp_path / "videos" / "val"
+    for number, name in enumerate(("train/0", "val/1")):
+        write_video(tmp_path / "videos" / f"{name}.mp4", ramp(21 + number), 10)
+    (tmp_path / "list.txt").write_text("videos/val/1.mp4\t\nvideos/val/0.mp4\t\n")
+    opened = [open_clips(val, Cut(5)), open_clips(val, Cut(5, place="random", clips_per_video=3)),
+              open_clips(tmp_path / "list.txt", Cut(5, fps=5.0)), open_clips(config), open_clips(val).subset([0])]
+    assert len({clips.content for clips in opened}) == 1 and len({clips.fingerprint for clips in opened}) == 5
+    assert open_clips(config, split="train").content != opened[0].content
 
 
 def test_token_cache(tmp_path):

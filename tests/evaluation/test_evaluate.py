@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from nbp import evaluate
+from nbp.data.video_io import write_video
+from nbp.evaluation.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -38,6 +40,14 @@ def test_command_refuses(fast, make_frames, tmp_path):
         evaluate.main([*common, "quickstrat"])
     with pytest.raises(ValueError, match="'num_frames' is not of the form field=value"):
         evaluate.main([*common, "quickstart", "--set", "num_frames"])
+
+
+@pytest.mark.parametrize("preset", PROTOCOLS)
+def test_the_same_folder_on_both_sides_is_refused_under_every_preset(fast, make_frames, tmp_path, monkeypatch, preset):
+    write_video(tmp_path / "videos" / "a.mp4", make_frames(1, num_frames=17)[0], 25)
+    videos = str(tmp_path / "videos")
+    with pytest.raises(ValueError, match="real set .* and fake set .* have the same content"):
+        evaluate.main(["--real", videos, "--fake", videos, "--protocol", preset, "--allow-fewer", "--device", "cpu"])
 
 
 def test_styleganv_weights_are_the_users(tmp_path):

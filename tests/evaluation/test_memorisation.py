@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from nbp import evaluate, memorisation
-from nbp.evaluation.features import Clips
+from nbp.data.annotations import write_lists
+from nbp.data.video_io import write_video
+from nbp.evaluation.features import Clips, FeatureNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -22,7 +24,7 @@ def test_copies_are_found(network, protocol, make_frames, tmp_path):
     assert found["copies"]["fvd_train"] < found["copies"]["fvd_real"]
     distances = [pair[2] for pair in found["copies"]["pairs"]]
     assert distances == sorted(distances) and found["copies"]["clips_of_each_real_set"] == 40
-    with pytest.raises(ValueError, match="real set train and fake set train have the same content"):
+    with pytest.raises(ValueError, match="training set train and held-out set train have the same content"):
         memorisation.memorisation(sets["train"], sets["train"], sets["new"], protocol, network, tmp_path)
 
 
@@ -42,3 +44,49 @@ def test_command(monkeypatch, network, make_frames, tmp_path, capsys):
         assert report["sets"]["fake"]["name"] == name and f"memorisation {name}" in printed
         assert f"fvd to training clips {report['fvd_train']:.4g}" in printed
         assert Image.open(tmp_path / "out" / f"memorisation_{number}.png").height == 24 * 18
+
+
+@pytest.fixture
+def data_config(make_frames, tmp_path):
+    """A data config with 12 training and 10 validation videos."""
+    rows = {}
+    for split, count, seed in (("train", 12, 1), ("val", 10, 2)):
+        rows[split] = [(f"{split}/{number}.mp4", "a") for number in range(count)]
+        for (name, _), clip in zip(rows[split], make_frames(count, seed)):
+            write_video(tmp_path / "videos" / name, clip, 8)
+    write_lists(tmp_path / "videos", rows["train"], rows["val"])
+    path = tmp_path / "data.yaml"
+    path.write_text(f"name: test\nroot: {tmp_path / 'videos'}\ntrain_list: train.txt\nval_list: val.txt\n"
+                    "resolution: 16\nnum_frames: 9\n")
+    return str(path)
+
+
+def test_training_and_held_out_list_of_a_data_config(monkeypatch, network, make_frames, data_config, tmp_path):
+    """Also where the protocol itself scores against the training list."""
+    monkeypatch.setattr(evaluate, "load_network", lambda *_: FeatureNetwork("i3d-port", network.module, "0"))
+    monkeypatch.setattr(evaluate, "fetch_i3d", lambda folder: "none")
+    np.save(tmp_path / "fake.npy", make_frames(12, 5))
+    for protocol in ("tats-2048", "nbp-rfvd"):
+        evaluate.main(["--real", data_config, "--fake", str(tmp_path / "fake.npy"), "--train", data_config,
+                       "--protocol", protocol, "--set", "frames=9", "clips_per_video=1", "--allow-fewer",
+                       "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu",
+                       "--no-intervals"])
+        report = json.loads((tmp_path / "out" / "memorisation.json").read_text())
+        sets = report["sets"]
+        assert (sets["train"]["name"], sets["train"]["clips"]) == (f"{data_config}:train", 12)
+        assert (sets["real"]["name"], sets["real"]["clips"]) == (f"{data_config}:val", 10)
+        assert report["fvd_train"] != report["fvd_real"] and report["clips_of_each_real_set"] == 10
+
+
+def test_training_set_that_is_the_held_out_one_is_refused_before_scoring(monkeypatch, network, make_frames, tmp_path):
+    monkeypatch.setattr(evaluate, "load_network", lambda *_: network)
+    monkeypatch.setattr(evaluate, "fetch_i3d", lambda folder: "none")
+    for seed, name in enumerate(("real", "fake")):
+        np.save(tmp_path / f"{name}.npy", make_frames(12, seed))
+    real, fake = (str(tmp_path / f"{name}.npy") for name in ("real", "fake"))
+    for train, message in ((real, "training set .* and held-out set .* the same content"),
+                           (fake, "training set .* and fake set .* the same content")):
+        with pytest.raises(ValueError, match=message):
+            evaluate.main(["--real", real, "--fake", fake, "--train", train, "--protocol", "quickstart", "--out",
+                           str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu"])
+    assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
