@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -22,6 +23,7 @@ from nbp.files import progress, sha256
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 MAX_PER_VIDEO = 4  # more random clips of one video would repeat its frames instead of adding to the set
+MAX_PROBED = 100  # files that are asked for their frame rate
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -127,7 +129,7 @@ def _files(name, paths, cut):
     how = dataclasses.replace(cut, num_clips=None, clips_per_video=each, seed=cut.seed * (cut.place == "random"))
     digests = _digests(paths)
     return Clips(name, len(paths) * each, lambda number: _read_video(paths[number // each], cut, number, each),
-                 _fingerprint(digests, str(how)), content=_content(digests))
+                 _fingerprint(digests, str(how)), content=_content(digests), rates=partial(_rates, paths, cut.fps))
 
 
 def _read_video(path, cut, number, each):
@@ -178,7 +180,8 @@ def _data_config(path, split, cut):
         return video_to_frames(dataset[key]["video"])
 
     digests = _digests(files)
-    return Clips(f"{path}:{split}", len(dataset), read, _fingerprint(digests, how), labels, content=_content(digests))
+    return Clips(f"{path}:{split}", len(dataset), read, _fingerprint(digests, how), labels, content=_content(digests),
+                 rates=partial(_rates, files, data.fps))
 
 
 def _tokens(folder, tokenizer):
@@ -201,6 +204,15 @@ def _tokens(folder, tokenizer):
     digests = _digests(sorted(folder.glob("*.safetensors")))
     return Clips(str(folder), len(tokens), read, _fingerprint(digests, model_hash(tokenizer)), tokens.labels,
                  forkable=False, content=_content(digests))
+
+
+def _rates(paths, fps):
+    """The frame rate that clips are cut at, or where it is the files' own, those of up to MAX_PROBED of them."""
+    from nbp.data.video_io import probe
+
+    if fps is not None:
+        return [float(fps)]
+    return sorted({round(probe(path).fps, 3) for path in paths[::-(-len(paths) // MAX_PROBED)]})
 
 
 def _digests(paths):

@@ -17,7 +17,8 @@ from nbp.clipsource import Cut, open_clips
 from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.evaluation.features import load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol, parse_changes
-from nbp.evaluation.scoring import evaluate_sets, markdown_row, table
+from nbp.evaluation.scoring import evaluate_sets
+from nbp.evaluation.statement import markdown_table, table
 from nbp.fetch import fetch_i3d
 from nbp.files import write_json, write_text
 
@@ -37,7 +38,7 @@ def main(arguments=None):
     reports = evaluate_sets(real, fakes, protocol, network, options.cache, options.allow_fewer, options.intervals,
                             options.seed, **extraction)
     if rank == 0:
-        rows = "\n".join(markdown_row(report) for report in reports)
+        rows = markdown_table(reports)
         print("\n\n".join(table(report) for report in reports) + f"\n\n{rows}")
         write_json(Path(options.out) / "scores.json", reports)
         write_text(Path(options.out) / "scores.md", rows + "\n")

@@ -13,7 +13,8 @@ import numpy as np
 from nbp.evaluation.diversity import nearest
 from nbp.evaluation.features import extract_features
 from nbp.evaluation.fvd import frechet_distance
-from nbp.evaluation.scoring import check_pair, provenance
+from nbp.evaluation.scoring import check_pair
+from nbp.evaluation.statement import provenance
 from nbp.files import write_json
 
 NUM_PAIRS = 16
@@ -74,7 +75,7 @@ def memorisation(train, real, fake, protocol, network, cache, seed=0, **extracti
         "pairs": [(int(number), int(numbers[number]), float(distances[number])) for number in order],
         "sets": {name: {"name": clips.name, "clips": len(clips), "sha256": clips.fingerprint}
                  for name, clips in (("train", train), ("real", real), ("fake", fake))},
-        "notes": sorted({str(warning.message) for warning in caught}), "seed": seed, **provenance()}
+        "notes": sorted({str(warning.message) for warning in caught}), "seed": seed, **provenance(network.device)}
 
 
 def lines(report):

@@ -15,7 +15,8 @@ from nbp.evaluation.corruptions import CORRUPTIONS, corrupted
 from nbp.evaluation.features import extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.protocols import PROTOCOLS
-from nbp.evaluation.scoring import evaluate_sets, provenance
+from nbp.evaluation.scoring import evaluate_sets
+from nbp.evaluation.statement import provenance
 from nbp.evaluation.uncertainty import sample_curve
 from nbp.files import write_json, write_text
 
@@ -55,7 +56,8 @@ def run(real, fake, protocol, network, cache, out, open_pair, load, max_clips=25
     report = {"protocol": protocol.name, "real": real.name, "fake": fake.name, "damaged_clips": len(few),
               "curve": sample_curve(*features, seed=seed),
               "corruptions": responses(few, protocol, network, cache, **extraction),
-              "presets": preset_scores(open_pair, load, cache, seed, **extraction), "seed": seed, **provenance()}
+              "presets": preset_scores(open_pair, load, cache, seed, **extraction), "seed": seed,
+              **provenance(network.device)}
     if extraction.get("rank", 0) == 0:
         print(*lines(report), sep="\n")
         print("wrote", *write(report, out))

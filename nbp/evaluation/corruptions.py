@@ -70,7 +70,8 @@ def corrupted(clips, name, function, level):
         return function(np.asarray(frames), level, np.random.default_rng(number))
 
     digest = hashlib.sha256(f"{clips.fingerprint} {name} {level} {CORRUPTIONS_VERSION}".encode()).hexdigest()
-    return Clips(f"{clips.name}, {name} {level:g}", len(clips), read, digest, clips.labels, clips.forkable)
+    return Clips(f"{clips.name}, {name} {level:g}", len(clips), read, digest, clips.labels, clips.forkable,
+                 rates=clips.rates)
 
 
 def _to_uint8(values):

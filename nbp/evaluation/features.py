@@ -39,6 +39,7 @@ class FeatureNetwork:
     module: torch.nn.Module
     weights_sha256: str
     device: str = "cpu"
+    note: str = ""  # for reports: what is unusual about the weights
 
 
 def load_network(name, path, device="cpu", trust_torchscript=False):
@@ -91,15 +92,16 @@ class Clips(torch.utils.data.Dataset):
         labels: class of each clip (sequence of ints, -1 without one), or None.
         forkable: False where `read` runs a model, which worker processes can't share.
         content: hex digest of what the clips are cut from, however they are cut; None: the fingerprint.
+        rates: function() -> list of the frame rates of the clips, ascending; None where they have none.
     """
 
-    def __init__(self, name, count, read, fingerprint, labels=None, forkable=True, content=None):
+    def __init__(self, name, count, read, fingerprint, labels=None, forkable=True, content=None, rates=lambda: None):
         if count < 1:
             raise ValueError(f"{name} holds no clips")
         if labels is not None and len(labels) != count:
             raise ValueError(f"{name} has {count} clips and {len(labels)} labels")
         self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
-        self.content = content or fingerprint
+        self.content, self.rates = content or fingerprint, rates
         self.labels = None if labels is None else np.asarray(labels)
 
     @classmethod
@@ -126,7 +128,8 @@ class Clips(torch.utils.data.Dataset):
         numbers = [int(number) for number in numbers]
         digest = hashlib.sha256(f"{self.fingerprint} {numbers}".encode()).hexdigest()
         return Clips(f"{self.name}, {len(numbers)} clips", len(numbers), lambda number: self.read(numbers[number]),
-                     digest, None if self.labels is None else self.labels[numbers], self.forkable, self.content)
+                     digest, None if self.labels is None else self.labels[numbers], self.forkable, self.content,
+                     self.rates)
 
     def __len__(self):
         return self.count

@@ -4,8 +4,6 @@ Legend: N clips, D features.
 """
 
 import dataclasses
-import platform
-import subprocess
 import warnings
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from nbp.evaluation.diversity import inception_score
 from nbp.evaluation.features import extract_features, seen_shape
 from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
+from nbp.evaluation.statement import finite, provenance
 from nbp.evaluation.uncertainty import uncertainty
 
 
@@ -71,7 +70,7 @@ def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=Fa
     """
     for fake in fakes:
         check_pair(real, fake, protocol)
-        counts(real, fake, protocol, allow_fewer)
+        counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))
     features = extract_features(real, network, protocol, cache_dir, **extraction)
     reports = []
     for fake in fakes:
@@ -104,54 +103,92 @@ def check_pair(real, fake, protocol, roles=("real set", "fake set")):
                          "frames=N scores the first N of both")
 
 
-def counts(real, fake, protocol, allow_fewer):
+def counts(protocol, have_real, have_fake, allow_fewer, names=("the real set", "the fake set")):
     """(real clips, fake clips per repeat, repeats, protocol as it is then called).
+
+    Args:
+        protocol: Protocol.
+        have_real, have_fake: clips in the sets.
+        allow_fewer: accept sets smaller than the protocol asks for.
+        names: of the sets, for messages.
 
     Raises:
         ValueError: a set is smaller than the protocol asks for and `allow_fewer` is not given.
     """
-    num_real = protocol.num_real or len(real)
-    num_fake = protocol.num_fake or len(fake) // protocol.repeats
-    repeats = protocol.repeats
-    if len(real) >= num_real and len(fake) >= num_fake * repeats:
+    num_real, repeats = protocol.num_real or have_real, protocol.repeats
+    num_fake = protocol.num_fake or have_fake // repeats
+    if have_real >= num_real and have_fake >= num_fake * repeats:
         return num_real, num_fake, repeats, protocol
     if not allow_fewer:
         raise ValueError(f"protocol {protocol.name} asks for {num_real} real and {repeats} x {num_fake} fake clips; "
-                         f"{real.name} has {len(real)} and {fake.name} {len(fake)}. Give more, or --allow-fewer, "
+                         f"{names[0]} has {have_real} and {names[1]} {have_fake}. Give more, or --allow-fewer, "
                          "which marks the score")
-    num_real, num_fake = min(num_real, len(real)), min(num_fake, len(fake))
-    repeats = max(1, min(repeats, len(fake) // num_fake))
+    num_real, num_fake = min(num_real, have_real), min(num_fake, have_fake)
+    repeats = max(1, min(repeats, have_fake // num_fake))
     return num_real, num_fake, repeats, protocol.replace(num_real=num_real, num_fake=num_fake, repeats=repeats)
 
 
 def report(real, real_features, fake, fake_features, protocol, network, allow_fewer=False, intervals=False, seed=0):
-    """Scores of one pair of sets from their features, with everything needed to get them again."""
-    num_real, num_fake, repeats, protocol = counts(real, fake, protocol, allow_fewer)
-    chosen = _choose(len(real), num_real, seed)
-    parts = _choose_parts(len(fake), num_fake, repeats, seed)
+    """Scores of one pair of sets from their features, with everything needed to get them again.
+
+    Values that are not finite are None, and a note says so.
+    """
+    num_real, num_fake, repeats, protocol = counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))
+    chosen, parts = _choose(len(real), num_real, seed), _choose_parts(len(fake), num_fake, repeats, seed)
+    pooled = np.concatenate(parts)
+    real_features, fake_features = real_features[chosen], fake_features[pooled]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        distances = [frechet_distance(real_features[chosen], fake_features[part]) for part in parts]
-    scores = {"fvd": float(np.mean(distances))}
-    if repeats > 1:
-        scores["fvd_deviation"] = float(np.std(distances, ddof=1))
-    scores["kvd"] = float(np.mean([polynomial_mmd(real_features[chosen], fake_features[part]) for part in parts]))
-    scores["inception_score_i3d"] = inception_score(fake_features[np.concatenate(parts)])
+        scores = distances(real_features, np.split(fake_features, repeats))
+    scores["inception_score_i3d"] = inception_score(fake_features)
     if intervals:
-        scores |= uncertainty(real_features[chosen], fake_features[parts[0]], seed)
-    if real.labels is not None and fake.labels is not None and min(real.labels.min(), fake.labels.min()) >= 0:
-        scores["class_accuracy"] = nearest_centroid_accuracy(real_features, real.labels, fake_features, fake.labels)
+        scores |= uncertainty(real_features, fake_features, seed, repeats)
+    accuracy, notes = class_accuracy(real, chosen, real_features, fake, pooled, fake_features)
+    scores, not_finite = finite(scores | accuracy)
+    notes += [*not_finite, *(str(warning.message) for warning in caught), *([network.note] if network.note else [])]
+    if "fvd_infinite" in scores and min(num_real, num_fake * repeats) < real_features.shape[1]:
+        notes.append(f"fvd_infinite is unreliable: a set has fewer clips than the {real_features.shape[1]} features, "
+                     "where the bias does not yet fall as 1/N")
     return {
         "protocol": protocol.name,
         "protocol_fields": dataclasses.asdict(protocol),
-        "real": {"name": real.name, "clips": num_real, "of": len(real), "sha256": real.fingerprint},
-        "fake": {"name": fake.name, "clips": num_fake, "of": len(fake), "sha256": fake.fingerprint},
+        "real": stated_set(real, num_real, protocol),
+        "fake": stated_set(fake, num_fake, protocol),
         "scores": scores,
-        "notes": sorted({str(warning.message) for warning in caught}),
+        "notes": sorted(set(notes)),
         "weights_sha256": network.weights_sha256,
         "seed": seed,
-        **provenance(),
+        **provenance(network.device),
     }
+
+
+def distances(real, parts):
+    """Distances between features (N,D) and each of several parts (M,D), as means over these."""
+    fvds = [frechet_distance(real, part) for part in parts]
+    scores = {"fvd": float(np.mean(fvds))}
+    if len(parts) > 1:
+        scores["fvd_deviation"] = float(np.std(fvds, ddof=1))
+    return scores | {"kvd": float(np.mean([polynomial_mmd(real, part) for part in parts]))}
+
+
+def class_accuracy(real, chosen, real_features, fake, pooled, fake_features):
+    """({"class_accuracy": ...}, notes) of the clips that are scored; nothing where a clip has no class."""
+    if real.labels is None or fake.labels is None:
+        return {}, []
+    real_labels, fake_labels = real.labels[chosen], fake.labels[pooled]
+    if min(real_labels.min(), fake_labels.min()) < 0:
+        return {}, []
+    if unknown := sorted(set(fake_labels.tolist()) - set(real_labels.tolist())):
+        return {}, [f"class_accuracy is left out: {fake.name} has classes that the scored real clips lack: "
+                    f"{', '.join(map(str, unknown))}"]
+    return {"class_accuracy": nearest_centroid_accuracy(real_features, real_labels, fake_features, fake_labels)}, []
+
+
+def stated_set(clips, count, protocol):
+    """What a report says of a set: its content, and the clips as the protocol looks at them."""
+    frames, height, width, _ = seen_shape(clips, protocol)
+    return {"name": clips.name, "clips": count, "of": len(clips), "frames": frames, "height": height, "width": width,
+            "dtype": str(clips[0].dtype).removeprefix("torch."), "fps": clips.rates(), "sha256": clips.fingerprint}
 
 
 def _choose(total, count, seed):
@@ -167,47 +204,3 @@ def _choose_parts(total, count, repeats, seed):
         return [_choose(total, count, seed)]
     drawn = np.random.default_rng(seed).permutation(total)[:count * repeats]
     return [np.sort(part) for part in np.split(drawn, repeats)]
-
-
-def provenance():
-    """Versions of what computed a score, and the commit of this code where it is a git checkout."""
-    import torch
-
-    import nbp
-
-    folder = nbp.__path__[0]
-    try:
-        commit = subprocess.run(["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"],
-                                capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {"versions": {"nbp": nbp.__version__, "torch": torch.__version__, "numpy": np.__version__,
-                         "python": platform.python_version()}, "commit": commit}
-
-
-def table(report):
-    """A report as lines for the terminal."""
-    fields = report["protocol_fields"]
-    lines = [f"protocol   {report['protocol']}"]
-    lines += [f"           {name} = {value}" for name, value in fields.items() if name != "name"]
-    for side in ("real", "fake"):
-        entry = report[side]
-        lines.append(f"{side}       {entry['name']}: {entry['clips']} of {entry['of']} clips, "
-                     f"sha256 {entry['sha256'][:12]}")
-    lines.append(f"weights    sha256 {report['weights_sha256'][:12]}    seed {report['seed']}    "
-                 f"commit {report['commit']}")
-    lines += [f"{name:<24} {_value(value)}" for name, value in report["scores"].items()]
-    return "\n".join(lines + [f"note: {note}" for note in report["notes"]])
-
-
-def markdown_row(report):
-    """Header and row of a table that states set, protocol, counts and scores."""
-    names = list(report["scores"])
-    cells = [report["fake"]["name"], report["protocol"], f"{report['fake']['clips']} / {report['real']['clips']}"]
-    cells += [_value(report["scores"][name]) for name in names]
-    header = ["set", "protocol", "fake / real clips", *names]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), cells))
-
-
-def _value(value):
-    return " to ".join(f"{x:.4g}" for x in value) if isinstance(value, (list, tuple)) else f"{value:.4g}"

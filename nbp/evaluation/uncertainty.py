@@ -7,19 +7,20 @@ import warnings
 
 import numpy as np
 
-from nbp.evaluation.fvd import MIN_CLIPS, frechet_distance
+from nbp.evaluation.fvd import MIN_CLIPS, feature_stats, stats_distance
 
 
-def uncertainty(real, fake, seed=0):
+def uncertainty(real, fake, seed=0, repeats=1):
     """All measures of this module as one dict; each is left out where the sets are too small for it.
 
     Args:
         real, fake: features (N,D) and (M,D).
         seed: of the resampling.
+        repeats: see `bootstrap_interval`; the other measures pool the repeats.
     """
     scores = {}
     smallest = min(len(real), len(fake))
-    scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed)
+    scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed, repeats=repeats)
     if smallest >= 5 * MIN_CLIPS:
         scores["fvd_folds_mean"], scores["fvd_folds_deviation"] = fold_deviation(real, fake, seed=seed)
         scores["fvd_infinite"] = sample_curve(real, fake, seed=seed)["infinite"]
@@ -28,26 +29,36 @@ def uncertainty(real, fake, seed=0):
     return scores
 
 
-def _distance(real, fake):
+def _distance(real, *parts):
+    """Frechet distance, as the mean over parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return frechet_distance(real, fake)
+        stats = feature_stats(real)
+        return float(np.mean([stats_distance(stats, feature_stats(part)) for part in parts]))
 
 
-def bootstrap_interval(real, fake, num_draws=50, level=0.95, seed=0):
+def bootstrap_interval(real, fake, num_draws=50, level=0.95, seed=0, repeats=1):
     """Interval of the distance over resampled sets, centred on the distance itself.
 
     Resampling with replacement raises a Frechet distance (it lowers the number of distinct clips), so only
     the spread of the draws is used, not their mean.
 
+    Args:
+        real, fake: features (N,D) and (M,D).
+        num_draws: resampled sets.
+        level: share of the draws inside.
+        seed: of the resampling.
+        repeats: `fake` is this many sets of equal size, one behind the other; the distance is the mean over them,
+            and each is resampled on its own.
+
     Returns:
         [low, high], low not below 0.
     """
     rng = np.random.default_rng(seed)
-    draws = [_distance(real[rng.integers(len(real), size=len(real))], fake[rng.integers(len(fake), size=len(fake))])
-             for _ in range(num_draws)]
+    parts = np.split(fake, repeats)
+    draws = [_distance(*(x[rng.integers(len(x), size=len(x))] for x in (real, *parts))) for _ in range(num_draws)]
     low, middle, high = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
-    distance = _distance(real, fake)
+    distance = _distance(real, *parts)
     return [max(0.0, float(distance + low - middle)), float(distance + high - middle)]
 
 

@@ -48,6 +48,7 @@ def test_a_corrupted_set(clip):
     noisy = corrupted(clips, "noise", CORRUPTIONS["noise"][0], 4)
     assert noisy.name == "set, noise 4" and noisy.labels.tolist() == [0, 1, 2]
     assert np.array_equal(noisy[1], noisy[1]) and not np.array_equal(noisy[0], noisy[1])
+    assert noisy.content != clips.content   # a damaged set may be scored against the whole one
     assert noisy.fingerprint != corrupted(clips, "noise", CORRUPTIONS["noise"][0], 8).fingerprint
     floats = Clips("floats", 3, lambda number: clip.astype(np.float32) / 255, "1")
     assert np.array_equal(corrupted(floats, "noise", CORRUPTIONS["noise"][0], 4)[1], noisy[1])

@@ -2,10 +2,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from nbp.evaluation.features import Clips, extract_features
+from nbp.clipsource import Cut, open_clips
+from nbp.evaluation.features import Clips, FeatureNetwork, extract_features
 from nbp.evaluation.fvd import frechet_distance
-from nbp.evaluation.scoring import _choose_parts, evaluate_sets, markdown_row, nearest_centroid_accuracy, table
+from nbp.evaluation.scoring import _choose_parts, evaluate_sets, nearest_centroid_accuracy
+from nbp.evaluation.statement import finite, markdown_table, table
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -22,9 +25,11 @@ def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
     assert 0 <= near["scores"]["fvd"] < far["scores"]["fvd"]
     expected = frechet_distance(*(extract_features(clips, network, protocol) for clips in sets[:2]))
     assert near["scores"]["fvd"] == pytest.approx(expected, rel=1e-5)
-    assert far["fake"] == {"name": "far", "clips": 30, "of": 30, "sha256": sets[2].fingerprint}
+    assert far["fake"] == {"name": "far", "clips": 30, "of": 30, "frames": 9, "height": 16, "width": 16,
+                           "dtype": "uint8", "fps": None, "sha256": sets[2].fingerprint}
     assert near["protocol"] == "test" and near["protocol_fields"]["fit"] == "squash"
-    assert {"weights_sha256", "seed", "versions", "commit"} <= set(near)
+    assert {"weights_sha256", "seed", "versions", "commit"} <= set(near) and near["device"] == "cpu"
+    assert {"nbp", "torch", "numpy", "av", "python"} == set(near["versions"])
     assert any("biased upwards" in note for note in near["notes"])
     assert json.loads(json.dumps(near)) == near
 
@@ -32,10 +37,50 @@ def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
 def test_output_states_the_protocol(sets, network, protocol, tmp_path):
     [report] = evaluate_sets(sets[0], sets[1:2], protocol, network, tmp_path, intervals=True)
     text = table(report)
-    for part in ("protocol   test", "quantize = round", "near: 30 of 30 clips", "fvd ", "fvd_interval_95", "biased"):
+    for part in ("protocol   test", "quantize = round", "near: 30 of 30 clips, 9 frames of 16x16 uint8, sha256", "fvd ",
+                 "fvd_interval_95", "biased", "device cpu"):
         assert part in text
-    header, _, row = markdown_row(report).splitlines()
-    assert header.count("|") == row.count("|") and "| near | test | 30 / 30 |" in row
+    other = report | {"scores": {"psnr": None, "lpips": 0.5}, "lpips_net": "alex"}
+    header, rule, *rows = markdown_table([other, report]).splitlines()
+    assert len(rows) == 2 and len({line.count("|") for line in (header, rule, *rows)}) == 1
+    assert header.startswith("| set | protocol | fake / real clips | psnr | lpips (alex) | fvd |")
+    assert rows[0].startswith("| near | test | 30 / 30 | - | 0.5 | - |") and "lpips      alex" in table(other)
+
+
+def test_values_that_json_cannot_hold():
+    scores, notes = finite({"psnr": float("inf"), "interval": [0.0, float("nan")], "ssim": 1.0})
+    assert scores == {"psnr": None, "interval": None, "ssim": 1.0} and json.dumps(scores, allow_nan=False)
+    assert notes == ["psnr is inf, stated as null", "interval is [0.0, nan], stated as null"]
+
+
+def test_what_of_files_is_scored_is_stated(network, protocol, make_frames, tmp_path):
+    from nbp.data.video_io import write_video
+
+    for number, clip in enumerate(make_frames(20, num_frames=20)):
+        write_video(tmp_path / ("real" if number < 10 else "fake") / f"{number}.mp4", clip, (8, 10)[number % 2])
+    asked = protocol.replace(num_frames=9)
+    for cut, rates in ((Cut(9, fps=5.0), [5.0]), (Cut(9), [8.0, 10.0])):
+        real, fake = open_clips(tmp_path / "real", cut), open_clips(tmp_path / "fake", Cut(9))
+        [report] = evaluate_sets(real, [fake], asked, network)
+        assert report["real"]["fps"] == rates and report["fake"]["fps"] == [8.0, 10.0]
+        assert f"16x16 uint8 at {', '.join(f'{rate:g}' for rate in rates)} fps" in table(report)
+
+
+def test_limit_of_few_clips_is_marked(sets, network, protocol, make_frames):
+    [report] = evaluate_sets(sets[0], sets[1:2], protocol, network, intervals=True)
+    assert "fvd_infinite" not in report["scores"]   # 30 clips are too few for a line
+    real, fake = (Clips.from_array(name, make_frames(42, seed)) for name, seed in (("real", 0), ("fake", 1)))
+    wide = FeatureNetwork("i3d-tf", Wide(), "0")
+    for feature_network, marked in ((network, False), (wide, True)):
+        [report] = evaluate_sets(real, [fake], protocol, feature_network, intervals=True)
+        assert any("fvd_infinite is unreliable" in note for note in report["notes"]) == marked
+
+
+class Wide(torch.nn.Module):
+    """60 features."""
+
+    def forward(self, video):
+        return torch.nn.functional.adaptive_avg_pool3d(video, (5, 2, 2)).flatten(1)
 
 
 def test_same_content_is_refused(sets, network, protocol, make_frames):
@@ -101,6 +146,29 @@ def test_labelled_sets_get_a_class_accuracy(network, protocol, make_frames):
     [report] = evaluate_sets(Clips.from_array("real", frames, labels), [Clips.from_array("fake", other, labels)],
                              protocol, network)
     assert report["scores"]["class_accuracy"] == 1
+    other_classes = Clips.from_array("fake", other, [0] * 10 + [7] * 9 + [9])
+    [report] = evaluate_sets(Clips.from_array("real", frames, labels), [other_classes], protocol, network)
+    assert "class_accuracy" not in report["scores"] and report["scores"]["fvd"] > 0
+    assert "class_accuracy is left out: fake has classes that the scored real clips lack: 7, 9" in report["notes"]
+
+
+def test_only_the_scored_clips_are_classified(network, protocol, make_frames):
+    """Labels of the other ones are wrong."""
+    real, fake = make_frames(40, 0), make_frames(40, 2)
+    chosen = _choose_parts(40, 20, 1, seed=0)[0]
+    for frames in (real, fake):
+        frames[chosen[:10]] //= 4
+    labels = np.full(40, 3)
+    labels[chosen] = [0] * 10 + [1] * 10
+    [report] = evaluate_sets(Clips.from_array("real", real, labels), [Clips.from_array("fake", fake, labels)],
+                             protocol.replace(num_real=20, num_fake=20), network)
+    assert report["scores"]["class_accuracy"] == 1
+
+
+def test_interval_is_of_the_mean_over_repeats(sets, network, protocol):
+    [report] = evaluate_sets(sets[0], sets[1:2], protocol.replace(num_fake=10, repeats=3), network, intervals=True)
+    low, high = report["scores"]["fvd_interval_95"]
+    assert low < report["scores"]["fvd"] < high
 
 
 def test_nearest_centroid():
