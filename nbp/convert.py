@@ -122,6 +122,7 @@ def checkpoint_to_native(source, target):
         raise ValueError(f"checkpoint {source}: {damage}")
     if Path(source).is_dir():
         run = read_json(Path(source) / checkpoints.MANIFEST)["run"]
+        Path(target).resolve().parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=Path(target).resolve().parent) as folder:
             deepspeed_to_fp32(source, Path(folder) / "weights.ckpt")
             state = torch.load(Path(folder) / "weights.ckpt", map_location="cpu", weights_only=True)["state_dict"]

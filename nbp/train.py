@@ -1,8 +1,9 @@
 """Train a tokenizer or a generator: python -m nbp.train CONFIG [section.field=value ...]
 
-The run folder `trainer.out` receives config.yaml, checkpoints/, logs/, samples/ and at the end model/ (native
-format; the moving average where there is one). Running the same command again resumes. SIGTERM and SIGUSR1 save and
-stop, exit code 128 + signal. Several processes: torchrun --nproc-per-node=N -m nbp.train CONFIG trainer.devices=N ...
+The run folder `trainer.out` receives config.yaml, checkpoints/, logs/, samples/ and at the end model/ (native format in
+float32, from the last checkpoint; the moving average where there is one). Running the same command again resumes.
+SIGTERM and SIGUSR1 save and stop, exit code 128 + signal. Several processes: torchrun --nproc-per-node=N -m nbp.train
+CONFIG trainer.devices=N ...
 """
 
 import argparse
@@ -10,6 +11,8 @@ import sys
 from pathlib import Path
 
 from nbp.config import load_run
+from nbp.convert import checkpoint_to_native
+from nbp.training import checkpoints
 from nbp.training.fitting import fit
 from nbp.training.stop_signals import Stopped
 
@@ -21,15 +24,15 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     run = load_run(options.config, options.overrides)
     try:
-        trainer, module = fit(run)
+        trainer = fit(run)
     except Stopped as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr, flush=True)
         return 128 + stop.signum
-    model = Path(run.trainer.out) / "model"
-    with module.whole_weights():
-        if trainer.is_global_zero:
-            module.averaged.save_pretrained(model)
-            print(f"wrote {model}")
+    if trainer.is_global_zero:
+        model, last = Path(run.trainer.out) / "model", Path(run.trainer.out) / "checkpoints" / checkpoints.LAST
+        # Not from the module: under DeepSpeed in bfloat16 only the checkpoint has the weights in float32.
+        checkpoint_to_native(last, model)
+        print(f"wrote {model} from {last.resolve().name}")
     return 0
 
 

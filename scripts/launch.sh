@@ -1,6 +1,6 @@
-# Sourced by the other scripts: `launch NGPUS NNODES MODULE ...` runs `python -m MODULE ...` on NGPUS processes of this
-# node and, with NNODES > 1, together with the same command on the other nodes: set MASTER_ADDR to one of them on all
-# (MASTER_PORT and RDZV_ID, which tells jobs on one port apart, if the defaults are taken).
+# Sourced by the other scripts: `launch NGPUS NNODES MODULE ...` turns the shell into `python -m MODULE ...` on NGPUS
+# processes of this node and, with NNODES > 1, together with the same command on the other nodes: set MASTER_ADDR to one
+# of them on all (MASTER_PORT and RDZV_ID, which tells jobs on one port apart, if the defaults are taken).
 launch() {
     local rendezvous=(--standalone)
     if [ "$2" -gt 1 ]; then
@@ -8,7 +8,8 @@ launch() {
         rendezvous=(--nnodes="$2" --rdzv-backend=c10d --rdzv-id="${RDZV_ID:-nbp}" --rdzv-endpoint="$endpoint")
     fi
     # The workers get the signal that torchrun got, and two minutes to write a checkpoint before they are killed.
-    TORCHELASTIC_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
-    TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SHUTDOWN_TIMEOUT:-120}" \
-        python -m torch.distributed.run --nproc-per-node="$1" "${rendezvous[@]}" -m "${@:3}"
+    export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SHUTDOWN_TIMEOUT:-120}"
+    # In place of the shell: one that waited for torchrun would die of the signal and leave it alone.
+    exec python -m torch.distributed.run --nproc-per-node="$1" "${rendezvous[@]}" -m "${@:3}"
 }

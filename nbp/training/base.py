@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from nbp.config import to_dict
+from nbp.training.guard import RollBack
 from nbp.training.initial import load_initial
 from nbp.training.optim import build_adamw
 from nbp.training.sampler import mix_seed
@@ -36,7 +37,7 @@ class TrainingModule(pl.LightningModule):
         self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
-        self.min_rollbacks = 0
+        self.min_rollbacks = self._skipped_micro_steps = 0
         self.watched, self.watched_shape = {}, None
         self.save_hyperparameters({"run": to_dict(run)})
 
@@ -61,8 +62,10 @@ class TrainingModule(pl.LightningModule):
         return bool(self.mean_over_ranks(finite) == 1)
 
     def mean_over_ranks(self, value):
-        """Mean of a tensor over ranks; every rank must call it."""
-        return self.trainer.strategy.reduce(value, reduce_op="mean") if self.trainer.world_size > 1 else value
+        """Mean of a tensor over ranks; every rank must call it. Itself where nothing trains, as when FLOPs are counted."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return value
+        return self.trainer.strategy.reduce(value, reduce_op="mean")
 
     def on_train_start(self):
         """A resumed run has averaged its step already, also in the middle of accumulation."""
@@ -106,11 +109,17 @@ class TrainingModule(pl.LightningModule):
         """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter.
 
         The zero keeps replicas and gradient hooks in step; the skip is counted in `skipped_steps`.
+
+        Raises:
+            RollBack: the loss is not finite under ZeRO-3, whose parameters no zero loss can touch.
         """
         finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
         if finite == 1:
             return loss
         self.skipped_steps += 1
+        self._skipped_micro_steps += 1
+        if any(hasattr(p, "ds_id") for p in self.parameters()):
+            raise RollBack(f"step {self.global_step}: the loss is not finite, and ZeRO-3 cannot skip a step")
         return sum((p * 0).sum() for p in self.parameters() if p.requires_grad)
 
     def on_before_optimizer_step(self, optimizer):
@@ -124,8 +133,11 @@ class TrainingModule(pl.LightningModule):
                 self.log(f"train/grad_norm_{index}", norm)
         self.log("train/skipped_steps", self.skipped_steps.float())
         self.log("train/rollbacks", self.rollbacks.float())
-        if norms and not torch.isfinite(torch.stack(norms)).all():
-            self.skipped_steps += 1
+        skipped, self._skipped_micro_steps = self._skipped_micro_steps, 0
+        broken = bool(norms) and not torch.isfinite(torch.stack(norms)).all()
+        self.skipped_steps += int(broken)
+        # Without gradients AdamW leaves the weights alone; with zeros its momentum would go on moving them.
+        if broken or skipped == self.trainer.accumulate_grad_batches:
             for group in optimizer.param_groups:
                 for p in group["params"]:
                     p.grad = None

@@ -143,6 +143,28 @@ def clean(folder):
             path.unlink(missing_ok=True)
 
 
+def abandon_newer(folder, start):
+    """Move what is newer than `start`, or all if that lies elsewhere, into `folder`/abandoned: another branch.
+
+    Args:
+        folder: of checkpoints.
+        start: the checkpoint that training goes on from, or None.
+    """
+    folder, start = Path(folder), None if start is None else Path(start).resolve()
+    inside = start is not None and start.parent == folder.resolve()
+    for path in folder.glob("step*.ckpt"):
+        step = step_of(path)
+        if step is not None and not (inside and step <= step_of(start)):
+            (folder / "abandoned").mkdir(exist_ok=True)
+            remove(folder / "abandoned" / path.name)
+            os.rename(path, folder / "abandoned" / path.name)
+    if inside:
+        link(folder, LAST, start)
+    for name in (LAST, BEST):
+        if not (folder / name).exists():
+            (folder / name).unlink(missing_ok=True)
+
+
 def set_aside(folder):
     """Rename a checkpoints folder, for a run that starts over in its place; returns the new name, or None."""
     folder = Path(folder)

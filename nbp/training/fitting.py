@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import uuid
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -27,7 +28,7 @@ def fit(run):
         run: `TokenizerRun` or `GeneratorRun`.
 
     Returns:
-        (trainer, module), trained.
+        The trainer; `checkpoints/last.ckpt` is the trained model, where the guard did not doubt the last step.
 
     Raises:
         ValueError: a configuration that cannot run here, or does not fit the checkpoint to resume from.
@@ -37,37 +38,39 @@ def fit(run):
     check_processes(run.trainer)
     check_engine(run)
     check_writable(run.trainer.out)
-    start, rollbacks = find_checkpoint(run.trainer), 0
+    start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)
     if run.trainer.resume == "never":
         _set_aside(run.trainer)
     while True:
         pl.seed_everything(run.trainer.seed, workers=True)
         module, data, extra_callbacks = BUILD[run.kind](run)
         module.min_rollbacks = rollbacks
-        trainer = build_trainer(run, module.max_steps, extra_callbacks)
+        trainer = build_trainer(run, module.max_steps, extra_callbacks, resume)
         if trainer.is_global_zero:
             print(run.trainer.describe_batch(data.phases[-1].batch_size), flush=True)
         try:
             trainer.fit(module, data, ckpt_path=start)
-            return trainer, module
+            return trainer
         except RollBack as alarm:
             rollbacks = module.num_rollbacks + 1
-            start = _roll_back(run.trainer, trainer, rollbacks, str(alarm))
+            start = _roll_back(run.trainer, trainer, resume.chosen, rollbacks, str(alarm))
         del trainer, module, data, extra_callbacks
         gc.collect()  # the old engine's memory, before the new one takes its own
         torch.cuda.empty_cache()
 
 
-def build_trainer(run, max_steps, extra_callbacks):
+def build_trainer(run, max_steps, extra_callbacks, resume=None):
     """Lightning trainer of a run.
 
     Args:
         run: `TokenizerRun` or `GeneratorRun`.
         max_steps: optimizer steps.
         extra_callbacks: those of its kind of run.
+        resume: `Resume`; None: a new one.
     """
+    resume = resume or Resume(run)
     config, clip = run.trainer, run.optim.gradient_clip
-    resume, guard = Resume(run), Guard(run.trainer.guard_patience)
+    guard = Guard(run.trainer.guard_patience)
     deepspeed = config.strategy.startswith("deepspeed")
     return pl.Trainer(
         accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
@@ -80,7 +83,7 @@ def build_trainer(run, max_steps, extra_callbacks):
         plugins=[] if deepspeed else [AtomicCheckpointIO(resume)], enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
         callbacks=[pl.callbacks.LearningRateMonitor("step"), callbacks.MovingAverage(), callbacks.progress_callback(),
-                   Throughput(run), guard, *extra_callbacks, Checkpoints(config, guard)])
+                   Throughput(run), guard, *extra_callbacks, Checkpoints(config, guard, resume)])
 
 
 def find_checkpoint(config):
@@ -105,7 +108,7 @@ def check_writable(out):
     Raises:
         ValueError: it cannot be written.
     """
-    probe = Path(out) / f".write-test-{os.getpid()}"
+    probe = Path(out) / f".write-test-{uuid.uuid4()}"  # process numbers repeat on the nodes of a shared disk
     try:
         write_text(probe, "")
         probe.unlink()
@@ -118,15 +121,28 @@ def _set_aside(config):
         print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
 
 
-def _roll_back(config, trainer, rollbacks, reason):
-    """Say what happened and find where to go on; gives up after `max_rollbacks`."""
+def _roll_back(config, trainer, started_from, rollbacks, reason):
+    """Say what happened and where to go on; gives up after `max_rollbacks`.
+
+    Args:
+        started_from: checkpoint that this attempt went on from, or None.
+
+    Returns:
+        The newest checkpoint that this attempt wrote. If it wrote none, the one that it started from; after a
+        rollback the one before that, as trouble may have begun, unnoticed, before it was written. None: the start.
+    """
     if rollbacks > config.max_rollbacks:
         raise RuntimeError(f"training stops: {reason}, and it has been rolled back {config.max_rollbacks} times "
                            "(trainer.max_rollbacks). A lower learning rate, a longer warm-up or gradient clipping may "
                            "help; the last good checkpoint is kept")
-    folder = Path(config.out) / "checkpoints"
-    found = checkpoints.list_checkpoints(folder)
+    target = trainer.checkpoint_callback.newest_written
+    if target is None:
+        target = started_from
+        if rollbacks > 1 and started_from is not None:
+            older = [path for path in checkpoints.list_checkpoints(Path(config.out) / "checkpoints")
+                     if checkpoints.step_of(path) < checkpoints.step_of(Path(started_from).resolve())]
+            target = older[0] if older else started_from
     if trainer.is_global_zero:
         print(f"guard: {reason}; rollback {rollbacks} of at most {config.max_rollbacks} to "
-              f"{found[0] if found else 'the start'}, with other clips and random numbers", file=sys.stderr, flush=True)
-    return os.fspath(folder) if found else None
+              f"{target or 'the start'}, with other clips and random numbers", file=sys.stderr, flush=True)
+    return None if target is None else os.fspath(target)

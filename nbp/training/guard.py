@@ -67,7 +67,7 @@ class Guard(Callback):
     def __init__(self, patience):
         self.patience = patience
         self.doubt = None
-        self._wrong = 0
+        self._wrong, self._window = 0, []
         self._means, self._best, self._seen, self._recent = {}, {}, {}, {}
 
     def state_dict(self):
@@ -82,7 +82,10 @@ class Guard(Callback):
         if not self.patience or not module.watched:
             return
         names = sorted(module.watched)
-        values = torch.stack([module.watched[name].detach().float() for name in names])
+        self._window.append(torch.stack([module.watched[name].detach().float() for name in names]))
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        values, self._window = torch.stack(self._window).mean(0), []
         if trainer.world_size > 1:
             values = trainer.strategy.reduce(values, reduce_op="mean")
         shape = str(module.watched_shape)
@@ -94,11 +97,11 @@ class Guard(Callback):
             raise RollBack(f"step {trainer.global_step}: {self.doubt}")
 
     def look(self, values, shape=""):
-        """Judge the values of one micro-batch; sets `doubt`.
+        """Judge the values of one optimizer step, means over its micro-batches; sets `doubt`.
 
         Args:
             values: name -> float; the names are those of `WATCHES`.
-            shape: of the micro-batch; each has its own references, as clip length changes their scale.
+            shape: of the micro-batches; each has its own references, as clip length changes their scale.
         """
         reasons = [reason for name, value in values.items()
                    if (reason := self._judge(WATCHES[name], value, f"{name} {shape}"))]

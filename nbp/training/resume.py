@@ -27,11 +27,15 @@ class Resume:
 
     Args:
         run: `TokenizerRun` or `GeneratorRun` as it is now.
+
+    Attributes:
+        chosen: the checkpoint that was loaded, or None.
     """
 
     def __init__(self, run):
         self.run = run
         self.sharded = run.trainer.strategy.startswith("deepspeed")
+        self.chosen = None
 
     def choose(self, path):
         """The checkpoint to load, the same on every rank; the process group must be up.
@@ -42,7 +46,8 @@ class Resume:
         Raises:
             ValueError: it is damaged, or was written by another kind of engine; on every rank.
         """
-        return Path(on_rank_zero(lambda: str(self._choose(Path(path)))))
+        self.chosen = Path(on_rank_zero(lambda: str(self._choose(Path(path)))))
+        return self.chosen
 
     def _choose(self, path):
         if path.is_dir() and checkpoints.step_of(path.resolve()) is None:

@@ -4,6 +4,7 @@ Checkpoints are written between two optimizer steps, after the metrics of the fi
 goes on from one logs exactly what an uninterrupted run logs.
 """
 
+import math
 import os
 import shutil
 import sys
@@ -61,12 +62,17 @@ class Checkpoints(pl.callbacks.Checkpoint):
     Args:
         config: `TrainerConfig`.
         guard: `Guard` that may hold a checkpoint back, or None.
+        resume: `Resume` that knows what the run goes on from, or None.
+
+    Attributes:
+        newest_written: path of the last checkpoint that this object wrote, or None.
     """
 
-    def __init__(self, config, guard=None):
+    def __init__(self, config, guard=None, resume=None):
         self.folder = Path(config.out) / "checkpoints"
         self.every, self.keep_last, self.accumulate = config.checkpoint_every_steps, config.keep_last, config.accumulate
-        self.guard, self.signals = guard, StopSignals()
+        self.guard, self.resume, self.signals = guard, resume, StopSignals()
+        self.newest_written = None
         self.best = None            # value of the best validation so far
         self._scored = (None, None)  # step and value of the last validation
         self._saved_step, self._overdue = 0, False
@@ -84,6 +90,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             save_config(module.run, self.folder.parent / "config.yaml")
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoints.clean(self.folder)
+            checkpoints.abandon_newer(self.folder, self.resume.chosen if self.resume is not None else None)
         trainer.strategy.barrier("clean checkpoints")
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
@@ -123,7 +130,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def _improved(self, trainer, module):
         step, value = self._scored
-        if step != trainer.global_step:
+        if step != trainer.global_step or not math.isfinite(value):
             return False
         sign = 1 if module.monitor[1] == "max" else -1
         return self.best is None or sign * value > sign * self.best
@@ -144,7 +151,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             self.best = self._scored[1]
         path = checkpoints.checkpoint_path(self.folder, step)
         trainer.save_checkpoint(path, weights_only=False)
-        self._saved_step = step
+        self._saved_step, self.newest_written = step, path
         if trainer.is_global_zero:
             checkpoints.link(self.folder, checkpoints.LAST, path)
             if improved:

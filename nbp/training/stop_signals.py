@@ -2,10 +2,13 @@
 
 import signal
 import sys
+import time
 
 import torch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# A signal to a whole job reaches a process twice: by itself, and once more from the torchrun above it.
+REPEAT_S = 10.0
 
 
 class Stopped(Exception):
@@ -17,10 +20,11 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Notes a signal instead of dying from it. A second one of the same kind does what it did before."""
+    """Notes a signal instead of dying from it. One that comes `REPEAT_S` later or more ends the process at once."""
 
     def __init__(self):
         self.received = 0
+        self._since = 0.0
         self._before = {}
 
     def install(self):
@@ -33,10 +37,13 @@ class StopSignals:
         self._before = {}
 
     def _note(self, signum, frame):
-        self.received = signum
-        signal.signal(signum, signal.SIG_DFL)
-        print(f"{signal.Signals(signum).name}: saving after this step, then stopping; once more to stop at once",
-              file=sys.stderr, flush=True)
+        if not self.received:
+            self.received, self._since = signum, time.monotonic()
+            print(f"{signal.Signals(signum).name}: saving after this step, then stopping; once more after "
+                  f"{REPEAT_S:.0f} s to stop at once", file=sys.stderr, flush=True)
+        elif time.monotonic() - self._since > REPEAT_S:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
 
     def agreed(self, trainer):
         """Signal number that any rank received, 0 for none; every rank must call it."""

@@ -131,7 +131,7 @@ class TokenizerModule(TrainingModule):
 
     def _lecam(self, real, fake):
         for average, logits in ((self.lecam_real, real), (self.lecam_fake, fake)):
-            mean = losses.mean_logit(logits).detach().to(average)
+            mean = self.mean_over_ranks(losses.mean_logit(logits).detach().to(average))
             # One step that is not finite, and is skipped, must not stay in the average for ever.
             average.lerp_(torch.where(mean.isfinite(), mean, average), 1 - LECAM_DECAY)
         return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
