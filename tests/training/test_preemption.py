@@ -1,0 +1,43 @@
+"""A stop signal reaches a run that a script launched, whichever processes of the job receive it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nbp.training import checkpoints
+
+ROOT = Path(__file__).parents[2]
+STOP_WITHIN_S = 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum, to_all", [(signal.SIGTERM, True), (signal.SIGUSR1, True), (signal.SIGUSR1, False)])
+def test_a_script_saves_before_it_stops(generator_run, tmp_path, signum, to_all):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "scripts/lm_train/train_ucf.sh"), "2", "1", "trainer.strategy=ddp", "trainer.global_batch=null",
+         *generator_run(tmp_path, "max_steps=100000", "trainer.val_every_steps=100000", "trainer.ema_decay=0",
+                        "trainer.checkpoint_every_steps=100000")],
+        env=os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "CONFIG": "configs/generator_procgen.yaml"},
+        stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("logs/version_0/metrics.csv")):
+            assert process.poll() is None, process.stderr.read()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        if to_all:
+            os.killpg(process.pid, signum)   # as SLURM does with a job step
+        else:
+            process.send_signal(signum)      # as a person does who looks up the script's process
+        _, text = process.communicate(timeout=STOP_WITHIN_S)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0 and "the same command goes on from here" in text, text[-3000:]
+    assert checkpoints.find_damage(checkpoints.newest_complete(tmp_path / "checkpoints")) is None
