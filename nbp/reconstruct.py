@@ -1,11 +1,12 @@
 """Encode and decode every clip of a data set, and score the reconstructions: PSNR, SSIM, LPIPS, rFVD, code use.
 
 python -m nbp.reconstruct --tokenizer RUN/model --data configs/data/procgen.yaml --out runs/reconstruction
-Writes OUT/clips.npz (reconstructions and indices), OUT/real.npz (originals), OUT/scores.json. Resumable;
-torchrun shares the work. Both sets are held in memory: 0.8 MB a clip of 17x128x128.
+Writes OUT/clips.npz (reconstructions and indices), OUT/real.npz (originals), OUT/scores.json and .md. Resumable;
+torchrun shares the work.
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from nbp import clipset
@@ -17,9 +18,10 @@ from nbp.download import load_magvit2
 from nbp.evaluation.features import load_network
 from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.protocols import get_protocol
-from nbp.evaluation.scoring import table
+from nbp.evaluation.scoring import counts
+from nbp.evaluation.statement import markdown_table, table
 from nbp.fetch import fetch_i3d, fetch_lpips
-from nbp.files import write_json
+from nbp.files import write_json, write_text
 from nbp.reconstruction import reconstruct_clips, score_folder, split_real
 
 
@@ -33,8 +35,10 @@ def main(arguments=None):
     data = load_config(DataConfig, options.data, options.overrides)
     if data.max_bad_files:
         raise ValueError("data.max_bad_files must be 0: a score is stated for the whole list")
+    data = dataclasses.replace(data, fps=protocol.fps or data.fps)
     dataset = VideoDataset(data, options.split, train=False)
     num_clips = min(options.max_clips or len(dataset), len(dataset))
+    protocol = as_scored(protocol, options.split, data.num_frames, num_clips, len(dataset), options.allow_fewer)
     tokenizer = load_magvit2(options.tokenizer, data.resolution, options.device)
 
     parts = clipset.Parts(options.out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(data),
@@ -51,10 +55,30 @@ def main(arguments=None):
     lpips = LPIPS.from_file(fetch_lpips(options.lpips, options.ckpt), options.lpips)
     report = score_folder(options.out, tokenizer.num_codes, protocol, network, lpips,
                           options.cache or Path(options.out).parent / "features", options.batch_size, options.device,
-                          rank=rank, world=world, barrier=barrier)
+                          allow_fewer=options.allow_fewer, rank=rank, world=world, barrier=barrier)
     if rank == 0:
+        row = markdown_table([report])
         write_json(Path(options.out) / "scores.json", report)
-        print(f"{table(report)}\nwrote {options.out}/scores.json")
+        write_text(Path(options.out) / "scores.md", row + "\n")
+        print(f"{table(report)}\n\n{row}\nwrote {options.out}/scores.json")
+
+
+def as_scored(protocol, split, num_frames, num_clips, list_length, allow_fewer):
+    """The protocol as the reconstructions meet it; its name says what differs: split, places, and with --max-clips
+    the counts.
+
+    Raises:
+        ValueError: clips are too short or too few for it.
+    """
+    if protocol.num_frames and num_frames < protocol.num_frames:
+        raise ValueError(f"data.num_frames is {num_frames}; protocol {protocol.name} needs {protocol.num_frames}")
+    if split != ("train" if protocol.real_split == "train" else "val"):
+        protocol = protocol.replace(real_split=split)
+    protocol = protocol.replace(real_clips="centre", clips_per_video=1)
+    if num_clips < list_length:
+        protocol = protocol.replace(num_real=num_clips, num_fake=num_clips, repeats=1)
+    counts(protocol, num_clips, num_clips, allow_fewer)
+    return protocol
 
 
 def parse(arguments):
@@ -66,7 +90,8 @@ def parse(arguments):
     add("--split", default="val", choices=["train", "val"])
     add("--out", required=True, help="folder for clips and scores")
     add("--protocol", default="quickstart", help="of rFVD; nbp-rfvd for figures comparable with published ones")
-    add("--max-clips", type=int, help="only the first clips of the list")
+    add("--max-clips", type=int, help="only the first clips of the list; the name says so")
+    add("--allow-fewer", action="store_true", help="score fewer clips than the protocol asks for; the name says so")
     add("--lpips", default="vgg", choices=["vgg", "alex"], help="network of LPIPS")
     add("--weights", help="I3D weights (default: fetched)")
     add("--ckpt", default="ckpt", help="folder of fetched weights")

@@ -16,6 +16,7 @@ from nbp.evaluation.paired import paired_scores
 from nbp.evaluation.protocols import quantize
 from nbp.evaluation.quality import code_statistics, count_codes
 from nbp.evaluation.scoring import evaluate_sets
+from nbp.evaluation.statement import finite
 from nbp.files import progress
 
 
@@ -58,7 +59,7 @@ def split_real(folder):
         clipset.write_arrays(Path(folder) / "clips.npz", arrays)
 
 
-def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch_size=8, device="cpu", **ranks):
+def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch_size=8, device="cpu", **options):
     """Report on a clip set and its real.npz: scores of reconstruction, of code use, and the distances as rfvd, rkvd.
 
     Args:
@@ -68,16 +69,20 @@ def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch
         network: `FeatureNetwork` of that protocol.
         lpips_model: `LPIPS` with weights.
         cache: folder where features are kept.
-        ranks: rank, world and barrier; each rank extracts its share of the features.
+        batch_size, device: of all scores.
+        options: of `evaluate_sets`: allow_fewer, rank, world and barrier; each rank extracts its share of the features.
 
     Returns:
-        dict that JSON can hold.
+        dict that JSON can hold; a score that is not finite is None, and a note says so.
     """
     arrays, real = clipset.load(folder), clipset.read_arrays(Path(folder) / "real.npz")
     originals = Clips.from_array(f"{folder}/real.npz", real["video"])
     reconstructions = Clips.from_array(f"{folder}/clips.npz", arrays["video"])
-    [report] = evaluate_sets(originals, [reconstructions], protocol, network, cache, batch_size=batch_size, **ranks)
+    [report] = evaluate_sets(originals, [reconstructions], protocol, network, cache, batch_size=batch_size,
+                             **options)
     scores = paired_scores(arrays["video"], real["video"], lpips_model, batch_size, device)
     scores |= code_statistics(count_codes(torch.from_numpy(arrays["indices"]), num_codes))
-    scores |= {f"r{name}": report["scores"][name] for name in ("fvd", "kvd")}
-    return report | {"scores": scores, "lpips_net": lpips_model.net}
+    scores |= {f"r{name}": report["scores"][name] for name in ("fvd", "fvd_deviation", "kvd")
+               if name in report["scores"]}
+    scores, notes = finite(scores)
+    return report | {"scores": scores, "notes": sorted({*report["notes"], *notes}), "lpips_net": lpips_model.net}

@@ -31,19 +31,19 @@ def port(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case, protocol, seed", [
-    ("nbp", "nbp-rfvd", (21, 2, 16, 48, 64)),
+    ("nbp", "nbp-rfvd+frames=16", (21, 2, 16, 48, 64)),
     ("videogpt", "crop", (21, 2, 16, 48, 64)),
     ("styleganv", "nbp-gfvd-ucf", (21, 2, 16, 48, 64)),
 ])
 def test_preprocessing_is_the_official(case, protocol, seed):
-    protocol = get_protocol("nbp-rfvd").replace(fit="crop") if protocol == "crop" else get_protocol(protocol)
+    protocol = get_protocol("nbp-rfvd+frames=null").replace(fit="crop") if protocol == "crop" else get_protocol(protocol)
     got = prepare(frames_of(weights_rule.video(*seed)), protocol)[:, :, [0, 5, 10, 15], ::16, ::16]
     close(f"i3d pre_{case}", got, np.load(PARITY / "i3d.npz")[f"pre_{case}"], 1e-6)
 
 
 @torch.inference_mode()
 def test_logits_are_the_official(port):
-    recorded, squash = np.load(PARITY / "i3d.npz"), get_protocol("nbp-rfvd")
+    recorded, squash = np.load(PARITY / "i3d.npz"), get_protocol("nbp-rfvd+frames=null")
     crop = squash.replace(fit="crop")
     frames = frames_of(weights_rule.video(21, 2, 16, 48, 64))
     cases = {"logits_nbp": (frames[:1], squash), "logits_10frames": (frames[:1, :10], crop),

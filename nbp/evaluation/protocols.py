@@ -45,7 +45,7 @@ class Protocol:
     real_split: str = "any"            # list of a data config that real clips are taken from; any: the val list
     real_clips: str = "centre"         # where in a real video file: the middle, evenly spaced, or random by the seed
     clips_per_video: Optional[int] = 1  # clips of one real video file; None: as many as num_real needs
-    fps: Optional[float] = None        # rate at which video files are read; None: their own
+    fps: Optional[float] = None        # rate at which real video files are read; None: their own
     precision: str = "float32"         # of the network
 
     def __post_init__(self):
@@ -55,10 +55,12 @@ class Protocol:
                                  f"accepted: {', '.join(accepted)}")
         for name in ("resolution", "num_frames", "num_real", "num_fake", "repeats", "clips_per_video"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"protocol {self.name}: {name} is {value!r}; accepted: a positive whole number")
-        if self.fps is not None and not (isinstance(self.fps, (int, float)) and self.fps > 0):
+        if self.fps is not None and not (type(self.fps) in (int, float) and self.fps > 0):
             raise ValueError(f"protocol {self.name}: fps is {self.fps!r}; accepted: a positive number, or null")
+        if not isinstance(self.antialias, bool):
+            raise ValueError(f"protocol {self.name}: antialias is {self.antialias!r}; accepted: true, false")
 
     def replace(self, **changes):
         """A protocol with other fields (full or short names); its own name says which.
@@ -96,12 +98,12 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
              real_clips="spaced", clips_per_video=6),
     Protocol("tats-2048", network="i3d-port", quantize="floor", fit="squash", num_real=2048, num_fake=2048,
              real_split="train", real_clips="random", clips_per_video=None),
-    Protocol("nbp-gfvd-ucf", **_NBP_GFVD, num_real=10_000, num_fake=10_000, real_split="train", fps=8.0),
-    Protocol("nbp-gfvd-k600", **_NBP_GFVD, resolution=64, num_real=50_000, num_fake=50_000, real_split="val",
-             fps=25.0),
-    Protocol("nbp-rfvd", network="i3d-port", quantize="floor", fit="squash", num_frames=None, real_split="val"),
-    Protocol("larp", network="i3d-styleganv", quantize="floor", fit="squash", antialias=True, num_real=10_000,
-             num_fake=10_000, real_split="train"),
+    # Centre clips: the list's length is the count, 9,537 for UCF-101.
+    Protocol("nbp-gfvd-ucf", **_NBP_GFVD, num_fake=10_000, real_split="train", fps=8.0),
+    Protocol("nbp-gfvd-k600", **_NBP_GFVD, resolution=64, num_fake=50_000, real_split="val", fps=25.0),
+    Protocol("nbp-rfvd", network="i3d-port", quantize="floor", fit="squash", num_frames=17, real_split="val"),
+    Protocol("larp", network="i3d-styleganv", quantize="floor", fit="squash", antialias=True, num_fake=10_000,
+             real_split="train"),
     # Small runs: the original's constants, every frame that the tokenizer sees.
     Protocol("quickstart", network="i3d-tf", quantize="round", fit="squash", num_frames=None, real_split="val"),
 )}
@@ -148,6 +150,9 @@ def _read_protocol(path):
     base, name = get_protocol(fields.pop("base")), fields.pop("name")
     if "+" in str(name):
         raise ValueError(f"{path}: name is {name!r}; a + is kept for changed fields")
+    if str(name) in PROTOCOLS:
+        raise ValueError(f"{path}: name is {name!r}, which is a published preset's; accepted: any other than "
+                         f"{', '.join(PROTOCOLS)}")
     return dataclasses.replace(base.replace(**fields), name=str(name))
 
 

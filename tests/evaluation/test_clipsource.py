@@ -122,7 +122,7 @@ def test_containers(tmp_path, name, codec, pixels):
 
 
 def test_cut_of_a_protocol():
-    assert Cut.of(get_protocol("nbp-gfvd-ucf"), real=True) == Cut(16, 8.0, "centre", 1, 10_000)
+    assert Cut.of(get_protocol("nbp-gfvd-ucf"), real=True) == Cut(16, 8.0, "centre", 1, None)
     assert Cut.of(get_protocol("magvit-ucf"), real=True, seed=3) == Cut(16, None, "random", None, 10_000, 3)
     assert Cut.of(get_protocol("magvit-k600"), real=False) == Cut(16)
     assert Cut(16, num_clips=10_000, clips_per_video=None).per_video(9537) == 2

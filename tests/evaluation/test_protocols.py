@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,22 +7,34 @@ import torch
 from nbp.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, prepare, quantize
 
 
+# One row a preset, one column a field of Protocol, in its order.
+FIELDS = ("name network quantize fit antialias resolution num_frames num_real num_fake repeats real_split real_clips "
+          "clips_per_video fps precision").split()
+PUBLISHED = """
+magvit-ucf    i3d-tf        round squash False 128  16   10000 10000 4 train random None None float32
+magvit-k600   i3d-tf        round squash False 64   16   50000 50000 4 val   spaced 6    None float32
+tats-2048     i3d-port      floor squash False None 16   2048  2048  1 train random None None float32
+nbp-gfvd-ucf  i3d-styleganv none  crop   False None 16   None  10000 1 train centre 1    8.0  float32
+nbp-gfvd-k600 i3d-styleganv none  crop   False 64   16   None  50000 1 val   centre 1    25.0 float32
+nbp-rfvd      i3d-port      floor squash False None 17   None  None  1 val   centre 1    None float32
+larp          i3d-styleganv floor squash True  None 16   None  10000 1 train centre 1    None float32
+quickstart    i3d-tf        round squash False None None None  None  1 val   centre 1    None float32
+"""
+
+
 def test_presets_have_the_published_settings():
-    expected = {"magvit-ucf", "magvit-k600", "tats-2048", "nbp-gfvd-ucf", "nbp-gfvd-k600", "nbp-rfvd", "larp",
-                "quickstart"}
-    assert set(PROTOCOLS) == expected
-    magvit, tats = PROTOCOLS["magvit-ucf"], PROTOCOLS["tats-2048"]
-    assert (magvit.network, magvit.num_fake, magvit.repeats, magvit.resolution) == ("i3d-tf", 10_000, 4, 128)
-    assert (tats.network, tats.num_real, tats.num_fake, tats.num_frames) == ("i3d-port", 2048, 2048, 16)
-    assert PROTOCOLS["nbp-rfvd"].num_frames is None
-    assert PROTOCOLS["nbp-gfvd-k600"].resolution == 64
+    assert [field.name for field in dataclasses.fields(Protocol)] == FIELDS
+    rows = [line.split() for line in PUBLISHED.strip().splitlines()]
+    assert rows == [[str(getattr(protocol, name)) for name in FIELDS] for protocol in PROTOCOLS.values()]
+    assert all(name == protocol.name for name, protocol in PROTOCOLS.items())
 
 
 def test_a_changed_field_changes_the_name():
     protocol = get_protocol("nbp-rfvd").replace(num_frames=16)
     assert protocol.name == "nbp-rfvd+frames=16" and protocol.num_frames == 16
     assert get_protocol("nbp-rfvd").replace(frames=16) == protocol
-    assert get_protocol("nbp-rfvd").replace(num_frames=None).name == "nbp-rfvd"
+    assert get_protocol("nbp-rfvd+frames=16") == protocol
+    assert get_protocol("nbp-rfvd").replace(num_frames=17).name == "nbp-rfvd"
     assert protocol.replace(fit="crop", num_frames=9).name == "nbp-rfvd+frames=9+fit=crop"
     assert protocol.replace(real=10, fake=20).name == "nbp-rfvd+frames=16+real=10+fake=20"
 
@@ -45,6 +59,10 @@ def test_protocol_from_yaml(tmp_path):
     path.write_text("name: mine\nbase: tats-2048\nframe: 17\n")
     with pytest.raises(ValueError, match="no field 'frame'; did you mean 'frames'"):
         get_protocol(path)
+    for name in ("tats-2048", "larp"):
+        path.write_text(f"name: {name}\nbase: tats-2048\nnum_frames: 17\n")
+        with pytest.raises(ValueError, match=f"name is '{name}', which is a published preset's"):
+            get_protocol(path)
     path.write_text("num_frames: 17\n")
     with pytest.raises(ValueError, match="mine.yaml: a protocol file has a `name`, a `base`"):
         get_protocol(path)
@@ -57,6 +75,10 @@ def test_protocol_from_yaml(tmp_path):
     (dict(real_split="test"), "real_split is 'test'; accepted: any, train, val"),
     (dict(real_clips="first"), "real_clips is 'first'; accepted: centre, spaced, random"),
     (dict(fps=0), "fps is 0; accepted: a positive number"),
+    (dict(fps=True), "fps is True; accepted: a positive number"),
+    (dict(num_frames=True), "num_frames is True; accepted: a positive whole number"),
+    (dict(antialias="no"), "antialias is 'no'; accepted: true, false"),
+    (dict(antialias=1), "antialias is 1; accepted: true, false"),
 ])
 def test_bad_fields_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

@@ -62,7 +62,7 @@ def test_ranks_batches_and_interruptions(score, tmp_path):
 def test_batch_sizes_with_the_real_network(natural_frames, i3d_path, tmp_path, monkeypatch):
     """Also after an interruption in the middle of the second set."""
     monkeypatch.setattr(features, "CHUNK", 4)
-    protocol = get_protocol("nbp-rfvd")
+    protocol = get_protocol("nbp-rfvd+frames=16")
     network = load_network(protocol.network, i3d_path)
     parts = {"real": natural_frames[:9], "fake": natural_frames[9:18]}
     sets = [Clips.from_array(name, part) for name, part in parts.items()]

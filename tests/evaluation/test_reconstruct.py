@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from nbp import clipset, reconstruct
 from nbp.config import TokenizerConfig
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
+from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.protocols import to_video
 from nbp.evaluation.quality import psnr
+from nbp.reconstruction import score_folder
 from nbp.tokenizer.model import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
@@ -35,7 +38,7 @@ def run(tmp_path, make_frames, network, monkeypatch, lpips_path):
     return lambda *arguments: reconstruct.main([*common, *arguments])
 
 
-def test_command(run, tmp_path):
+def test_command(run, tmp_path, capsys):
     run()
     clips, real = clipset.load("out"), clipset.read_arrays("out/real.npz")
     assert clips["video"].shape == real["video"].shape == (NUM_CLIPS, 5, 32, 32, 3)
@@ -47,6 +50,8 @@ def test_command(run, tmp_path):
     expected = psnr(to_video(clips["video"]), to_video(real["video"])).mean().item()
     assert report["scores"]["psnr"] == pytest.approx(expected, rel=1e-6)
     assert report["real"]["clips"] == NUM_CLIPS and report["protocol"] == "quickstart"
+    printed, row = capsys.readouterr().out, (tmp_path / "out" / "scores.md").read_text()
+    assert "lpips      alex" in printed and row in printed + "\n" and "| lpips (alex) |" in row and row.count("\n") == 3
 
 
 def test_interrupted_run_goes_on(run, monkeypatch, tmp_path):
@@ -71,6 +76,42 @@ def test_interrupted_run_goes_on(run, monkeypatch, tmp_path):
 def test_first_clips_only(run):
     run("--max-clips", "8")
     assert len(clipset.load("out")["video"]) == 8
+    assert json.loads(Path("out/scores.json").read_text())["protocol"] == "quickstart+real=8+fake=8"
+
+
+@pytest.mark.parametrize("arguments, name", [
+    (["--split", "train", "--max-clips", "8"], "quickstart+real_split=train+real=8+fake=8"),
+    (["--max-clips", "99"], "quickstart"),
+    (["--protocol", "quickstart+real=20+fake=20", "--allow-fewer"], "quickstart+real=9+fake=9"),
+    (["--protocol", "magvit-ucf+frames=5", "--max-clips", "8"],
+     "magvit-ucf+frames=5+real_split=val+real_clips=centre+clips_per_video=1+real=8+fake=8+repeats=1"),
+])
+def test_the_protocols_name_says_what_was_scored(run, tmp_path, arguments, name):
+    rows = [f"{split}/{number}.mp4\ta\n" for split, count in (("val", NUM_CLIPS),) for number in range(count)]
+    (tmp_path / "data" / "train.txt").write_text("".join(rows))
+    run(*arguments)
+    assert json.loads(Path("out/scores.json").read_text())["protocol"] == name
+
+
+def test_a_list_that_the_protocol_cannot_be_met_with_is_refused_before_any_work(run):
+    with pytest.raises(ValueError, match="asks for 20 real and 1 x 9 fake clips; .* --allow-fewer"):
+        run("--protocol", "quickstart+real=20")
+    with pytest.raises(ValueError, match="data.num_frames is 5; protocol quickstart.frames=9 needs 9"):
+        run("--protocol", "quickstart+frames=9")
+    assert not Path("out").exists()
+
+
+def test_identical_clips_have_no_finite_psnr(network, protocol, lpips_path, make_frames, tmp_path):
+    video = make_frames(9, size=32)
+    changed = video.copy()
+    changed[:, 0, 0, 0] = 0
+    changed[0] = video[0]
+    clipset.save(tmp_path / "set", changed, np.zeros(9), indices=np.zeros((9, 1, 2, 2)))
+    clipset.write_arrays(tmp_path / "set" / "real.npz", {"video": video})
+    model = LPIPS.from_file(lpips_path("alex"), "alex")
+    report = score_folder(tmp_path / "set", 16, protocol, network, model, tmp_path / "cache")
+    assert json.dumps(report, allow_nan=False) and report["scores"]["psnr"] is None
+    assert "psnr is inf, stated as null" in report["notes"]
 
 
 def test_bad_settings_are_refused(run):
