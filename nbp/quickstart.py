@@ -1,8 +1,9 @@
 """The whole pipeline on Procgen, one command per stage: python -m nbp.quickstart [--smoke] [--out runs/quickstart]
 
 Makes the videos, trains tokenizer and generator, generates, predicts, scores and writes RUN/report.html.
-Stopped at any point, the same command goes on; finished stages are not run again. --smoke runs the same
-stages with a few steps and clips, to see in about two minutes that everything works here.
+Stopped at any point, the same command goes on. A finished stage runs again only if its command, a config that it
+names or an earlier stage has changed; its old folder is kept as FOLDER.old. --smoke runs the same stages with a few
+steps and clips, to see in about two minutes that everything works here.
 """
 
 import argparse
@@ -66,7 +67,10 @@ def stages(out, size):
     count = ("--num-clips", str(size["num_clips"]))
 
     def stage(name, module, output, *arguments):
-        return Stage(name, f"nbp.{module}", arguments, output if isinstance(output, Path) else out / output)
+        if isinstance(output, Path):      # the data set, which is not this run's: prepare makes it fit its arguments
+            return Stage(name, f"nbp.{module}", arguments, output)
+        top = Path(output).parts[0]
+        return Stage(name, f"nbp.{module}", arguments, out / output, out / top if top != output else None)
 
     return [
         stage("prepare", "prepare", Path(size["root"]) / "train.txt", "procgen", "--root", size["root"],

@@ -1,11 +1,13 @@
 """A list of commands run one after the other, each logged, timed and skipped once it is done.
 
-OUT/stages.json keeps command, seconds (over all attempts), processor seconds (without killed attempts) and peak
-memory of every stage; OUT/logs has what each printed. An interrupted stage is run again: every command goes on
-where it was by itself.
+OUT/stages.json keeps command, digests of the configs that it names, seconds (over all attempts), processor seconds
+(without killed attempts) and peak memory of every stage; OUT/logs has what each printed. An interrupted stage is run
+again: every command goes on where it was by itself. So that none goes on from what another command, another config
+or an earlier stage that has changed left behind, such a folder is renamed to FOLDER.old first.
 """
 
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -17,7 +19,9 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
+from nbp.config import config_digest
 from nbp.files import read_json, write_json
 
 LAST_LINES = 20
@@ -31,17 +35,26 @@ class StageError(RuntimeError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command: `python -m module arguments`; `output` is the path that it leaves behind when it is done."""
+    """One command: `python -m module arguments`; `output` is the path that it leaves behind when it is done.
+
+    `folder` is where the command goes on from, if it does: set aside before it has to begin anew.
+    """
 
     name: str
     module: str
     arguments: tuple
     output: Path
+    folder: Optional[Path] = None
 
     @property
     def command(self):
         """What a person types to run it."""
         return shlex.join(["python", "-m", self.module, *self.arguments])
+
+    def configs(self):
+        """{YAML file that the command names: digest of what it says, its bases included}."""
+        files = [argument for argument in self.arguments if argument.endswith((".yaml", ".yml"))]
+        return {file: config_digest(file) for file in files if Path(file).is_file()}
 
 
 class Record:
@@ -55,21 +68,56 @@ class Record:
     def __init__(self, out, stages):
         self.path = Path(out) / "stages.json"
         found = {row["name"]: row for row in read_json(self.path)["stages"]} if self.path.is_file() else {}
-        self.rows = {}
+        self.rows, self.fresh, self.changes = {}, {}, {}
         for number, stage in enumerate(stages, 1):
-            new = {"name": stage.name, "command": stage.command, "log": f"logs/{number:02d}-{stage.name}.log",
-                   "seconds": 0.0, "cpu_seconds": 0.0, "peak_memory_bytes": 0, "attempts": 0, "finished": False}
-            old = found.get(stage.name)
-            self.rows[stage.name] = old if old is not None and old["command"] == stage.command else new
+            new = {"name": stage.name, "command": stage.command, "configs": stage.configs(),
+                   "log": f"logs/{number:02d}-{stage.name}.log", "seconds": 0.0, "cpu_seconds": 0.0,
+                   "peak_memory_bytes": 0, "attempts": 0, "finished": False}
+            old = found.get(stage.name, new)
+            self.fresh[stage.name], self.changes[stage.name] = new, _changes(old, new)
+            self.rows[stage.name] = dict(new if self.changes[stage.name] else old)
 
     def is_done(self, stage):
-        """Whether the stage finished with this command and its output is still there."""
+        """Whether the stage finished with this command and these configs, and its output is still there."""
         return self.rows[stage.name]["finished"] and stage.output.exists()
+
+    def begin_at(self, stages):
+        """Prepare for running `stages`: the first, and what was made from its old output.
+
+        It is on disk before anything runs, so that a stop in between leaves no stage that looks finished.
+        """
+        self.rows[stages[0].name]["finished"] = False
+        self.rows |= {stage.name: self.fresh[stage.name] for stage in stages[1:]}
+        for place, stage in enumerate(stages):
+            why = self.changes[stage.name] or place and "an earlier stage has to run"
+            if why and stage.folder is not None and stage.folder.exists():
+                print(f"{stage.name}: {why}, so {stage.folder} is now {_set_aside(stage.folder)}", flush=True)
+        self._write()
 
     def update(self, stage, **changes):
         """Change a stage's row and write the file."""
         self.rows[stage.name].update(changes)
+        self._write()
+
+    def _write(self):
         write_json(self.path, {"stages": list(self.rows.values())})
+
+
+def _changes(old, new):
+    """What differs between two rows of a stage, in words; empty if nothing."""
+    if old["command"] != new["command"]:
+        return "its command has changed"
+    before, now = old.get("configs", {}), new["configs"]
+    files = sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
+    return f"{', '.join(files)} changed" if files else ""
+
+
+def _set_aside(folder):
+    """Rename a folder to FOLDER.old, in place of an older one."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
+    return folder.rename(old)
 
 
 def run_stages(stages, out):
@@ -85,13 +133,15 @@ def run_stages(stages, out):
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out) as lock:
-        record, ran = Record(out, stages), False
+        record = Record(out, stages)
+        done = list(itertools.takewhile(record.is_done, stages))
         for number, stage in enumerate(stages, 1):
             title = f"[{number}/{len(stages)}] {stage.name}"
-            if not ran and record.is_done(stage):
+            if number <= len(done):
                 print(f"{title}: done before, {record.rows[stage.name]['seconds']:.0f} s", flush=True)
                 continue
-            ran = True
+            if number == len(done) + 1:
+                record.begin_at(stages[len(done):])
             print(f"{title}: {stage.command}", flush=True)
             _run(stage, record, out, lock)
             row = record.rows[stage.name]

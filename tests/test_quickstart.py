@@ -29,6 +29,7 @@ if action == "allocate":
 if action == "sleep" and not output.with_suffix(".go").exists():
     time.sleep(60)
 if action != "nothing":
+    output.parent.mkdir(exist_ok=True)
     output.write_text(output.read_text() + "x" if output.exists() else "x")
 '''
 
@@ -63,7 +64,42 @@ def test_a_new_command_runs_again_with_all_that_follows(tmp_path, make):
     changed = Stage("b", "fake_stage", ("write", str(tmp_path / "b"), "other"), tmp_path / "b")
     run_stages([make("a"), changed, make("c")], out)
     assert [(tmp_path / name).read_text() for name in "abc"] == ["x", "xx", "xx"]
-    assert [rows(out)[name]["attempts"] for name in "abc"] == [1, 1, 2]
+    assert all(rows(out)[name]["attempts"] == 1 for name in "abc")
+
+
+def test_an_edited_run_file_runs_its_stage_again_and_what_follows_from_the_start(tmp_path, make):
+    (tmp_path / "base.yaml").write_text("lr: 1\n")
+    (tmp_path / "run.yaml").write_text("base: [base.yaml]\nmax_steps: 3\n")
+    out, plan = tmp_path / "run", []
+    for name in "abc":
+        file = str(tmp_path / name / "done")
+        config = (str(tmp_path / "run.yaml"),) if name == "b" else ()
+        plan.append(Stage(name, "fake_stage", ("write", file, *config), Path(file), tmp_path / name))
+
+    def written():
+        run_stages(plan, out)
+        return [(tmp_path / name / "done").read_text() for name in "abc"]
+
+    assert written() == ["x", "x", "x"]
+    (tmp_path / "run.yaml").write_text("base: [base.yaml]  # as before\nmax_steps: 3\n")
+    (tmp_path / "a" / "done").write_text("made before")          # a finished stage is left alone
+    assert written() == ["made before", "x", "x"]
+    (tmp_path / "base.yaml").write_text("lr: 2\n")
+    for name in "bc":
+        (tmp_path / name / "done").write_text("stale")
+    assert written() == ["made before", "x", "x"], "a command that found its old folder would have added to it"
+    assert [(tmp_path / f"{name}.old" / "done").read_text() for name in "bc"] == ["stale", "stale"]
+    assert not (tmp_path / "a.old").exists()
+
+
+def test_a_stop_behind_a_changed_stage_leaves_no_stale_one(tmp_path, make):
+    out = tmp_path / "run"
+    run_stages([make("a"), make("b"), make("c")], out)
+    changed = Stage("a", "fake_stage", ("write", str(tmp_path / "a"), "other"), tmp_path / "a")
+    with pytest.raises(StageError):
+        run_stages([changed, make("b", "fail"), make("c")], out)
+    run_stages([changed, make("b"), make("c")], out)
+    assert [(tmp_path / name).read_text() for name in "abc"] == ["xx", "xx", "xx"]
 
 
 def test_a_removed_output_is_made_again(tmp_path, make):
@@ -127,6 +163,9 @@ def test_every_stage_of_both_sizes_names_its_inputs_and_files():
         for stage in plan:
             for argument in stage.arguments:
                 assert not argument.startswith("configs/") or (ROOT / argument).is_file()
+        folders = {stage.name: stage.folder for stage in plan}
+        assert folders["tokenizer"] == Path("runs/x/tokenizer") and folders["tokens"] == Path("runs/x/tokens")
+        assert folders["prepare"] is folders["evaluate"] is None
 
 
 def test_progress_lines_become_a_bar():

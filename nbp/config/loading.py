@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 from pathlib import Path
 
 from nbp.config.runs import GeneratorRun, TokenizerRun
@@ -61,6 +62,17 @@ def load_config(schema, path=None, overrides=(), values=None):
         raise ValueError(f"{path}: {_first_line(error)}") from error
     _check_all(config)
     return config
+
+
+def config_digest(path):
+    """Hex sha256 of what a YAML file says with its bases merged, whatever its comments and order of fields.
+
+    Raises:
+        ValueError: an unreadable file.
+    """
+    from omegaconf import OmegaConf
+
+    return hashlib.sha256(OmegaConf.to_yaml(_read_yaml(path), sort_keys=True).encode()).hexdigest()
 
 
 def to_dict(config):
