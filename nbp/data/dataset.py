@@ -44,12 +44,13 @@ class VideoDataset(torch.utils.data.Dataset):
         split: "train" or "val", which list.
         train: random clip, crop and flip; False: fixed places and the centre crop.
         clips_per_video: items per file, evenly spaced when `train` is False.
+        strict: refuse damaged frames that the decoder would otherwise paint over.
 
     Raises:
         ValueError: unknown split or reader, a missing or empty list, or a class that the training list lacks.
     """
 
-    def __init__(self, data, split, train, clips_per_video=1):
+    def __init__(self, data, split, train, clips_per_video=1, strict=False):
         lists = {"train": data.train_list, "val": data.val_list}
         if split not in lists:
             raise ValueError(f"split is {split!r}; accepted: {', '.join(lists)}")
@@ -60,6 +61,7 @@ class VideoDataset(torch.utils.data.Dataset):
         if clips_per_video < 1:
             raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
         self.data, self.split, self.train, self.clips_per_video = data, split, train, clips_per_video
+        self.strict = strict
         self.rows = read_annotations(Path(data.root) / lists[split])
         self.classes = class_names(data)
         self._ids = {name: number for number, name in enumerate(self.classes)}
@@ -102,6 +104,10 @@ class VideoDataset(torch.utils.data.Dataset):
                 return None
         raise ValueError(f"{self.data.root}: none of the {len(self.rows)} files can be read")
 
+    def clip_names(self):
+        """What tells this set of clips from another: path and class of each file, in order, and clips of each."""
+        return [*self.rows, self.clips_per_video]
+
     def facts(self, item):
         """What is known of an item without decoding it: its label, text, path and number, as in the item itself."""
         name, label = self.rows[item // self.clips_per_video]
@@ -127,7 +133,7 @@ class VideoDataset(torch.utils.data.Dataset):
             indices = place_clip(info.num_frames, offsets, start)
         except ValueError as error:
             raise VideoError(str(error), path) from error
-        frames = read_frames(path, indices, self.data.reader)
+        frames = read_frames(path, indices, self.data.reader, self.strict)
         frames = (random_square(frames, self.data, generator) if self.train else
                   fit_square(frames, self.data.resolution, self.data.resize))
         return {"video": frames_to_video(frames), **self.facts(item)}

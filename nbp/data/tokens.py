@@ -164,6 +164,10 @@ class TokenDataset(torch.utils.data.Dataset):
         self._open = {number: shard["indices"] for number, shard in enumerate(small) if "indices" in shard}
         self._local = files.path is not None
 
+    def clip_names(self):
+        """What tells this set of clips from another: path and number of each, in order."""
+        return list(zip(self.paths, self.items.tolist()))
+
     def _list_shards(self, files):
         """Paths of the shards, local ones or names in the folder of a URL."""
         folder, shards = files.path or Path(), []

@@ -3,6 +3,8 @@
 Works for clips of video and for cached tokens alike: both datasets accept a `ClipKey`.
 """
 
+import hashlib
+
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
@@ -29,6 +31,24 @@ class ClipDataModule(pl.LightningDataModule):
         self.images, self.pictures = images, pictures
         self.train, self.val, self.phases = train, val, phases
         self.val_batch_size, self.config = val_batch_size, trainer_config
+
+    def state_dict(self):
+        """What a resumed run must find again: the training clips in their order."""
+        return {"train_clips": len(self.train), "train_sha256": self._digest()}
+
+    def load_state_dict(self, state):
+        """Compare with a checkpoint's training clips.
+
+        Raises:
+            ValueError: they are others, so that the place in their order means something else.
+        """
+        if state["train_sha256"] != self._digest() and not self.config.accept_changes:
+            raise ValueError(f"the checkpoint was trained on {state['train_clips']} clips, the training list now has "
+                             f"{len(self.train)}, others or in another order. Restore the list, choose another "
+                             "trainer.out, or set trainer.accept_changes=true to go on with the new one")
+
+    def _digest(self):
+        return hashlib.sha256(repr(self.train.clip_names()).encode()).hexdigest()
 
     def train_dataloader(self):
         dataset, images, count = self.train, None, len(self.train)

@@ -15,7 +15,7 @@ from nbp.training.guard import Guard, RollBack
 from nbp.training.loggers import build_loggers
 from nbp.training.resume import Resume
 from nbp.training.saving import AtomicCheckpointIO, Checkpoints
-from nbp.training.strategies import build_strategy, check_engine, check_processes, resolve_precision
+from nbp.training.strategies import FullInput, build_strategy, check_engine, check_processes, resolve_precision
 from nbp.training.throughput import Throughput
 
 BUILD = {"tokenizer": tokenizer_run.build, "generator": generator_run.build}
@@ -70,17 +70,17 @@ def build_trainer(run, max_steps, extra_callbacks, resume=None):
     """
     resume = resume or Resume(run)
     config, clip = run.trainer, run.optim.gradient_clip
-    guard = Guard(run.trainer.guard_patience)
+    guard, precision = Guard(config.guard_patience), resolve_precision(config.precision)
     deepspeed = config.strategy.startswith("deepspeed")
     return pl.Trainer(
         accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
-        strategy=build_strategy(config.strategy, clip, resume), precision=resolve_precision(config.precision),
+        strategy=build_strategy(config.strategy, clip, resume), precision=None if deepspeed else precision,
         max_steps=max_steps, accumulate_grad_batches=config.accumulate,
         gradient_clip_val=None if deepspeed or not clip else clip,
         val_check_interval=config.val_every_steps * config.accumulate, check_val_every_n_epoch=None,
         limit_val_batches=config.val_batches, num_sanity_val_steps=0, log_every_n_steps=config.log_every_steps,
         use_distributed_sampler=False, default_root_dir=config.out, logger=build_loggers(config),
-        plugins=[] if deepspeed else [AtomicCheckpointIO(resume)], enable_model_summary=False,
+        plugins=[FullInput(precision) if deepspeed else AtomicCheckpointIO(resume)], enable_model_summary=False,
         enable_progress_bar=sys.stderr.isatty(),
         callbacks=[pl.callbacks.LearningRateMonitor("step"), callbacks.MovingAverage(), callbacks.progress_callback(),
                    Throughput(run), guard, *extra_callbacks, Checkpoints(config, guard, resume)])

@@ -45,7 +45,7 @@ def _callbacks(run, tokenizer):
     fps = run.data.fps if run.data is not None else None
     callbacks = [GeneratedSamples(Path(run.trainer.out) / "samples", clips, run.trainer.val_samples, fps)]
     if run.trainer.val_fvd_clips:
-        callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network))
+        callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network()))
     return callbacks
 
 

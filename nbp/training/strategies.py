@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import torch
+from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
 
 from nbp.config import to_dict
@@ -53,6 +54,13 @@ class WholeFolders(DeepSpeedStrategy):
         if self.resume is not None:
             checkpoint_path = self.resume.choose(checkpoint_path)
         return super().load_checkpoint(checkpoint_path, weights_only)
+
+
+class FullInput(DeepSpeedPrecision):
+    """Leaves batches as they are: a frozen float32 tokenizer would give other tokens for pixels in bfloat16."""
+
+    def convert_input(self, data):
+        return data
 
 
 class CpuDeepSpeed(WholeFolders):

@@ -68,7 +68,7 @@ class TokenizerModule(TrainingModule):
             self._frozen[0].to(self.device)
 
     def training_step(self, batch, batch_idx):
-        video = batch["video"].to(memory_format=torch.channels_last_3d)
+        video = self.input(batch)
         reconstruction, indices = self.model(video)
         terms = self.autoencoder_terms(reconstruction, video)
         terms |= self.adversarial_terms(reconstruction, video)
@@ -81,6 +81,10 @@ class TokenizerModule(TrainingModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         self._watch(terms | {"code_perplexity": perplexity}, video)
         return self.guard(loss)
+
+    def input(self, batch):
+        """Video of a batch as the autoencoder takes it: in the precision of its weights."""
+        return batch["video"].to(self.model.encoder.conv_in.conv.weight.dtype, memory_format=torch.channels_last_3d)
 
     def tokens_per_clip(self, batch):
         """Codes that a clip of a batch becomes."""
@@ -146,9 +150,9 @@ class TokenizerModule(TrainingModule):
         self._counts = torch.zeros(self.model.num_codes, device=self.device)
 
     def validation_step(self, batch, batch_idx):
-        video = batch["video"].to(memory_format=torch.channels_last_3d)
+        video = self.input(batch)
         reconstruction, indices = self.averaged(video)
-        error = (reconstruction.float().clamp(0, 1) - video).square().mean((1, 2, 3, 4))
+        error = (reconstruction.float().clamp(0, 1) - batch["video"]).square().mean((1, 2, 3, 4))
         self._counts += torch.bincount(indices.flatten().long(), minlength=self.model.num_codes)
         self.log("val/psnr", (-10 * error.log10()).mean(), sync_dist=True, prog_bar=True, batch_size=len(video))
         return reconstruction.clamp(0, 1)

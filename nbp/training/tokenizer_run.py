@@ -36,7 +36,7 @@ def build(run):
                           phases, phases[-1].batch_size, run.trainer, images, stills)
     callbacks = [Reconstructions(Path(run.trainer.out) / "samples", run.trainer.val_samples, run.data.fps)]
     if run.trainer.val_fvd_clips:
-        callbacks.append(ValidationFVD("val/rfvd", run.trainer.val_fvd_clips, _real, _reconstructed, kinetics_network))
+        callbacks.append(ValidationFVD("val/rfvd", run.trainer.val_fvd_clips, _real, _reconstructed, kinetics_network()))
     return TokenizerModule(run, perceptual), data, callbacks
 
 
@@ -45,4 +45,4 @@ def _real(module, batch):
 
 
 def _reconstructed(module, batch, seed):
-    return to_frames(module.averaged(batch["video"])[0])
+    return to_frames(module.averaged(module.input(batch))[0])

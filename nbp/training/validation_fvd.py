@@ -44,7 +44,7 @@ class ValidationFVD(Callback):
         seed = trainer.global_rank * self.num_clips
         for batch in trainer.datamodule.chosen_clips(self.num_clips):
             trainer.checkpoint_callback.stop_if_asked(trainer, module)
-            batch = module.transfer_batch_to_device(trainer.precision_plugin.convert_input(batch), module.device, 0)
+            batch = module.transfer_batch_to_device(batch, module.device, 0)
             if with_real:
                 metric.update(self._features(self.real(module, batch)), real=True)
             metric.update(self._features(self.fake(module, batch, seed)), real=False)
@@ -60,7 +60,8 @@ class ValidationFVD(Callback):
 
 
 def kinetics_network():
-    """The Kinetics-400 I3D, on CPU."""
+    """Fetch the Kinetics-400 I3D now, before hours of training; returns the function that loads it on CPU."""
     from nbp.fetch import fetch_i3d
 
-    return load_network("i3d-tf", fetch_i3d())
+    path = fetch_i3d()
+    return lambda: load_network("i3d-tf", path)

@@ -192,3 +192,36 @@ def test_a_file_is_not_resumed_by_deepspeed_nor_by_another_number_of_its_process
 def test_a_missing_checkpoint_is_named(load_tokenizer_run):
     with pytest.raises(ValueError, match="nowhere.ckpt.*does not exist"):
         find_checkpoint(load_tokenizer_run("trainer.resume=nowhere.ckpt").trainer)
+
+
+def test_another_branch_is_moved_aside(tmp_path):
+    def make(folder):
+        folder.mkdir()
+        for step in (2, 4, 6):
+            (folder / f"step{step:07d}.ckpt").write_text(str(step))
+        checkpoints.link(folder, checkpoints.LAST, folder / "step0000006.ckpt")
+        checkpoints.link(folder, checkpoints.BEST, folder / "step0000002.ckpt")
+        return folder
+
+    folder = make(tmp_path / "same")
+    checkpoints.abandon_newer(folder, folder / "step0000004.ckpt")
+    assert [path.name for path in checkpoints.list_checkpoints(folder)] == ["step0000004.ckpt", "step0000002.ckpt"]
+    assert (folder / "abandoned" / "step0000006.ckpt").read_text() == "6", "nothing is lost"
+    assert (folder / "last.ckpt").read_text() == "4" and (folder / "best.ckpt").read_text() == "2"
+    other = make(tmp_path / "other")
+    checkpoints.abandon_newer(other, folder / "step0000004.ckpt")
+    assert not checkpoints.list_checkpoints(other) and len(list((other / "abandoned").iterdir())) == 3
+    assert not (other / "last.ckpt").is_symlink() and not (other / "best.ckpt").is_symlink()
+
+
+def test_a_changed_training_list_is_refused_on_resume(tokenizer_run, clips_root, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(clips_root, root)
+    arguments = [TOKENIZER, *tokenizer_run(tmp_path / "run"), f"data.root={root}",
+                 "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}]"]
+    train.main(arguments)
+    rows = (root / "train.txt").read_text().splitlines()
+    (root / "train.txt").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(ValueError, match=f"was trained on {len(rows)} clips, the training list now has {len(rows) - 1}"):
+        train.main(arguments)
+    assert train.main([*arguments, "trainer.accept_changes=true"]) == 0

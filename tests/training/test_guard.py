@@ -1,14 +1,16 @@
 """The guard: what it takes for trouble, and that a run goes back to its last good checkpoint a bounded number of times."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from killing import add_callback
 
 from nbp import train
 from nbp.training import fitting
-from nbp.training.guard import WARMUP, Guard
+from nbp.training.guard import WARMUP, Guard, RollBack
 from nbp.training.metrics_log import read_metrics
 
 TOKENIZER = "configs/tokenizer_procgen.yaml"
@@ -98,3 +100,55 @@ def test_a_divergence_that_comes_back_ends_the_run_with_the_reason(tokenizer_run
         train.main([TOKENIZER, *tokenizer_run(tmp_path, *LONG, "trainer.max_rollbacks=2")])
     assert "rollback 2 of at most 2" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_patience_counts_optimizer_steps():
+    """With 4 micro-batches a step, one bad one among good ones is no trouble, and a bad step counts once."""
+    class Module:
+        watched_shape = (1,)
+
+    trainer = SimpleNamespace(accumulate_grad_batches=4, world_size=1, global_step=0, is_global_zero=True)
+    guard, module = Guard(patience=3), Module()
+    healthy, spike, bad = {"loss": 4.0}, {"loss": 7.0}, {"loss": 100.0}
+    steps = [[healthy] * 4] * (WARMUP + 5) + [[spike, *[healthy] * 3]] + [[bad] * 4] * 2
+    for batch_idx, values in enumerate(value for step in steps for value in step):
+        module.watched = {name: torch.tensor(value) for name, value in values.items()}
+        guard.on_train_batch_end(trainer, module, None, None, batch_idx)
+        if batch_idx < 4 * (WARMUP + 6):
+            assert guard.doubt is None
+    assert "the loss has diverged" in guard.doubt
+    with pytest.raises(RollBack):
+        for batch_idx in range(len(steps) * 4, len(steps) * 4 + 4):
+            guard.on_train_batch_end(trainer, module, None, None, batch_idx)
+    assert batch_idx % 4 == 3
+
+
+def test_a_second_rollback_goes_further_back(tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for step in (10, 20):
+        (folder / f"step{step:07d}.ckpt").touch()
+    config = SimpleNamespace(out=tmp_path, max_rollbacks=3)
+
+    def target(newest_written, started_from, rollbacks):
+        trainer = SimpleNamespace(is_global_zero=False, checkpoint_callback=SimpleNamespace(newest_written=newest_written))
+        return fitting._roll_back(config, trainer, started_from, rollbacks, "reason")
+
+    first, second = (str(folder / f"step{step:07d}.ckpt") for step in (10, 20))
+    assert target(second, None, 1) == second, "the newest that the attempt wrote"
+    assert target(None, second, 1) == second, "a resumed run that wrote none goes back to where it began"
+    assert target(None, second, 2) == first, "trouble may have begun before it was written"
+    assert target(None, first, 3) == first
+    assert target(None, None, 1) is None
+    assert target(None, tmp_path / "elsewhere" / "step0000050.ckpt", 1) == str(tmp_path / "elsewhere" / "step0000050.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_2"])
+def test_two_processes_roll_back_together(launch, tokenizer_run, tmp_path, strategy):
+    """A learning rate of the discriminator that diverges by itself; both attempts end the same way, with the reason."""
+    more = ("curriculum=[{steps: 60, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4", "trainer.val_samples=0",
+            "trainer.val_every_steps=60", "trainer.checkpoint_every_steps=4", "trainer.ema_decay=0",
+            "optim.gradient_clip=0", "optim.discriminator_lr=30", "trainer.max_rollbacks=1", f"trainer.strategy={strategy}")
+    with pytest.raises(AssertionError, match="it has been rolled back 1 times"):
+        launch(2, TOKENIZER, *tokenizer_run(tmp_path, *more))

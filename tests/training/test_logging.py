@@ -32,7 +32,7 @@ def small_network(monkeypatch):
     init = validation_fvd.ValidationFVD.__init__
     monkeypatch.setattr(validation_fvd.ValidationFVD, "__init__", lambda self, *arguments: init(self, *arguments, 4))
     for builder in (tokenizer_builder, generator_builder):
-        monkeypatch.setattr(builder, "kinetics_network", lambda: network)
+        monkeypatch.setattr(builder, "kinetics_network", lambda: lambda: network)
 
 
 def test_learning_rate_at_the_corners_also_after_a_resume(generator_run, tmp_path):
@@ -124,7 +124,7 @@ def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer
                              "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
     module, data, extra = tokenizer_builder.build(run)
     same = ValidationFVD("val/rfvd", 8, tokenizer_builder._real, lambda module, batch, seed: tokenizer_builder._real(
-        module, batch), kinetics_network)
+        module, batch), kinetics_network())
     fitting.build_trainer(run, module.max_steps, [same]).fit(module, data)
     assert isinstance(module, pl.LightningModule)
     assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)
