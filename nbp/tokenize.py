@@ -11,6 +11,7 @@ import torch
 
 from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config, to_dict
+from nbp.data.annotations import annotations_sha256
 from nbp.data.dataset import VideoDataset, evaluation_batches
 from nbp.data.tokens import TokenWriter
 from nbp.distributed import default_device, rank_and_world
@@ -42,7 +43,8 @@ def tokenize_split(tokenizer, dataset, out, options, rank=0, world=1):
     meta = {
         "grid": list(tokenizer.config.latent_grid(data.num_frames, data.resolution, data.resolution)),
         "num_codes": tokenizer.num_codes, "tokenizer_hash": model_hash(tokenizer), "classes": dataset.classes,
-        "data": to_dict(data) | {"split": dataset.split, "clips_per_video": dataset.clips_per_video},
+        "data": to_dict(data) | {"split": dataset.split, "clips_per_video": dataset.clips_per_video,
+                                 "annotations_sha256": annotations_sha256(dataset.rows)},
     }
     device = next(tokenizer.parameters()).device
     with TokenWriter(out, meta, rank, world, options.shard_size) as writer, torch.inference_mode():

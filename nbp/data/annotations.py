@@ -4,6 +4,8 @@ Paths are relative to the data set's root; the label is a class name, empty in s
 A class's id is its place in classes.txt: the sorted names of the training list.
 """
 
+import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -58,6 +60,11 @@ def check_overlap(train, val):
     shared = sorted({clip for clip, _ in train} & {clip for clip, _ in val})
     if shared:
         raise ValueError(f"{len(shared)} clips are in both the training and the validation list, first {shared[0]!r}")
+
+
+def annotations_sha256(rows):
+    """Hex sha256 of (relative path, label) pairs in their order: tells a list from a changed one."""
+    return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
 
 
 def count_per_class(rows):

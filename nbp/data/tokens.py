@@ -57,10 +57,10 @@ class TokenWriter:
         if not path.is_file():
             write_json(path, self.meta)
             return
-        found = read_json(path)
-        different = sorted(name for name in found.keys() | self.meta.keys() if found.get(name) != self.meta.get(name))
+        found, now = _flat(read_json(path)), _flat(self.meta)
+        different = sorted(name for name in found.keys() | now.keys() if found.get(name) != now.get(name))
         if different:
-            details = "; ".join(f"{name} is {_short(found.get(name))}, now {_short(self.meta.get(name))}"
+            details = "; ".join(f"{name} is {_short(found.get(name))}, now {_short(now.get(name))}"
                                 for name in different)
             raise ValueError(f"{self.out} already holds tokens made with other settings: {details}. "
                              "Choose another folder or remove it")
@@ -247,6 +247,12 @@ def _shard_path(folder, rank, number):
 
 def _part_path(folder, rank):
     return folder / f"part-{rank:04d}.json"
+
+
+def _flat(meta):
+    """A meta with data's fields beside the others, as data.NAME: a message then shows the one that differs."""
+    return {name: value for name, value in meta.items() if name != "data"} | {
+        f"data.{name}": value for name, value in meta["data"].items()}
 
 
 def _short(value):

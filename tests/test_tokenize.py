@@ -1,0 +1,40 @@
+"""The tokenize command: what it refuses to go on with."""
+
+import numpy as np
+import pytest
+import torch
+
+from nbp import tokenize
+from nbp.config import TokenizerConfig
+from nbp.data.annotations import write_lists
+from nbp.data.tokens import TokenDataset
+from nbp.data.video_io import write_video
+from nbp.tokenizer.model import Tokenizer
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Arguments that tokenize two training clips and one validation clip."""
+    torch.manual_seed(0)
+    Tokenizer(TokenizerConfig([8, 8, 8, 16], [1, 1, 1, 1], [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+                              [5, 5, 5])).save_pretrained(tmp_path / "tokenizer")
+    frames = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
+    for name in "abcd":
+        write_video(tmp_path / "data" / f"{name}.mp4", frames, fps=8)
+    write_lists(tmp_path / "data", [("a.mp4", "x"), ("b.mp4", "x")], [("c.mp4", "x")])
+    (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path / 'data'}\ntrain_list: train.txt\n"
+                                        "val_list: val.txt\nresolution: 32\n")
+    return ["--tokenizer", str(tmp_path / "tokenizer"), "--data", str(tmp_path / "data.yaml"), "--out",
+            str(tmp_path / "tokens"), "--num-workers", "0"]
+
+
+def test_a_changed_list_is_refused_by_name(command, tmp_path, capsys):
+    tokenize.main(command)
+    tokenize.main(command)
+    assert capsys.readouterr().out.count("already complete") == 2
+    write_lists(tmp_path / "data", [("a.mp4", "x"), ("b.mp4", "x"), ("d.mp4", "x")], [("c.mp4", "x")])
+    with pytest.raises(ValueError, match=r'train already holds tokens made with other settings: '
+                                         r'data.annotations_sha256 is "[0-9a-f]*\.\.\., now "[0-9a-f]*'):
+        tokenize.main(command)
+    tokenize.main([*command, "--splits", "val"])
+    assert len(TokenDataset(tmp_path / "tokens" / "train")) == 2
