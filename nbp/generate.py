@@ -13,13 +13,14 @@ import numpy as np
 
 from nbp import clipset
 from nbp.checkpoint import model_hash
-from nbp.config import DataConfig, load_config
+from nbp.config import DataConfig, load_config, to_dict
+from nbp.data.annotations import annotations_sha256
 from nbp.data.classes import read_classes
 from nbp.data.dataset import VideoDataset
 from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.download import load_magvit2, load_transformer
 from nbp.files import progress
-from nbp.generation import generate_clips, plan
+from nbp.generation import check_prefix, generate_clips, plan
 from nbp.generator.conditions import condition_encoder
 
 
@@ -31,6 +32,7 @@ def main(arguments=None):
     dataset = None
     if options.data:
         dataset = VideoDataset(load_config(DataConfig, options.data), "val", False, options.clips_per_video)
+        check_prefix(options.prefix_frames, generator.config, tokenizer)
     texts = options.texts or (read_classes(options.classes) if options.classes else None)
     requests = plan(generator.config, options.num_clips, options.labels, texts, dataset)
     encode = None if options.unconditional else condition_encoder(generator.config, options.text_tokenizer)
@@ -39,6 +41,8 @@ def main(arguments=None):
     out = clipset.Parts(options.out, {
         "tokenizer_hash": model_hash(tokenizer), "generator_hash": model_hash(generator), "seed": options.seed,
         "num_clips": len(requests), "labels": options.labels, "texts": texts, "data": options.data,
+        "data_config": to_dict(dataset.data) if dataset else None,
+        "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
         "clips_per_video": options.clips_per_video, "prefix_frames": options.prefix_frames,
         "unconditional": options.unconditional, "fps": options.fps, **sampling})
 
@@ -70,7 +74,7 @@ def parse(arguments):
     add("--text-tokenizer", help="Hugging Face tokenizer folder, for text-conditioned models")
     add("--data", help="data config whose validation clips are continued")
     add("--clips-per-video", type=int, default=1, help="with --data: clips of each file, evenly spaced")
-    add("--prefix-frames", type=int, default=5, help="frames that are given with --data, 1 + 4k")
+    add("--prefix-frames", type=int, default=5, help="with --data: frames that are given, 1 + 4k")
     add("--unconditional", action="store_true", help="leave the label or text out")
     add("--seed", type=int, default=0)
     add("--batch-size", type=int, default=8)

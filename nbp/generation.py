@@ -24,14 +24,20 @@ def plan(config, num_clips, labels=None, texts=None, dataset=None):
 
     Args:
         config: `GeneratorConfig` of the model.
-        num_clips: how many; with a dataset at most its length.
+        num_clips: how many, at least 1; with a dataset at most its length.
         labels: class ids to cycle through; None: all classes, or those of the continued clips.
         texts: prompts to cycle through, for text-conditioned models.
         dataset: `VideoDataset` whose clips are continued, evenly spread over its list; None: from nothing.
 
     Raises:
-        ValueError: a label or text that the model cannot take, or none where it needs one.
+        ValueError: no clips, a label or text that the model cannot take, none where it needs one, or some beside a
+            dataset, whose clips have their own.
     """
+    if num_clips < 1:
+        raise ValueError(f"--num-clips must be at least 1, got {num_clips}")
+    if dataset is not None and (labels or texts):
+        raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
+                         f"got {labels or texts}")
     if config.condition == "text" and not texts and dataset is None:
         raise ValueError("this model is conditioned on text: give --texts")
     for label in labels or ():
@@ -48,6 +54,19 @@ def plan(config, num_clips, labels=None, texts=None, dataset=None):
     if config.condition == "text":
         return [Request(number, text=texts[number % len(texts)]) for number in range(num_clips)]
     return [Request(number) for number in range(num_clips)]
+
+
+def check_prefix(prefix_frames, generator, tokenizer):
+    """Make sure that the given frames are whole latent frames and leave some to predict.
+
+    Raises:
+        ValueError: they do not.
+    """
+    stride = tokenizer.config.downsample[0]
+    total = 1 + stride * (generator.grid[0] - 1)
+    if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
+        raise ValueError(f"--prefix-frames must be 1 + {stride}k and below the {total} frames of a clip, got "
+                         f"{prefix_frames}")
 
 
 def _continuation(number, item, dataset):
@@ -78,8 +97,9 @@ def generate_clips(generator, tokenizer, requests, encode_condition, dataset=Non
         condition = encode_condition(batch).to(device)
     if dataset is not None:
         given = torch.stack([dataset[r.item]["video"][:, :prefix_frames] for r in requests])
-        prefix = tokenizer.encode(given.to(device))[1].long()
     with torch.inference_mode():
+        if given is not None:
+            prefix = tokenizer.encode(given.to(device))[1].long()
         indices = generator.generate(condition, prefix, generator=streams, **sampling)
         video = tokenizer.decode_from_code_indices(indices)
     frames = np.stack([video_to_frames(clip.cpu()) for clip in video])

@@ -64,7 +64,7 @@ def stages(out, size):
     tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])
-    count = ("--num-clips", str(size["num_clips"]))
+    count = ("--num-clips", str(size["num_clips"]), "--fps", "15")      # the rate of Procgen's files
 
     def stage(name, module, output, *arguments):
         if isinstance(output, Path):      # the data set, which is not this run's: prepare makes it fit its arguments

@@ -87,14 +87,20 @@ def test_other_settings_in_the_same_folder_are_refused(models, tmp_path):
         generate.main([*models, "--out", str(tmp_path), "--seed", "1"])
 
 
+def data_set(folder, frames, *names):
+    """Path of a data config: the first name is for training, the others for validation."""
+    for name in names:
+        write_video(folder / "data" / name, frames, fps=8, crf=1, pixel_format="yuv444p")
+    write_lists(folder / "data", [(names[0], "x")], [(name, "x") for name in names[1:]])
+    (folder / "data.yaml").write_text(f"name: x\nroot: {folder / 'data'}\ntrain_list: train.txt\n"
+                                      "val_list: val.txt\nresolution: 32\n")
+    return str(folder / "data.yaml")
+
+
 def test_given_frames_stay_and_the_rest_is_predicted(models, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
-    write_video(tmp_path / "data" / "a.mp4", frames, fps=8, crf=1, pixel_format="yuv444p")
-    write_video(tmp_path / "data" / "b.mp4", frames[::-1].copy(), fps=8, crf=1, pixel_format="yuv444p")
-    write_lists(tmp_path / "data", [("a.mp4", "x")], [("b.mp4", "x")])
-    (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path / 'data'}\ntrain_list: train.txt\n"
-                                        "val_list: val.txt\nresolution: 32\n")
-    generate.main([*models, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data.yaml")])
+    data = data_set(tmp_path, frames[::-1].copy(), "a.mp4", "b.mp4")
+    generate.main([*models, "--out", str(tmp_path / "out"), "--data", data])
     clips = clipset.load(tmp_path / "out")
     assert clips["path"].tolist() == ["b.mp4"] and len(clips["video"]) == 1
     assert np.abs(clips["video"][0, :5].astype(int) - frames[::-1][:5]).mean() < 3
@@ -118,13 +124,8 @@ def test_a_class_list_gives_the_prompts(models, tmp_path):
 
 def test_several_continuations_of_one_video_start_in_different_places(models, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    write_video(tmp_path / "data" / "a.mp4", frames, fps=8, crf=1, pixel_format="yuv444p")
-    write_video(tmp_path / "data" / "b.mp4", frames, fps=8, crf=1, pixel_format="yuv444p")
-    write_lists(tmp_path / "data", [("a.mp4", "x")], [("b.mp4", "x")])
-    (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path / 'data'}\ntrain_list: train.txt\n"
-                                        "val_list: val.txt\nresolution: 32\n")
-    generate.main([*models, "--out", str(tmp_path / "out"), "--data", str(tmp_path / "data.yaml"),
-                   "--clips-per-video", "2"])
+    data = data_set(tmp_path, frames, "a.mp4", "b.mp4")
+    generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, "--clips-per-video", "2"])
     clips = clipset.load(tmp_path / "out")
     assert clips["path"].tolist() == ["b.mp4", "b.mp4"] and clips["label"].tolist() == [0, 0]
     assert np.abs(clips["video"][0, :5].astype(int) - clips["video"][1, :5]).mean() > 10
@@ -134,8 +135,43 @@ def test_several_continuations_of_one_video_start_in_different_places(models, tm
     (["--labels", "3"], "label 3: the model takes 0..2"),
     (["--top-p", "1.5"], "top_p must be in \\[0, 1\\].*1.5"),
     (["--temperature", "0"], "temperature"),
+    (["--num-clips", "0"], "--num-clips must be at least 1, got 0"),
     (["--cfg-scale", "2", "--unconditional"], "cfg_scale=2.0 needs a condition"),
 ])
 def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         generate.main([*models, "--out", str(tmp_path), *arguments])
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--labels", "1"], r"--labels, --texts and --classes are for clips from nothing.*got \[1\]"),
+    (["--texts", "yo yo"], r"those of --data have their own; got \['yo yo'\]"),
+    (["--prefix-frames", "4"], r"--prefix-frames must be 1 \+ 4k and below the 17 frames of a clip, got 4"),
+    (["--prefix-frames", "0"], "below the 17 frames of a clip, got 0"),
+    (["--prefix-frames", "17"], "below the 17 frames of a clip, got 17"),
+])
+def test_bad_requests_for_continuations_are_refused(models, tmp_path, arguments, message):
+    data = data_set(tmp_path, np.zeros((17, 32, 32, 3), np.uint8), "a.mp4", "b.mp4")
+    with pytest.raises(ValueError, match=message):
+        generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_list_of_continued_clips_is_refused(models, tmp_path):
+    frames = np.zeros((17, 32, 32, 3), np.uint8)
+    command = [*models, "--out", str(tmp_path / "out"), "--data", data_set(tmp_path, frames, "a.mp4", "b.mp4"),
+               "--num-clips", "1"]
+    generate.main(command)
+    data_set(tmp_path, frames, "a.mp4", "c.mp4")
+    with pytest.raises(ValueError, match="made with other settings \\(annotations_sha256 differ"):
+        generate.main(command)
+
+
+def test_leaving_out_a_condition_that_was_always_there_is_warned_of(models, tmp_path):
+    Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "label", "hybrid", num_condition_ids=3,
+                              condition_len=1, condition_dropout=0.0)).save_pretrained(tmp_path / "generator")
+    command = [*models[:2], "--generator", str(tmp_path / "generator"), "--num-clips", "1", "--out"]
+    with pytest.warns(UserWarning, match="without a condition uses the unconditional embedding, which this model never"):
+        generate.main([*command, str(tmp_path / "free"), "--unconditional"])
+    with pytest.warns(UserWarning, match=r"cfg_scale=2.0 uses the unconditional embedding.*condition_dropout is 0"):
+        generate.main([*command, str(tmp_path / "guided"), "--cfg-scale", "2"])

@@ -5,6 +5,7 @@ Legend: B batch, (t, h, w) latent grid, L = t*h*w, N block size, C condition tok
 """
 
 import math
+import warnings
 
 import torch
 import torch.nn as nn
@@ -152,6 +153,10 @@ class Generator(nn.Module):
         guided = cfg_scale is not None and cfg_scale != 1
         if guided and condition is None:
             raise ValueError(f"cfg_scale={cfg_scale} needs a condition to be guided towards")
+        if self.config.condition_len and not self.config.condition_dropout and (guided or condition is None):
+            what = f"cfg_scale={cfg_scale}" if guided else "generating without a condition"
+            warnings.warn(f"{what} uses the unconditional embedding, which this model never trained (its "
+                          "condition_dropout is 0): expect worse clips; train with model.condition_dropout=0.1")
 
         stream = self.layout.stream(F.pad(given, (0, total - known)))
         length = self.layout.num_inputs(total)
