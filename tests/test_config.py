@@ -55,6 +55,22 @@ def test_nested_names_are_checked():
         load_run(CONFIGS / "tokenizer_procgen.yaml", ["model.width=[8]"])
 
 
+@pytest.mark.parametrize("name, override, message", [
+    ("ablations/ucf101_online", "data.resolutoin=64", "unknown field data.resolutoin, did you mean data.resolution"),
+    ("tokenizer_procgen", "curriculum=[{steps: 1, num_frames: 1, batch_size: 1}, {stepps: 1}]",
+     r"unknown field curriculum\[1\].stepps, did you mean curriculum\[1\].steps"),
+])
+def test_names_in_optional_sections_and_lists_are_checked(name, override, message):
+    with pytest.raises(ValueError, match=message):
+        load_run(CONFIGS / f"{name}.yaml", [override])
+
+
+@pytest.mark.parametrize("name", ["tokenizer_procgen", "ablations/ucf101_online"])
+def test_clips_of_a_length_that_no_tokenizer_takes_are_refused(name):
+    with pytest.raises(ValueError, match=r"data.num_frames must be 1 \+ 4k.*got 18"):
+        load_run(CONFIGS / f"{name}.yaml", ["data.num_frames=18"])
+
+
 @pytest.mark.parametrize("override, message", [
     ("trainer.strategy=zero", "trainer.strategy must be one of"),
     ("loss.adversarial_kind=wgan", "hinge, non_saturating"),

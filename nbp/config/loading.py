@@ -1,8 +1,9 @@
-"""YAML files and dotted overrides -> checked dataclasses. The only importer of omegaconf, and only when a file is read."""
+"""YAML files and dotted overrides -> checked dataclasses. The only importer of omegaconf, when a file is read."""
 
 import dataclasses
 import difflib
 import hashlib
+import typing
 from pathlib import Path
 
 from nbp.config.runs import GeneratorRun, TokenizerRun
@@ -106,15 +107,20 @@ def _read_yaml(path):
 
 
 def _check_names(schema, values, source, prefix=""):
-    """Reject unknown names with a suggestion; OmegaConf's own message has none."""
+    """Reject unknown names with a suggestion, in optional sections and lists of sections too; OmegaConf's has none."""
     fields = {f.name: f.type for f in dataclasses.fields(schema)}
     for name, value in values.items():
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
             hint = f", did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(fields))}"
             raise ValueError(f"{source}: unknown field {prefix}{name}{hint}")
-        if dataclasses.is_dataclass(fields[name]) and isinstance(value, dict):
-            _check_names(fields[name], value, source, f"{prefix}{name}.")
+        inner = next(filter(dataclasses.is_dataclass, (fields[name], *typing.get_args(fields[name]))), None)
+        if inner is not None and isinstance(value, dict):
+            _check_names(inner, value, source, f"{prefix}{name}.")
+        if inner is not None and isinstance(value, list):
+            for number, entry in enumerate(value):
+                if isinstance(entry, dict):
+                    _check_names(inner, entry, source, f"{prefix}{name}[{number}].")
 
 
 def _check_all(config):

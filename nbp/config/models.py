@@ -39,7 +39,8 @@ class TokenizerConfig:
             if len(stride) != 3 or any(s not in (1, 2) for s in stride):
                 raise ValueError(f"tokenizer config: strides entries are (t, h, w) of 1 or 2, got {list(stride)}")
         grows = [a != b for a, b in zip(self.widths, self.widths[1:])]
-        if any(n == 0 and g for n, g in zip(self.num_res_blocks[1:], grows)) or (grows[0] and not self.num_res_blocks[0]):
+        bare = any(n == 0 and g for n, g in zip(self.num_res_blocks[1:], grows))
+        if bare or (grows[0] and not self.num_res_blocks[0]):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
         if any(width % 4 for width in self.widths):

@@ -109,8 +109,8 @@ class TrainerConfig:
     out: str = MISSING                     # run folder
     devices: int = 1                       # processes on this node
     num_nodes: int = 1
-    strategy: str = "auto"                 # auto (one device, or DDP) | ddp | deepspeed_1, _2, _3, _2_offload, _3_offload
-    precision: str = "auto"                # auto | 32-true | bf16-mixed; auto: bf16-mixed where the hardware multiplies it
+    strategy: str = "auto"                 # auto (one device, or DDP) | the others of STRATEGIES
+    precision: str = "auto"                # 32-true | bf16-mixed | auto: bf16-mixed where the hardware has it
     accumulate: int = 1                    # micro-batches per optimizer step
     global_batch: Optional[int] = None     # clips per optimizer step over all devices; where given it sets accumulate
     num_workers: int = 2
@@ -151,8 +151,8 @@ class TrainerConfig:
             return
         if self.global_batch < parallel or self.global_batch % parallel:
             raise ValueError(f"trainer.global_batch={self.global_batch} is no multiple of {parallel} = batch_size "
-                             f"{batch_size} x {self.devices} devices x {self.num_nodes} nodes: change batch_size or the "
-                             "number of devices")
+                             f"{batch_size} x {self.devices} devices x {self.num_nodes} nodes: change batch_size or "
+                             "the number of devices")
         self.accumulate = self.global_batch // parallel
 
     def describe_batch(self, batch_size):
@@ -189,9 +189,13 @@ class TokenizerRun:
                 raise ValueError("trainer.global_batch needs one batch_size in all phases of the curriculum, got "
                                  f"{sorted(sizes)}")
             self.trainer.reach_global_batch(sizes.pop())
+        stride = self.model.downsample[0]
+        if self.data.num_frames < 1 or (self.data.num_frames - 1) % stride:
+            raise ValueError(f"data.num_frames must be 1 + {stride}k, as the tokenizer takes them, got "
+                             f"{self.data.num_frames}")
         for phase in self.curriculum:
-            if (phase.num_frames - 1) % self.model.downsample[0] or phase.num_frames > self.data.num_frames:
-                raise ValueError(f"curriculum.num_frames must be 1 + {self.model.downsample[0]}k and at most "
+            if (phase.num_frames - 1) % stride or phase.num_frames > self.data.num_frames:
+                raise ValueError(f"curriculum.num_frames must be 1 + {stride}k and at most "
                                  f"data.num_frames = {self.data.num_frames}, got {phase.num_frames}")
         _check_resolution(self.data, self.model)
 
@@ -217,6 +221,12 @@ class GeneratorRun:
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
                              f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")
+        if self.data is not None:
+            steps = self.model.grid[0] - 1
+            accepted = {1 + stride * steps for stride in (4, 2, 8, 1)}     # 4: the published tokenizers' stride
+            if self.data.num_frames not in accepted:
+                raise ValueError(f"data.num_frames must be 1 + 4k = {1 + 4 * steps} for model.grid={self.model.grid} "
+                                 f"(4: the tokenizer's stride in time), got {self.data.num_frames}")
 
 
 def _one_of(name, value, accepted):
