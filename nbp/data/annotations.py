@@ -51,15 +51,15 @@ def write_annotations(path, rows):
     write_text(path, "".join(f"{clip}\t{label}\n" for clip, label in rows))
 
 
-def check_overlap(train, val):
-    """Make sure that no clip is in both lists.
+def check_overlap(train, val, names=("training", "validation")):
+    """Make sure that no clip is in both lists, called by `names` in the message.
 
     Raises:
         ValueError: names how many clips are shared and the first of them.
     """
     shared = sorted({clip for clip, _ in train} & {clip for clip, _ in val})
     if shared:
-        raise ValueError(f"{len(shared)} clips are in both the training and the validation list, first {shared[0]!r}")
+        raise ValueError(f"{len(shared)} clips are in both the {names[0]} and the {names[1]} list, first {shared[0]!r}")
 
 
 def annotations_sha256(rows):

@@ -79,6 +79,15 @@ def test_k600_bad_input(tmp_path):
         k600.prepare(tmp_path)
 
 
+@pytest.mark.parametrize("split, title", [("train", "training"), ("val", "validation")])
+def test_k600_test_videos_in_another_split_are_refused(tmp_path, split, title):
+    touch(tmp_path, "train/x/a_000001_000011.mp4", "val/x/b_000001_000011.mp4", "test/c_000001_000011.mp4")
+    k600.prepare(tmp_path)
+    touch(tmp_path, f"{split}/x/c_000001_000011.mp4")
+    with pytest.raises(ValueError, match=f"in both the {title} and the test list, first 'c_000001"):
+        k600.prepare(tmp_path)
+
+
 def test_procgen_is_reproducible_and_windows_hold_no_restart():
     first, second = (list(procgen.render("starpilot", "train", 3)) for _ in range(2))
     assert [level for level, _ in first] == [level for level, _ in second]

@@ -5,11 +5,13 @@ in the split's folder has no label. Empty files, the trace of a failed download,
 Source: https://github.com/cvdfoundation/kinetics-dataset
 """
 
+import itertools
 import logging
 from pathlib import Path, PurePosixPath
 
 from nbp.data.annotations import check_overlap, write_annotations, write_lists
 
+TITLES = {"train": "training", "val": "validation", "test": "test"}
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
 
 log = logging.getLogger(__name__)
@@ -22,12 +24,14 @@ def prepare(root):
         ValueError: a split without videos, or a file name that two splits share.
     """
     root = Path(root)
-    rows = {split: _walk(root, split) for split in ("train", "val", "test") if (root / split).is_dir()}
+    rows = {split: _walk(root, split) for split in TITLES if (root / split).is_dir()}
     for split in ("train", "val"):
         if not rows.get(split):
             raise ValueError(f"{root / split} holds no videos ({', '.join(SUFFIXES)})")
     # The name of a file is its YouTube id and time span, so a leak shows there, whatever the folder.
-    check_overlap(*([(PurePosixPath(clip).name, label) for clip, label in rows[split]] for split in ("train", "val")))
+    names = {split: [(PurePosixPath(clip).name, label) for clip, label in found] for split, found in rows.items()}
+    for one, other in itertools.combinations(names, 2):
+        check_overlap(names[one], names[other], (TITLES[one], TITLES[other]))
     if rows.get("test"):
         write_annotations(root / "test.txt", rows["test"])
     write_lists(root, rows["train"], rows["val"])
