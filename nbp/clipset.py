@@ -4,11 +4,17 @@ clips.npz holds video uint8 (N,T,H,W,3), label int64 (N,), -1 without a class, p
 are tokens, indices int32 (N,t,h,w); meta.json says how it was made.
 """
 
+import struct
+import zipfile
+import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from nbp.files import atomic_path, read_json, write_json
+
+MAX_OPEN = 64  # parts that are open at a time; each of their arrays holds a file descriptor
 
 
 def save(folder, video, label, path=None, indices=None, meta=None):
@@ -32,8 +38,8 @@ def save(folder, video, label, path=None, indices=None, meta=None):
     write_json(Path(folder) / "meta.json", meta or {})
 
 
-def load(folder):
-    """Arrays of a clip set as a dict.
+def load(folder, verify=False):
+    """Arrays of a clip set as a dict; see `read_arrays`.
 
     Raises:
         ValueError: no clips.npz in there, or one without `video` and `label`.
@@ -41,29 +47,61 @@ def load(folder):
     path = Path(folder) / "clips.npz"
     if not path.is_file():
         raise ValueError(f"{folder} is not a clip set: clips.npz is missing")
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, verify)
     if not {"video", "label"} <= set(arrays):
         raise ValueError(f"{path} must hold video and label, found {', '.join(sorted(arrays))}")
     return arrays
 
 
 def write_arrays(path, arrays):
-    """Write an npz file, atomically."""
+    """Write an npz file, atomically; uncompressed, so that `read_arrays` can map it into memory."""
     with atomic_path(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+        np.savez(temporary, **arrays)
 
 
-def read_arrays(path):
+def read_arrays(path, verify=False):
     """All arrays of an npz file; never unpickles.
 
+    Arrays that are stored uncompressed are mapped: only what is looked at takes memory, and a change stays in it.
+
+    Args:
+        path: npz file.
+        verify: read every byte first and compare checksums, which is otherwise done for compressed arrays only.
+
     Raises:
-        ValueError: not an npz file of plain arrays.
+        ValueError: not an npz file of plain arrays, or a damaged one.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+        with zipfile.ZipFile(path) as archive:
+            if verify and (bad := archive.testzip()) is not None:
+                raise ValueError(f"{bad} in it is damaged")
+            return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not an npz file of plain arrays: {error}") from error
+
+
+def _member(path, archive, info):
+    """One array: mapped into memory where it lies there as it is, else read."""
+    with archive.open(info) as file:
+        shape, fortran_order, dtype = _npy_header(file)
+        header = file.tell()
+    with open(path, "rb") as file:
+        file.seek(info.header_offset + 26)   # lengths of name and extra field, which end the zip's own header
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
+    mappable = 0 not in shape and start % dtype.alignment == 0 and not dtype.hasobject
+    if info.compress_type == zipfile.ZIP_STORED and mappable:
+        return np.memmap(path, dtype, "c", start, shape, "F" if fortran_order else "C")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _npy_header(file):
+    """(shape, whether in Fortran's order, dtype)."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read:
+        raise ValueError(f"an array has version {version} of the npy format; accepted: 1.0, 2.0")
+    return read[version](file)
 
 
 class Parts:
@@ -82,8 +120,8 @@ class Parts:
         path = self.folder / "meta.json"
         if path.is_file() and (found := read_json(path)) != meta:
             names = [n for n in sorted(found.keys() | meta.keys()) if found.get(n) != meta.get(n)]
-            raise ValueError(f"{folder} holds clips made with other settings ({', '.join(names)} differ); choose another "
-                             "folder or remove it")
+            raise ValueError(f"{folder} holds clips made with other settings ({', '.join(names)} differ); choose "
+                             "another folder or remove it")
         write_json(path, meta)
 
     def done(self):
@@ -97,23 +135,40 @@ class Parts:
         write_arrays(self.parts / f"{numbers[0]:07d}.npz", {"number": np.asarray(numbers), **arrays})
 
     def merge(self, total):
-        """Join the parts into clips.npz, ordered by number, and remove them.
+        """Join the parts into clips.npz, ordered by number, and remove them; memory does not grow with the clips.
 
         Raises:
             ValueError: clips are missing.
         """
-        if (self.folder / "clips.npz").is_file():
+        target = self.folder / "clips.npz"
+        if target.is_file():
             return
         files = sorted(self.parts.glob("*.npz"))
-        parts = [read_arrays(path) for path in files]
-        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        numbers, first = np.unique(joined.pop("number"), return_index=True)
-        if not np.array_equal(numbers, np.arange(total)):
-            raise ValueError(f"{self.parts} holds {len(numbers)} of {total} clips; run the command again")
-        write_arrays(self.folder / "clips.npz", {name: values[first] for name, values in joined.items()})
+        places, kinds = {}, {}
+        for path in files:
+            arrays = read_arrays(path)
+            places |= {int(number): (path, row) for row, number in enumerate(arrays.pop("number"))}
+            for name, values in arrays.items():
+                kinds.setdefault(name, []).append(values[:0])
+        if sorted(places) != list(range(total)):
+            raise ValueError(f"{self.parts} holds {len(places)} of {total} clips; run the command again")
+        opened = lru_cache(MAX_OPEN)(read_arrays)
+        with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for name, empty in kinds.items():
+                rows = (opened(path)[name][row] for path, row in map(places.get, range(total)))
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    _write_rows(member, rows, total, np.concatenate(empty))
         for path in files:
             path.unlink()
         self.parts.rmdir()
+
+
+def _write_rows(file, rows, count, like):
+    """Write `count` rows as one array to an npy file, one at a time; dtype and shape of a row are those of `like`."""
+    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(like.dtype),
+                                                "fortran_order": False, "shape": (count, *like.shape[1:])})
+    for row in rows:
+        file.write(np.ascontiguousarray(row, like.dtype).tobytes())
 
 
 def grid_picture(video, columns, num_frames=5):

@@ -33,16 +33,18 @@ class Cut:
 
     num_frames: Optional[int] = None     # None: the whole file
     fps: Optional[float] = None          # None: the file's own rate
-    place: str = "centre"                # centre | spaced | random
+    place: str = "centre"                # centre | spaced | random | first; whole files begin with their first frame
     clips_per_video: Optional[int] = 1   # None: as many as num_clips needs, up to MAX_PER_VIDEO
     num_clips: Optional[int] = None
     seed: int = 0                        # of random places
 
     @classmethod
     def of(cls, protocol, real, seed=0):
-        """How the real or a fake set of a `Protocol` is cut; a fake file is one clip."""
-        places = (protocol.real_clips, protocol.clips_per_video, protocol.num_real) if real else ()
-        return cls(protocol.num_frames, protocol.fps, *places, seed=seed)
+        """How the real or a fake set of a `Protocol` is cut; a fake file is one clip, as it was generated."""
+        if not real:
+            return cls(protocol.num_frames, place="first")
+        return cls(protocol.num_frames, protocol.fps, protocol.real_clips, protocol.clips_per_video, protocol.num_real,
+                   seed)
 
     def per_video(self, num_files):
         """Clips of each of `num_files` files."""
@@ -69,14 +71,14 @@ def open_clips(source, cut=Cut(), split="val", tokenizer=None):
     if not path.exists():
         raise ValueError(f"{source} does not exist")
     if path.is_dir() and (path / "clips.npz").is_file():
-        arrays = clipset.load(path)
+        arrays = clipset.load(path, verify=True)
         return Clips.from_array(str(source), arrays["video"], arrays["label"])
     if path.is_dir():
         return _tokens(path, tokenizer) if any(path.glob("tokens-*.safetensors")) else _folder(path, cut)
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix == ".npy":
-        return Clips.from_array(str(source), np.load(path, mmap_mode="r", allow_pickle=False))
+        return Clips.from_array(str(source), _npy(path))
     if path.suffix in (".yaml", ".yml"):
         return _data_config(path, split, cut)
     if path.suffix == ".txt":
@@ -86,8 +88,15 @@ def open_clips(source, cut=Cut(), split="val", tokenizer=None):
     raise ValueError(f"{source}: accepted are a folder, .npz, .npy, .txt (annotation list) or .yaml (data config)")
 
 
+def _npy(path):
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as a .npy array: {error}") from error
+
+
 def _npz(path):
-    arrays = clipset.read_arrays(path)
+    arrays = clipset.read_arrays(path, verify=True)
     name = "video" if "video" in arrays else next(iter(arrays), None)
     if name is None or (name != "video" and len(arrays) > 1):
         raise ValueError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; "
@@ -125,7 +134,7 @@ def _files_below(folder, suffixes):
 def _files(name, paths, cut):
     if missing := [path for path in paths if not path.is_file()]:
         raise ValueError(f"{name}: {len(missing)} of {len(paths)} files do not exist, the first {missing[0]}")
-    each = cut.per_video(len(paths))
+    each = 1 if cut.num_frames is None else cut.per_video(len(paths))
     how = dataclasses.replace(cut, num_clips=None, clips_per_video=each, seed=cut.seed * (cut.place == "random"))
     digests = _digests(paths)
     return Clips(name, len(paths) * each, lambda number: _read_video(paths[number // each], cut, number, each),
@@ -138,26 +147,40 @@ def _read_video(path, cut, number, each):
     from nbp.data.video_io import VideoError, probe, read_frames
 
     info = probe(path)
-    if cut.num_frames is None:
-        return read_frames(path, range(info.num_frames))
-    offsets = clip_offsets(cut.num_frames, info.fps, cut.fps)
+    num_frames = cut.num_frames
+    if num_frames is None:
+        num_frames = max(1, math.ceil(info.duration_s * (cut.fps or info.fps) - 1e-4))
+    offsets = clip_offsets(num_frames, info.fps, cut.fps)
     count = num_starts(info.num_frames, offsets)
     if count == 0:
         rate = "" if cut.fps is None else f" for {cut.num_frames} at {cut.fps:g} fps (the file has {info.fps:g})"
         raise VideoError(f"has {info.num_frames} frames, {offsets[-1] + 1} are needed{rate}", path)
-    if cut.place == "random":
+    if cut.place == "first" or cut.num_frames is None:
+        start = 0
+    elif cut.place == "random":
         start = int(np.random.default_rng([cut.seed, number]).integers(count))
     else:
         start = spaced_starts(count, each)[number % each]
-    return read_frames(path, [start + offset for offset in offsets])
+    return read_frames(path, [start + offset for offset in offsets], strict=True)
 
 
 def _read_pictures(paths, num_frames):
-    from PIL import Image
-
     if num_frames is not None and len(paths) < num_frames:
         raise ValueError(f"{paths[0].parent} holds {len(paths)} pictures, {num_frames} are needed")
-    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths[:num_frames]])
+    pictures = [_read_picture(path) for path in paths[:num_frames]]
+    if len(shapes := sorted({picture.shape[:2] for picture in pictures})) > 1:
+        raise ValueError(f"{paths[0].parent} holds pictures of several sizes: {', '.join(map(str, shapes))}")
+    return np.stack(pictures)
+
+
+def _read_picture(path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:   # Pillow's word for a broken PNG
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 
 def _data_config(path, split, cut):
@@ -169,7 +192,7 @@ def _data_config(path, split, cut):
     # A score is stated for the whole list, unmirrored, at the protocol's rate.
     data = dataclasses.replace(data, max_bad_files=0, flip=False, fps=cut.fps or data.fps)
     num_files = len(read_annotations(Path(data.root) / (data.train_list if split == "train" else data.val_list)))
-    dataset = VideoDataset(data, split, train=random, clips_per_video=cut.per_video(num_files))
+    dataset = VideoDataset(data, split, train=random, clips_per_video=cut.per_video(num_files), strict=True)
     ids = {name: number for number, name in enumerate(dataset.classes)}
     files = [Path(data.root) / name for name, _ in dataset.rows]
     labels = [ids.get(label, -1) for _, label in dataset.rows for _ in range(dataset.clips_per_video)]

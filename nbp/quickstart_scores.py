@@ -25,7 +25,7 @@ from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
 from nbp.evaluation.uncertainty import bootstrap_interval
 from nbp.fetch import fetch_i3d, fetch_lpips
-from nbp.files import read_json, write_json
+from nbp.files import progress, read_json, write_json
 
 SETS = {"reconstruction": "reconstruction", "pooled": "baselines/pooled", "generated": "generated",
         "class_tokens": "baselines/class_tokens", "uniform_tokens": "baselines/uniform_tokens",
@@ -50,27 +50,39 @@ def main(arguments=None):
         warnings.simplefilter("always")
         # As many training clips as there are validation clips: what a perfect generator would score.
         alike = spread(train.labels, len(real) // len(set(real.labels.tolist())))
-        scores["train"] = {"clips": len(alike)} | distances(features["real"], features["train"][alike], options.draws)
-        for name, clips in fakes.items():
-            scores[name] = judge(features[name], clips.labels)
-            scores[name] |= distances(features["real"], features[name], options.draws)
+        scores["train"] = {"clips": len(alike)}
+        scores |= {name: judge(features[name], clips.labels) for name, clips in fakes.items()}
+        sets = {"train": features["train"][alike]} | {name: features[name] for name in fakes}
+        for name, fake in progress(sets.items(), len(sets), "distances", "sets"):
+            scores[name] |= distances(features["real"], fake, options.draws, options.seed)
     lpips_net, pixels = pixel_scores(run, options)
     for name, values in pixels.items():
         scores[name] |= values
-    write_json(run / "scores.json", {
-        "protocol": protocol.name, "protocol_fields": dataclasses.asdict(protocol),
+    report = {
+        "protocol": protocol.name, "protocol_fields": dataclasses.asdict(protocol), "seed": options.seed,
         "weights_sha256": network.weights_sha256, "lpips_net": lpips_net, "sets": scores,
         "centroids": {"source": train.name, "clips": len(train)},
-        "notes": sorted({str(warning.message) for warning in caught}), **provenance()})
-    for name, values in scores.items():
-        print(f"{name:16s} " + "  ".join(f"{key} {value:.4g}" for key, value in values.items()
-                                         if isinstance(value, (int, float))))
+        "notes": sorted({str(warning.message) for warning in caught}), **provenance()}
+    write_json(run / "scores.json", report)
+    state(report)
     print(f"wrote {run / 'scores.json'}")
 
 
-def distances(real, fake, draws):
+def state(report):
+    """Print protocol, scores and notes."""
+    fields = ", ".join(f"{name}={value}" for name, value in report["protocol_fields"].items() if name != "name")
+    print(f"protocol {report['protocol']}: {fields}\nI3D weights sha256 {report['weights_sha256'][:12]}, LPIPS network "
+          f"{report['lpips_net']}, seed {report['seed']}, commit {report['commit']}")
+    for name, values in report["sets"].items():
+        print(f"{name:16s} " + "  ".join(f"{key} {value:.4g}" for key, value in values.items()
+                                         if isinstance(value, (int, float))))
+    for note in report["notes"]:
+        print(f"note: {note}")
+
+
+def distances(real, fake, draws, seed):
     """Frechet distance with its interval over `draws` resampled sets, and kernel distance, of features (N,D), (M,D)."""
-    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake, draws),
+    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake, draws, seed=seed),
             "kvd": polynomial_mmd(real, fake)}
 
 
@@ -140,6 +152,7 @@ def parse(arguments):
     parser.add_argument("--data", required=True, help="data config, for the training clips of the class centroids")
     parser.add_argument("--clips-per-centroid", type=int, default=12)
     parser.add_argument("--draws", type=int, default=50, help="resampled sets for the intervals of distances")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--ckpt", default="ckpt", help="folder of fetched weights")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(arguments)

@@ -36,7 +36,7 @@ def main(arguments=None):
     if data.max_bad_files:
         raise ValueError("data.max_bad_files must be 0: a score is stated for the whole list")
     data = dataclasses.replace(data, fps=protocol.fps or data.fps)
-    dataset = VideoDataset(data, options.split, train=False)
+    dataset = VideoDataset(data, options.split, train=False, strict=True)
     num_clips = min(options.max_clips or len(dataset), len(dataset))
     protocol = as_scored(protocol, options.split, data.num_frames, num_clips, len(dataset), options.allow_fewer)
     tokenizer = load_magvit2(options.tokenizer, data.resolution, options.device)

@@ -28,6 +28,7 @@ def main(arguments=None):
         "training": {kind: {name: values[-1] for name, (_, values) in curves.items()}
                      for kind, curves in run.curves.items()}})
     write_text(run.folder / "report.html", page.page("Next-block video generation: quickstart", body))
+    print(sections.protocol(run.scores))
     for check in results:
         print(f"{'reached    ' if check.passed else 'NOT REACHED'}  {check.name}: {check.value:.4g}, required "
               f"{check.required} ({check.baseline})")

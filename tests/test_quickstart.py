@@ -14,7 +14,7 @@ import pytest
 
 from nbp.evaluation.features import Clips
 from nbp.quickstart import FULL, SMOKE, stages
-from nbp.quickstart_scores import Judge, some_of_each_class
+from nbp.quickstart_scores import Judge, distances, some_of_each_class, state
 from nbp.stages import Stage, StageError, _bar, run_stages
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +191,24 @@ def test_judge_takes_the_centroids_of_its_own_clips():
     judge = Judge(centres[labels] + rng.normal(size=(15, 2)), labels)
     result = judge(centres[[0, 1, 2, 2]], np.array([0, 1, 2, 0]))
     assert result == {"clips": 4, "class_consistency": 0.75, "class_consistency_by_class": {0: 0.5, 1: 1.0, 2: 1.0}}
+
+
+def test_scores_are_stated_with_protocol_seed_and_notes(capsys):
+    state({"protocol": "quickstart", "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},
+           "weights_sha256": "ab" * 32, "lpips_net": "alex", "seed": 3, "commit": "0123", "notes": ["few clips"],
+           "sets": {"real": {"clips": 6, "class_consistency_by_class": {0: 1.0}}}})
+    assert capsys.readouterr().out == (
+        "protocol quickstart: network=i3d-tf, num_frames=None\n"
+        "I3D weights sha256 abababababab, LPIPS network alex, seed 3, commit 0123\n"
+        "real             clips 6\nnote: few clips\n")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_interval_of_a_distance_follows_its_seed():
+    real, fake = np.random.default_rng(0).normal(size=(2, 40, 3))
+    found = [distances(real, fake, 5, seed) for seed in (0, 0, 1)]
+    assert found[0] == found[1] and found[0]["fvd"] == found[2]["fvd"]
+    assert found[0]["fvd_interval_95"] != found[2]["fvd_interval_95"]
 
 
 def test_the_whole_pipeline_in_miniature_survives_a_kill(tmp_path):

@@ -35,7 +35,7 @@ def make_scores():
             "frozen": entry(130.0)}
     return {"protocol": "quickstart", "sets": sets,
             "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},
-            "weights_sha256": "ab" * 32, "lpips_net": "alex", "centroids": {"source": "train, 36 clips", "clips": 36},
+            "weights_sha256": "ab" * 32, "seed": 0, "lpips_net": "alex", "centroids": {"source": "train, 36 clips", "clips": 36},
             "notes": ["the real set has only 6 clips"], "versions": {}, "commit": "0123456789ab"}
 
 
@@ -97,7 +97,10 @@ def test_report_holds_everything_and_loads_nothing(run, capsys):
     for name in ("sheet_reconstruction", "sheet_generated", "sheet_predicted", "figure_mask", "figure_tokenizer",
                  "figure_generator", "figure_consistency"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    assert "NOT REACHED" not in capsys.readouterr().out
+    stated = ("Scores by the protocol quickstart: Frechet distances over all frames with i3d-tf (I3D, Kinetics-400, "
+              "sha256 abababababab), LPIPS with the alex network, resampling with seed 0.")
+    printed = capsys.readouterr().out
+    assert stated in text and printed.startswith(stated) and "NOT REACHED" not in printed
 
 
 def test_missed_checks_are_said_with_their_distance(run, capsys):

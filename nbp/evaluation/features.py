@@ -116,11 +116,12 @@ class Clips(torch.utils.data.Dataset):
             raise ValueError(f"{name} has shape {frames.shape}; accepted: (N,T,H,W,3)")
         if frames.dtype != np.uint8 and not np.issubdtype(frames.dtype, np.floating):
             raise ValueError(f"{name} is {frames.dtype}; accepted: uint8, or float in [0,1]")
-        if frames.dtype == np.uint8 and frames.max() <= 1:
-            raise ValueError(f"{name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
-        digest = hashlib.sha256(f"{frames.dtype}{frames.shape}".encode())
-        for clip in frames:
+        digest, largest = hashlib.sha256(f"{frames.dtype}{frames.shape}".encode()), 0
+        for clip in frames:   # one at a time: the array may lie in a file
             digest.update(np.ascontiguousarray(clip).data)
+            largest = max(largest, clip.max())
+        if frames.dtype == np.uint8 and largest <= 1:
+            raise ValueError(f"{name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
         return cls(name, len(frames), frames.__getitem__, digest.hexdigest(), labels)
 
     def subset(self, numbers):

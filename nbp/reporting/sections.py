@@ -13,6 +13,15 @@ SET_NAMES = {
     "uniform_tokens": "uniform random tokens", "predicted": "predicted", "frozen": "last given frame repeated"}
 
 
+def protocol(scores):
+    """What the scores were measured with, in a line."""
+    fields = scores["protocol_fields"]
+    frames = "all frames" if fields["num_frames"] is None else f"the first {fields['num_frames']} frames"
+    return (f"Scores by the protocol {scores['protocol']}: Frechet distances over {frames} with {fields['network']} "
+            f"(I3D, Kinetics-400, sha256 {scores['weights_sha256'][:12]}), LPIPS with the {scores['lpips_net']} network, "
+            f"resampling with seed {scores['seed']}.")
+
+
 def summary(run, results):
     """What this is, and the figures that matter."""
     scores, seconds = run.scores["sets"], sum(row["seconds"] for row in run.stages)
@@ -25,6 +34,7 @@ def summary(run, results):
                        f"of {len(run.classes)} Procgen games. Everything below was made by one "
                        f"command on one machine; every score is measured on {scores['real']['clips']} clips of levels "
                        "that no training saw."),
+        page.paragraph(protocol(run.scores), soft=True),
         page.tiles({
             "checks reached": f"{reached} of {len(results)}",
             "reconstruction PSNR": f"{scores['reconstruction']['psnr']:.2f} dB",

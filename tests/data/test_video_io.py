@@ -37,6 +37,20 @@ def test_every_frame_read_by_index_equals_sequential_decoding(tmp_path, name):
     assert [number_of(frame) for frame in expected[::10]] == list(range(0, 90, 10))
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_strict_reading_refuses_damage_and_nothing_else(tmp_path, name):
+    file, codec, fps, options = FORMATS[name]
+    path = tmp_path / file
+    encode(path, numbered(90), codec, fps, options)
+    for indices in (range(0, 90, 7), [40, 41, 42], [89]):
+        assert np.array_equal(read_frames(path, indices, strict=True), read_frames(path, indices))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3:len(data) // 2] = bytes(len(data) // 2 - len(data) // 3)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=file):
+        read_frames(path, range(90), strict=True)
+
+
 def test_uneven_time_stamps_give_a_constant_rate(tmp_path):
     times = np.cumsum(np.r_[0, np.random.default_rng(0).choice([20, 40, 80], 99)])
     path = tmp_path / "uneven.mp4"

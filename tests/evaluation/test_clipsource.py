@@ -7,7 +7,8 @@ from nbp.clipsource import Cut, open_clips
 from nbp.config import TokenizerConfig
 from nbp.data.annotations import write_lists
 from nbp.data.tokens import TokenWriter
-from nbp.data.video_io import VideoError, write_video
+from nbp.data.video_io import VideoError, probe, read_frames, write_video
+from nbp.evaluation.features import extract_features
 from nbp.evaluation.protocols import get_protocol
 from nbp.tokenizer.model import Tokenizer
 
@@ -95,13 +96,60 @@ def test_nothing_to_read(tmp_path, make_frames):
 
 
 def test_a_corrupt_file_among_good_ones_is_named(make_frames, network, protocol, tmp_path):
-    from nbp.evaluation.features import extract_features
-
     for number, clip in enumerate(make_frames(3)):
         write_video(tmp_path / f"{number}.mp4", clip, 10)
     (tmp_path / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(VideoError, match="1.mp4"):
         extract_features(open_clips(tmp_path), network, protocol)
+
+
+def test_damage_that_the_decoder_paints_over_is_refused(sample_videos, config, network, protocol, tmp_path):
+    folder = tmp_path / "videos" / "val"
+    damaged = folder / "2.mp4"
+    data = bytearray(sample_videos[2].read_bytes())
+    middle = len(data) // 2
+    data[middle:middle + 3000] = bytes(byte ^ 0xA5 for byte in data[middle:middle + 3000])
+    damaged.write_bytes(data)
+    (tmp_path / "videos" / "val.txt").write_text("".join(f"val/{number}.mp4\ta\n" for number in range(3)))
+    assert len(read_frames(damaged, range(probe(damaged).num_frames)))   # an ordinary reader notices nothing
+    whole = Cut(probe(damaged).num_frames, place="first")
+    with pytest.raises(VideoError, match="2.mp4"):
+        open_clips(folder, whole)[2]
+    config.write_text(config.read_text().replace("num_frames: 5", f"num_frames: {probe(damaged).num_frames}"))
+    with pytest.raises(VideoError, match="2.mp4"):
+        open_clips(config)[2]
+
+
+def test_a_corrupt_picture_among_good_ones_is_named(make_frames, network, protocol, tmp_path):
+    from PIL import Image
+
+    for number, clip in enumerate(make_frames(2)):
+        (tmp_path / str(number)).mkdir()
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame).save(tmp_path / str(number) / f"{t}.png")
+    bad = tmp_path / "1" / "3.png"
+    whole = bad.read_bytes()
+    for content in (whole[:len(whole) // 2], b"not a picture", whole[:40] + bytes(40) + whole[80:]):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match="1/3.png cannot be read as a picture"):
+            extract_features(open_clips(tmp_path), network, protocol)
+    Image.new("RGB", (8, 8)).save(bad)
+    with pytest.raises(ValueError, match=r"1 holds pictures of several sizes: \(8, 8\), \(16, 16\)"):
+        extract_features(open_clips(tmp_path), network, protocol)
+
+
+def test_corrupt_arrays_are_named(make_frames, tmp_path):
+    np.save(tmp_path / "a.npy", make_frames(4))
+    np.savez(tmp_path / "stored.npz", video=make_frames(4))
+    np.savez_compressed(tmp_path / "packed.npz", video=make_frames(4))
+    for name in ("a.npy", "stored.npz", "packed.npz"):
+        whole = (tmp_path / name).read_bytes()
+        damaged = bytearray(whole)
+        damaged[len(whole) // 2:len(whole) // 2 + 40] = bytes(40)
+        for content in (whole[:len(whole) // 2], b"PK\x03\x04 nothing", b"", *([damaged] if name != "a.npy" else [])):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=name):
+                open_clips(tmp_path / name)
 
 
 @pytest.mark.parametrize("name, codec, pixels", [
@@ -124,7 +172,8 @@ def test_containers(tmp_path, name, codec, pixels):
 def test_cut_of_a_protocol():
     assert Cut.of(get_protocol("nbp-gfvd-ucf"), real=True) == Cut(16, 8.0, "centre", 1, None)
     assert Cut.of(get_protocol("magvit-ucf"), real=True, seed=3) == Cut(16, None, "random", None, 10_000, 3)
-    assert Cut.of(get_protocol("magvit-k600"), real=False) == Cut(16)
+    assert Cut.of(get_protocol("magvit-k600"), real=False) == Cut(16, place="first")
+    assert Cut.of(get_protocol("nbp-gfvd-k600"), real=False, seed=3) == Cut(16, place="first")
     assert Cut(16, num_clips=10_000, clips_per_video=None).per_video(9537) == 2
     assert Cut(16, num_clips=10_000, clips_per_video=None).per_video(10) == 4
 
@@ -142,6 +191,17 @@ def test_rate_and_places(tmp_path):
     assert [shown(clip)[0] for clip in other] != starts and other.fingerprint != random.fingerprint
     with pytest.raises(VideoError, match=r"a.mp4: has 31 frames, 46 are needed for 16 at 3.3 fps \(the file has 10"):
         open_clips(tmp_path, Cut(16, fps=3.3))[0]
+
+
+def test_the_rate_of_a_protocol_is_that_of_real_files(tmp_path):
+    """A generated file is a clip already: 25 fps are asked for, 8 fps are what it was written at."""
+    write_video(tmp_path / "a.mp4", ramp(17), 8, crf=0)
+    protocol = get_protocol("nbp-gfvd-k600")
+    fake = open_clips(tmp_path, Cut.of(protocol, real=False))
+    assert shown(fake[0]) == list(range(16)) and fake.rates() == [8.0]
+    real = open_clips(tmp_path, Cut.of(protocol.replace(frames=4), real=True))
+    assert shown(real[0]) == [8, 8, 8, 8] and real.rates() == [25.0]
+    assert shown(open_clips(tmp_path, Cut(fps=4.0))[0]) == list(range(0, 17, 2))
 
 
 @pytest.fixture
