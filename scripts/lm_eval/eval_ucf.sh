@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # gFVD of class-conditional UCF-101: bash scripts/lm_eval/eval_ucf.sh NGPUS NNODES [option of nbp.generate] ...
 # 10,000 clips over the 101 classes, scored against the training videos. Run again, it goes on. Variables: GENERATOR,
-# TOKENIZER (official files unless set), TEXT, CLASSES, DATA, OUT, PROTOCOL, EVALUATE (more options of nbp.evaluate).
+# TOKENIZER (official files unless set), TEXT, CLASSES, DATA, OUT, PROTOCOL, EVALUATE (more options of nbp.evaluate,
+# as --allow-fewer after --num-clips 1000).
 set -euo pipefail
 usage="usage: eval_ucf.sh NGPUS NNODES [option of nbp.generate] ..."
 ngpus=${1:?$usage} nnodes=${2:?$usage} out=${OUT:-runs/eval_ucf101}
@@ -11,4 +12,4 @@ source scripts/launch.sh
     --tokenizer "${TOKENIZER:-ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt}" --out "$out" --num-clips 10000 \
     --text-tokenizer "${TEXT:-ckpt/llama}" --classes "${CLASSES:-data/UCF-101/classes.txt}" "${@:3}")
 launch "$ngpus" "$nnodes" nbp.evaluate --real "${DATA:-configs/data/ucf101.yaml}" --fake "$out" \
-    --out "$out/scores" --protocol "${PROTOCOL:-nbp-gfvd-ucf}" --allow-fewer ${EVALUATE:-}
+    --out "$out/scores" --protocol "${PROTOCOL:-nbp-gfvd-ucf}" ${EVALUATE:-}

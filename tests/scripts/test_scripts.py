@@ -79,7 +79,7 @@ def test_evaluation_generates_then_scores_under_the_published_protocol(recorded,
     assert f"-m nbp.generate --generator ckpt/" in generate and f"--out o --num-clips {clips} " in generate
     assert generate.endswith("--cfg-scale 1.5")
     assert "-m nbp.evaluate " in evaluate and "--fake o --out o/scores " in evaluate
-    assert evaluate.endswith(f"--protocol {protocol} --allow-fewer --seed 3 --intervals")
+    assert evaluate.endswith(f"--protocol {protocol} --seed 3 --intervals")
     for name in [word for word in (generate + " " + evaluate).split() if word.startswith("configs/")]:
         assert (ROOT / name).is_file()
 
