@@ -18,6 +18,7 @@ from nbp.files import atomic_path, read_json, write_json
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 KINDS = ("tokenizer", "generator")
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")   # a name with one is a file's, no model hub id
 
 
 def save_model(folder, kind, config, state_dict):
@@ -141,7 +142,7 @@ def check_state_dict(model, state_dict, source):
 
 
 def count(state_dict):
-    """(number of tensors, number of values)."""
+    """(number of tensors, number of parameters), buffers included."""
     return len(state_dict), sum(tensor.numel() for tensor in state_dict.values())
 
 
@@ -169,6 +170,8 @@ def _folder(path):
     if folder.is_dir():
         return folder
     parts = str(path).split("/")
+    if folder.suffix in FILE_SUFFIXES and not folder.exists():
+        raise ValueError(f"{path} does not exist")
     if folder.exists() or len(parts) != 2 or not all(parts) or str(path).startswith("."):
         raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
     try:

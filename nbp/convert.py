@@ -1,6 +1,6 @@
 """python -m nbp.convert official-to-native|native-to-official|checkpoint-to-native|deepspeed-to-fp32 SOURCE TARGET
 
-Both directions are exact and strict; each prints how many tensors and values it wrote.
+Both directions are exact and strict; each prints how many tensors and parameters it wrote, buffers included.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from nbp.files import atomic_path, read_json
 from nbp.training import checkpoints
 
 # What has no place in an official file and changes no logits: training options and how ids are drawn.
-FREE_FIELDS = {"condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial", "pad_visibility"}
+FREE_FIELDS = {"condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial"}
 
 
 def official_to_native(source, target, kind=None):
@@ -28,7 +28,7 @@ def official_to_native(source, target, kind=None):
         kind: "tokenizer" or "generator"; needed where the file holds both and the tokenizer is wanted.
 
     Returns:
-        (number of tensors, number of values).
+        (number of tensors, number of parameters).
 
     Raises:
         ValueError: see `nbp.official`; or no model of that kind in the file.
@@ -51,6 +51,7 @@ def native_to_official(source, target):
         ValueError: a model the official code cannot express; the message names the fields.
     """
     kind, config, native = checkpoint.load_model(source)
+    checkpoint.check_state_dict(checkpoint.empty_model(kind, config), native, source)
     if kind == "tokenizer":
         if config != official.tokenizer_config():
             raise ValueError(f"{source}: the official code builds only {official.tokenizer_config()}, this is {config}")
@@ -67,6 +68,9 @@ def native_to_official(source, target):
 def generator_checkpoint(config, state, source):
     """Lightning checkpoint of the official layout: {"state_dict", "hyper_parameters", ...}."""
     conditional = config.condition != "none"
+    if config.condition == "text" and config.num_condition_ids != official.TEXT_VOCABULARY:
+        raise ValueError(f"{source}: the official code has no text model with num_condition_ids="
+                         f"{config.num_condition_ids} (it would be {official.TEXT_VOCABULARY})")
     args = argparse.Namespace(
         n_layer=config.num_layers, n_head=config.num_heads, n_embd=config.width, block_size=config.max_seq_len,
         token_number_per_step=config.block_size, hybrid=config.start == "hybrid", unconditional=not conditional,
@@ -81,7 +85,8 @@ def generator_checkpoint(config, state, source):
                             cond_stage_key=args.cond_stage_key, pkeep=1.0, bov_token=0, tokenizer_path=None,
                             llama_tokenizer=None)
     read_back = official.generator_config(state, hyper_parameters, source)
-    differing = [field.name for field in dataclasses.fields(config) if field.name not in FREE_FIELDS
+    free = FREE_FIELDS | ({"pad_visibility"} if config.pad_token is None else set())
+    differing = [field.name for field in dataclasses.fields(config) if field.name not in free
                  and getattr(read_back, field.name) != getattr(config, field.name)]
     if differing:
         raise ValueError(f"{source}: the official code has no model with " + ", ".join(
@@ -155,16 +160,16 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         if args.command == "official-to-native":
-            tensors, values = official_to_native(args.source, args.target, args.kind)
+            tensors, parameters = official_to_native(args.source, args.target, args.kind)
         elif args.command == "native-to-official":
-            tensors, values = native_to_official(args.source, args.target)
+            tensors, parameters = native_to_official(args.source, args.target)
         elif args.command == "checkpoint-to-native":
-            tensors, values = checkpoint_to_native(args.source, args.target)
+            tensors, parameters = checkpoint_to_native(args.source, args.target)
         else:
-            tensors, values = deepspeed_to_fp32(args.source, args.target)
+            tensors, parameters = deepspeed_to_fp32(args.source, args.target)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    print(f"{args.target}: {tensors} tensors, {values:,} values")
+    print(f"{args.target}: {tensors} tensors, {parameters:,} parameters")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Source: github.com/RenShuhuai-Andy/NBP at 421e936.
 """
 
 import argparse
-import pickle
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -39,11 +39,11 @@ def read_file(path):
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist or is not a file")
-    torch.serialization.add_safe_globals([argparse.Namespace])
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        found = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:     # foreign bytes make the unpickler raise anything
+        found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
         if found:
             raise ValueError(f"{path} is refused: it names {found[1]}, and only tensors, plain values and "
                              "argparse.Namespace are read from a checkpoint") from error
@@ -211,9 +211,11 @@ def generator_config(state, hyper_parameters, path):
         path: named in errors.
 
     Raises:
-        ValueError: a file without hyper-parameters whose architecture is not a released one, or a feature that
-            the released models do not have.
+        ValueError: a file without hyper-parameters whose architecture is not a released one, a feature that the
+            released models do not have, missing tensors or arguments, or arguments that contradict the tensors.
     """
+    if missing := [name for name in ("tok_emb.weight", "pos_emb", "uncond_embedding") if name not in state]:
+        raise ValueError(f"{path}: tensor {missing[0]} is missing")
     rows, width = state["tok_emb.weight"].shape
     args = _arguments(state, hyper_parameters, path)
     block, text = args["token_number_per_step"], args["cond_stage_key"] == "text"
@@ -225,19 +227,36 @@ def generator_config(state, hyper_parameters, path):
     special = block if hybrid else int(condition != "none")
     shift = block if hybrid else int(begin)
     pad = TEXT_PAD + 1 - shift          # what the official mask compares unshifted ids with
-    num_layers = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    resolution = args["resolution"] // 8
-    return GeneratorConfig(
-        num_layers=num_layers, num_heads=args["n_head"], width=width, num_codes=rows - num_ids - special,
-        grid=[(args["sequence_length"] - 1) // 4 + 1, resolution, resolution], block_shape=[1, 1, block],
+    config = GeneratorConfig(
+        num_layers=_num_layers(state), num_heads=args["n_head"], width=width, num_codes=rows - num_ids - special,
+        grid=_grid(args, block), block_shape=[1, 1, block],
         condition=condition, start="hybrid" if hybrid else "plain", begin_token=begin,
         num_condition_ids=num_ids, condition_len=len(state["uncond_embedding"]) if num_ids else 0,
         pad_token=pad if text and num_ids and pad >= 0 else None,
         max_seq_len=state["pos_emb"].shape[1], dropout=args["transformer_dropout"], condition_dropout=0.0,
         full_head=True, spare_id=condition != "none" and not begin, clamp_samples=True, multinomial=True,
         pad_visibility="causal" if hybrid else "decoding")
+    try:
+        config.check()
+    except ValueError as error:
+        raise ValueError(f"{path}: the stored arguments do not fit the tensors: {error}") from error
+    return config
 
 
+def _num_layers(state):
+    return len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+
+
+def _grid(args, block):
+    """Grid of a clip by default: the stored one, where that is whole latent frames and blocks, or of 17x128x128."""
+    time, side = (args["sequence_length"] - 1) / 4 + 1, args["resolution"] / 8
+    for grid in ([time, side, side], [5, 16, 16]):
+        if all(size == int(size) for size in grid) and math.prod(grid) % block == 0:
+            return [int(size) for size in grid]
+    return [1, 1, block]
+
+
+COUNTS = ("n_head", "token_number_per_step", "resolution", "sequence_length")
 DEFAULTS = dict(token_number_per_step=1, cond_stage_key="label", hybrid=False, starts_with_bov=False,
                 unconditional=False, class_cond_dim=None, resolution=128, sequence_length=17, transformer_dropout=0.0)
 RELEASED_HEADS = {(24, 1536): 16, (24, 2048): 32, (32, 3072): 32}     # (layers, width) -> heads
@@ -249,14 +268,16 @@ def _arguments(state, hyper_parameters, path):
         if not isinstance(hyper_parameters.get("args"), argparse.Namespace):
             raise ValueError(f"{path}: hyper_parameters hold no argparse.Namespace `args`")
         args = {**DEFAULTS, **vars(hyper_parameters["args"])}
-        if "n_head" not in args:
-            raise ValueError(f"{path}: the stored arguments lack n_head")
         args["cond_stage_key"] = hyper_parameters.get("cond_stage_key", args["cond_stage_key"])
+        labels = args["cond_stage_key"] != "text" and not args["unconditional"]
+        for name in COUNTS + ("class_cond_dim",) * labels:
+            if not isinstance(args.get(name), int) or args[name] < 1:
+                raise ValueError(f"{path}: the stored argument {name} must be a positive integer, got {args.get(name)!r}")
         if args.get("vtokens_pos"):
             raise ValueError(f"{path}: vtokens_pos (position embeddings on a 3D grid) is not in any released model")
         return args
     rows, width = state["tok_emb.weight"].shape
-    num_layers = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    num_layers = _num_layers(state)
     kinds = {64000: dict(unconditional=True), 96016: dict(hybrid=True, starts_with_bov=True, cond_stage_key="text")}
     if rows not in kinds or (num_layers, width) not in RELEASED_HEADS:
         raise ValueError(f"{path} holds no hyper_parameters, and {num_layers} layers of width {width} with {rows} ids "

@@ -40,7 +40,7 @@ def reconstruct_clips(tokenizer, dataset, parts, num_clips, how, batch_size=8, n
     total = -(-len(range(todo[0], num_clips, world)) // batch_size)
     for batch in progress(batches, total, "reconstruct", "batches"):
         codes, indices = tokenizer.encode(batch["video"].to(device))
-        video = quantize(tokenizer.decode(codes).float().cpu(), how)
+        video = quantize(tokenizer.decode(codes).float().clamp(0, 1).cpu(), how)
         parts.add(batch["item"].tolist(), video=_frames(video), real=_frames(batch["video"]),
                   indices=indices.cpu().numpy().astype(np.int32), label=batch["label"].numpy(),
                   path=np.array(batch["path"], dtype=np.str_))

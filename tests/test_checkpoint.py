@@ -3,6 +3,9 @@
 import argparse
 import fractions
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,9 @@ def test_the_default_device_where_there_is_no_gpu(generator, tmp_path):
 def test_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="is not a model folder"):
         load_transformer(tmp_path / "nothing", device="cpu")
+    for name in ("ckpt/no_such_file.pt", tmp_path / "model.ckpt"):
+        with pytest.raises(ValueError, match=f"{name} does not exist"):
+            load_magvit2(name, device="cpu")
 
 
 def edit(folder, change):
@@ -198,9 +204,9 @@ def test_released_tokenizer_shapes():
     checkpoint.check_state_dict(tokenizer, native, "file")
 
 
-def write_official(path, **changes):
+def write_official(path, config=None, **changes):
     torch.manual_seed(0)
-    generator = Generator(official_config())
+    generator = Generator(config or official_config())
     state = official.to_official(generator.state_dict(), official.generator_table(generator.config))
     content = convert.generator_checkpoint(generator.config, state, "model")
     content.update(changes)
@@ -237,6 +243,29 @@ def test_tokenizer_with_other_codes(tmp_path):
         load_transformer(tmp_path / "model.ckpt", tokenizer=small_tokenizer(), device="cpu")
 
 
+MEASURED = """
+import resource, sys
+from nbp import convert
+from nbp.download import load_transformer
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = peak()
+load_transformer(sys.argv[1], device="cpu")
+loaded = peak()
+convert.official_to_native(sys.argv[1], sys.argv[2])
+print(loaded - before, peak() - before)
+"""
+
+
+def test_memory_of_reading_and_converting(tmp_path):
+    """Reading maps the file and copies only what is joined (query, key, value); converting holds one copy besides."""
+    write_official(tmp_path / "model.ckpt", config=official_config(num_layers=4, width=1024, num_codes=8000))
+    size = (tmp_path / "model.ckpt").stat().st_size
+    run = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path / "model.ckpt"), str(tmp_path / "native")],
+                         capture_output=True, text=True, check=True)
+    loaded, converted = map(int, run.stdout.split())
+    assert size > 200e6 and loaded < 0.8 * size and converted < 1.6 * size, (loaded / size, converted / size)
+
+
 def test_legacy_and_optimizer_content_is_read(tmp_path):
     """The file format before zip archives, and the optimizer state that Lightning files carry."""
     generator, content = write_official(tmp_path / "model.ckpt", callbacks={}, optimizer_states=[{"state": {}}])
@@ -258,9 +287,15 @@ class Payload:
         return Path.touch, (self.path,)
 
 
-def test_code_in_a_file_is_not_run(tmp_path):
-    torch.save({"state_dict": {}, "x": Payload(tmp_path / "ran")}, tmp_path / "model.ckpt")
-    with pytest.raises(ValueError, match="is refused: it names"):
+class Command(Payload):
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("payload, name", [(Payload, "getattr|pathlib"), (Command, f"{os.name}.system")])
+def test_code_in_a_file_is_not_run(tmp_path, payload, name):
+    torch.save({"state_dict": {}, "x": payload(tmp_path / "ran")}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=f"model.ckpt is refused: it names ({name})"):
         load_transformer(tmp_path / "model.ckpt", device="cpu")
     assert not (tmp_path / "ran").exists()
 
@@ -298,9 +333,42 @@ def test_wrong_kind_and_wrong_tensors(tmp_path):
         torch.save(content, tmp_path / "model.ckpt")
         with pytest.raises(ValueError, match=message):
             load_transformer(tmp_path / "model.ckpt", device="cpu")
-    write_official(tmp_path / "model.ckpt", hyper_parameters={"args": argparse.Namespace(n_layer=2)})
-    with pytest.raises(ValueError, match="lack n_head"):
+
+
+@pytest.mark.parametrize("name", ["tok_emb.weight", "pos_emb", "uncond_embedding"])
+def test_tensors_that_the_config_is_read_from(tmp_path, name):
+    _, content = write_official(tmp_path / "model.ckpt")
+    del content["state_dict"][f"transformer.{name}"]
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=f"model.ckpt: tensor {name} is missing"):
         load_transformer(tmp_path / "model.ckpt", device="cpu")
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(n_head=None), "stored argument n_head must be a positive integer, got None"),
+    (dict(class_cond_dim=None), "stored argument class_cond_dim must be a positive integer, got None"),
+    (dict(token_number_per_step="4"), "stored argument token_number_per_step must be a positive integer, got '4'"),
+    (dict(class_cond_dim=1000), "stored arguments do not fit the tensors: .*num_codes must be at least 1, got"),
+    (dict(n_head=3), "stored arguments do not fit the tensors: .*width must be divisible by num_heads=3, got 16"),
+    (dict(vtokens_pos=True), "vtokens_pos .* is not in any released model"),
+])
+def test_stored_arguments(tmp_path, changes, message):
+    _, content = write_official(tmp_path / "model.ckpt")
+    vars(content["hyper_parameters"]["args"]).update(changes)
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match=f"model.ckpt: .*{message}"):
+        load_transformer(tmp_path / "model.ckpt", device="cpu")
+
+
+@pytest.mark.parametrize("changes, grid", [
+    (dict(), [5, 4, 4]), (dict(sequence_length=16), [5, 16, 16]), (dict(resolution=60), [5, 16, 16]),
+    (dict(resolution=24), [5, 16, 16])])
+def test_grid_of_an_official_file(tmp_path, changes, grid):
+    """Files of pre-tokenised training may store any clip size; a model still loads, with 17 frames of 128x128."""
+    _, content = write_official(tmp_path / "model.ckpt")
+    vars(content["hyper_parameters"]["args"]).update(changes)
+    torch.save(content, tmp_path / "model.ckpt")
+    assert load_transformer(tmp_path / "model.ckpt", device="cpu").config.grid == grid
 
 
 @pytest.mark.parametrize("changes, field", [
@@ -315,11 +383,41 @@ def test_models_the_official_code_cannot_express(tmp_path, changes, field):
     assert not (tmp_path / "model.ckpt").exists()
 
 
+def test_text_model_that_hides_its_pads_has_no_official_form(tmp_path):
+    Generator(official_config(condition="text", num_condition_ids=32000, condition_len=8, block_shape=[1, 1, 1],
+                              pad_token=2, pad_visibility="never")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pad_visibility=never"):
+        convert.native_to_official(tmp_path, tmp_path / "model.ckpt")
+
+
+def test_weights_that_are_not_the_configs_are_not_exported(tmp_path):
+    Generator(official_config()).save_pretrained(tmp_path)
+    edit(tmp_path, lambda content: content["config"].update(num_layers=3))
+    with pytest.raises(ValueError, match="missing"):
+        convert.native_to_official(tmp_path, tmp_path / "model.ckpt")
+    assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_tokenizer_to_official_and_back_by_command(tmp_path, monkeypatch, capsys):
+    tokenizer = small_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "first")
+    with pytest.raises(SystemExit, match="error: .*the official code builds only"):
+        convert.main(["native-to-official", str(tmp_path / "first"), str(tmp_path / "model.pt")])
+    monkeypatch.setattr(official, "tokenizer_config", lambda: tokenizer.config)
+    convert.main(["native-to-official", str(tmp_path / "first"), str(tmp_path / "model.pt")])
+    convert.main(["official-to-native", str(tmp_path / "model.pt"), str(tmp_path / "second")])
+    tensors, parameters = checkpoint.count(tokenizer.state_dict())
+    assert capsys.readouterr().out.count(f"{tensors} tensors, {parameters:,} parameters") == 2
+    assert all(name.startswith("module.") for name in official.read_file(tmp_path / "model.pt")["model_state_dict"])
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
+    assert files[0] == files[1]
+
+
 def test_convert_command(tmp_path, capsys):
     generator, _ = write_official(tmp_path / "model.ckpt")
     convert.main(["official-to-native", str(tmp_path / "model.ckpt"), str(tmp_path / "native")])
     tensors, values = checkpoint.count(generator.state_dict())
-    assert f"{tensors} tensors, {values:,} values" in capsys.readouterr().out
+    assert f"{tensors} tensors, {values:,} parameters" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="error: .*is not a DeepSpeed checkpoint folder"):
         convert.main(["deepspeed-to-fp32", str(tmp_path), str(tmp_path / "out.pt")])
 

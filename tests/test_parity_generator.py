@@ -76,6 +76,10 @@ def test_mask_and_inputs(case):
     want = np.unpackbits(recorded["mask"], axis=-1, count=shape[-1]).astype(bool).reshape(shape)
     got = attention_mask(generator.layout, 0, shape[-1]).expand(shape)
     same(f"{name} mask", got, want)
+    shape = recorded["sample_mask"].shape
+    got = attention_mask(generator.layout, 0, shape[-1])
+    same(f"{name} mask of the first sampling step", torch.ones(shape) if got is None else got.expand(shape),
+         recorded["sample_mask"])
     ids = generator.layout.stream(tensor(recorded["z"]))
     ids = ids[:, :generator.layout.num_inputs(recorded["z"].shape[1])]
     condition = tensor(recorded["c_idx"]) + generator.layout.condition_offset
@@ -83,12 +87,34 @@ def test_mask_and_inputs(case):
     same(f"{name} video offset", generator.layout.video_offset, recorded["n_shift"])
 
 
-def test_greedy(case):
+def test_greedy(case, monkeypatch):
     name, recorded, generator = case
-    prefix = prefix_of(recorded)
-    codes = generator.generate(condition_of(recorded), prefix, grid=(5, 4, 4), greedy=True).flatten(1)
+    prefix, condition, calls = prefix_of(recorded), condition_of(recorded), []
+    decoder = generator._decoder
+
+    def recording(*arguments):
+        logits_of = decoder(*arguments)
+
+        def step(ids, first, count):
+            logits = logits_of(ids, first, count)
+            calls.append((ids.clone(), first, logits[:, -1]))
+            return logits
+
+        return step
+
+    monkeypatch.setattr(generator, "_decoder", recording)
+    codes = generator.generate(condition, prefix, grid=(5, 4, 4), greedy=True).flatten(1)
     given = 0 if prefix is None else prefix.shape[1]
     same(f"{name} greedy samples", codes[:, given:], recorded["greedy_clamped"])
+    ids, first, logits = zip(*calls)
+    condition_ids = tensor(recorded["c_idx"]) + generator.layout.condition_offset
+    before = condition_ids.shape[1]
+    same(f"{name} greedy inputs", torch.cat([condition_ids, *ids], 1), recorded["greedy_inputs"])
+    same(f"{name} greedy call positions", [0] + [at + before for at in first[1:]], recorded["greedy_call_pos"])
+    same(f"{name} greedy call lengths", [before + ids[0].shape[1]] + [i.shape[1] for i in ids[1:]],
+         recorded["greedy_call_len"])
+    close(f"{name} greedy logits at the last position of each call",
+          torch.stack(logits, 1)[..., tensor(recorded["logit_cols"])], recorded["greedy_logits_lastpos"], 1e-4)
 
 
 def test_greedy_without_filter_is_unchanged(case):

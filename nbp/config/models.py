@@ -67,7 +67,7 @@ class GeneratorConfig:
     begin_token: bool = True               # False: the first block is always given, never predicted (plain start)
     num_condition_ids: int = 0             # classes, or entries of the text vocabulary
     condition_len: int = 0                 # condition tokens in front of the video
-    pad_token: Optional[int] = None        # text id that only fills up the condition and is hidden; None: hide nothing
+    pad_token: Optional[int] = None        # text id that only fills up the condition; see pad_visibility
     max_seq_len: int = 5120
     dropout: float = 0.1
     condition_dropout: float = 0.1         # share of training clips that see the unconditional embedding
@@ -109,6 +109,9 @@ class GeneratorConfig:
         if self.pad_token is not None:
             require(self.condition == "text" and 0 <= self.pad_token < self.num_condition_ids, "pad_token",
                     "a text id, or null")
+        elif self.condition == "text" and self.pad_visibility == "never":
+            raise ValueError("generator config: pad_token is missing: name the text id that fills up short texts and is "
+                             "hidden (pad_visibility is never)")
         wraps = self.block_shape[0] == self.block_shape[1] == 1
         fits = (math.prod(self.grid) % self.block_size == 0 if wraps else
                 all(g % b == 0 for g, b in zip(self.grid, self.block_shape)))

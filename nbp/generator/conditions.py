@@ -40,8 +40,8 @@ def condition_encoder(config, text_tokenizer=None):
 class TextEncoder:
     """Texts -> ids int64 (B, C).
 
-    The fill-up id is `config.pad_token`; where that is unset or one of the official masks' ids, the tokenizer's
-    end-of-sentence id, as in the official code, or its own pad id.
+    The fill-up id is `config.pad_token`; official models, whose pads are not hidden, have the tokenizer's
+    end-of-sentence id, or its own pad id where it has none.
 
     Args:
         folder: tokenizer folder.
@@ -127,7 +127,7 @@ def _sentencepiece(folder):
 
 
 def _hugging_face(folder):
-    """(text -> ids, number of ids, (pad, end of sentence)) of any other tokenizer folder."""
+    """(text -> ids, number of ids, (end of sentence, pad)) of any other tokenizer folder."""
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
@@ -136,4 +136,4 @@ def _hugging_face(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} holds no tokenizer that transformers reads: {error}") from error
-    return (lambda text: tokenizer(text)["input_ids"]), len(tokenizer), (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return (lambda text: tokenizer(text)["input_ids"]), len(tokenizer), (tokenizer.eos_token_id, tokenizer.pad_token_id)

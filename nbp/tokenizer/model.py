@@ -132,11 +132,11 @@ class Tokenizer(nn.Module):
         return self.fsq(latents) if quantize else latents
 
     def decode(self, codes):
-        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W) in [0, 1]."""
-        return self.decoder(codes.to(self.decoder.conv_in.conv.weight.dtype)).clamp(0, 1)
+        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1]; as the official code, not clamped."""
+        return self.decoder(codes.to(self.decoder.conv_in.conv.weight.dtype))
 
     def decode_from_code_indices(self, indices):
-        """Indices (B, t, h, w), or flat (B, t*h*w) in raster order, -> video (B, 3, T, H, W) in [0, 1].
+        """Indices (B, t, h, w), or flat (B, t*h*w) in raster order, -> video (B, 3, T, H, W) as from `decode`.
 
         Raises:
             ValueError: an index outside the codebook; flat indices that do not fill whole frames of the grid.
@@ -178,12 +178,12 @@ class Tokenizer(nn.Module):
         save_pretrained(self, "tokenizer", folder)
 
     @classmethod
-    def from_pretrained(cls, folder, resolution=None):
-        """Load a native tokenizer folder, in eval mode.
+    def from_pretrained(cls, path, resolution=None, device="cpu"):
+        """Build the tokenizer of a folder (or a model hub id) in eval mode on `device`.
 
         Raises:
             ValueError: not a native tokenizer, or its tensors do not fit its config.
         """
         from nbp.checkpoint import load_pretrained
 
-        return load_pretrained(folder, "tokenizer", resolution=resolution)
+        return load_pretrained(path, "tokenizer", device, resolution=resolution)

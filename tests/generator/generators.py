@@ -25,7 +25,7 @@ VARIANTS = {
     "no begin 1": dict(block_shape=[1, 1, 1], begin_token=False, **UNCONDITIONAL),
     "no begin 8": dict(block_shape=[1, 1, 8], begin_token=False, **UNCONDITIONAL),
     "label, no begin": dict(block_shape=[1, 1, 8], begin_token=False, spare_id=True, full_head=True),
-    "text": dict(block_shape=[1, 1, 4], **TEXT),
+    "text, no pads": dict(block_shape=[1, 1, 4], pad_visibility="causal", **TEXT),
     "text, pads hidden": dict(block_shape=[1, 1, 4], pad_token=2, **TEXT),
     "text hybrid, pads hidden": dict(block_shape=[1, 1, 4], start="hybrid", pad_token=2, **TEXT),
     "text hybrid, pads causal": dict(block_shape=[1, 1, 4], start="hybrid", pad_token=2, pad_visibility="causal", **TEXT),

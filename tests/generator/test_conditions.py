@@ -44,6 +44,15 @@ def test_recorded_ids_by_the_padding_rule():
     assert pad_right(RECORDED["ids_untruncated"], 8, RECORDED["pad_token_id"]).tolist() == RECORDED["ids_max8"]
 
 
+LLAMA = Path(__file__).parents[2] / "ckpt" / "llama"
+
+
+@pytest.mark.skipif(not (LLAMA / "tokenizer.model").is_file(), reason="needs LLaMA's tokenizer files in ckpt/llama")
+def test_ids_of_the_real_llama_vocabulary():
+    encode = condition_encoder(official(num_condition_ids=32_000), LLAMA)
+    assert encode({"text": RECORDED["texts"]}).tolist() == RECORDED["ids_max8"]
+
+
 def test_llama_ids(llama):
     """Begin, pieces, then 2s on the right, whatever side the tokenizer's own settings pad on."""
     import sentencepiece

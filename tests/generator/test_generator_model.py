@@ -308,6 +308,7 @@ def test_bad_arguments_of_other_models():
     (dict(condition_len=2), "condition_len must be 1 for labels"),
     (dict(num_condition_ids=0), "num_condition_ids must be at least 1"),
     (dict(pad_token=2), "pad_token must be a text id"),
+    (TEXT, "pad_token is missing: name the text id that fills up"),
     (dict(dropout=1.0), "dropout must be in"),
 ])
 def test_bad_config(changes, message):
