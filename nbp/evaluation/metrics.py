@@ -1,7 +1,8 @@
 """The scores of this package as torchmetrics `Metric`s, for any training or evaluation loop.
 
 Each wraps a pure function of `quality` or `fvd`, keeps sums instead of samples where the formula allows it,
-and gives the same value for any batch size and number of processes.
+and gives the same value for any batch size and number of processes. States are part of the state dict, networks are
+not: a checkpoint resumes a score where it was, and updating it leaves the loaded dict as it is.
 Legend: B clips, C channels, T frames, H W pixels, N clips seen, D features, V codes.
 """
 
@@ -31,13 +32,13 @@ class ClipMean(Metric):
     def __init__(self, score, **kwargs):
         super().__init__(**kwargs)
         self.score = score
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
 
     def update(self, video, target):
         values = self.score(video, target)
-        self.total += values.double().sum()
-        self.count += len(values)
+        self.total = self.total + values.double().sum()
+        self.count = self.count + len(values)
 
     def compute(self):
         return self.total / self.count
@@ -47,14 +48,13 @@ class LPIPSMean(ClipMean):
     """Mean LPIPS over clips, all frames.
 
     Args:
-        model: `nbp.evaluation.lpips.LPIPS` with weights.
+        model: `nbp.evaluation.lpips.LPIPS` with weights, on the device of the clips; it is kept out of the state dict.
     """
 
     higher_is_better = False
 
     def __init__(self, model, **kwargs):
         super().__init__(partial(quality.lpips, model), **kwargs)
-        self.model = model
 
 
 class CodeUsage(Metric):
@@ -68,10 +68,10 @@ class CodeUsage(Metric):
 
     def __init__(self, num_codes, **kwargs):
         super().__init__(**kwargs)
-        self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
 
     def update(self, indices):
-        self.counts += quality.count_codes(indices, len(self.counts))
+        self.counts = self.counts + quality.count_codes(indices, len(self.counts))
 
     def compute(self):
         return {name: torch.tensor(value) for name, value in quality.code_statistics(self.counts).items()}
@@ -108,7 +108,7 @@ class FrechetDistance(Metric):
         super().__init__(**kwargs)
         self.num_features = num_features
         for name in ("real", "fake"):
-            self.add_state(name, _pack(empty_stats(num_features)), dist_reduce_fx=_merge_packed)
+            self.add_state(name, _pack(empty_stats(num_features)), dist_reduce_fx=_merge_packed, persistent=True)
 
     def update(self, features, real):
         if features.ndim != 2 or features.shape[1] != self.num_features:
@@ -155,10 +155,11 @@ class SetDistance(Metric):
         super().__init__(**kwargs)
         self.function = function
         for name in ("real", "fake"):
-            self.add_state(name, [], dist_reduce_fx="cat")
+            self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
 
     def update(self, features, real):
-        getattr(self, "real" if real else "fake").append(features)
+        name = "real" if real else "fake"
+        setattr(self, name, [*getattr(self, name), features])
 
     def compute(self):
         value = self.function(*(dim_zero_cat(part).cpu().numpy() for part in (self.real, self.fake)))
@@ -198,7 +199,7 @@ class InceptionScore(Metric):
     def __init__(self, num_classes=400, **kwargs):
         super().__init__(**kwargs)
         for name, size in (("count", ()), ("shares", num_classes), ("negative_entropy", ())):
-            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
 
     def update(self, logits):
         count, shares, negative_entropy = class_sums(logits)

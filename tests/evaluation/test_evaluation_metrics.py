@@ -1,10 +1,12 @@
-import copy
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from metrics_by_ranks import cases, computed
 
 from nbp.evaluation import fvd, quality
 from nbp.evaluation.features import Clips, extract_features
@@ -13,6 +15,8 @@ from nbp.evaluation.diversity import inception_score
 from nbp.evaluation.metrics import (FVD, ClipMean, CodeUsage, FrechetDistance, FrechetUncertainty, InceptionScore,
                                     KernelDistance, LPIPSMean)
 from nbp.evaluation.uncertainty import uncertainty
+
+HERE = Path(__file__).parent
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -47,6 +51,29 @@ def test_frechet_metric_over_uneven_ranks():
     assert got == pytest.approx(fvd.frechet_distance(real, fake), rel=1e-9)
 
 
+def test_two_processes_compute_the_value_of_one():
+    """Uneven shares of clips, codes, logits and features, reduced over a real process group."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               str(HERE / "metrics_by_ranks.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE.parents[1],
+                            env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"})
+    assert result.returncode == 0 and result.stdout.count("all agree") == 2, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize("number", range(len(list(cases()))))
+def test_a_checkpoint_resumes_every_metric(number):
+    metric, updates = list(cases())[number]
+    half = len(updates) // 2
+    for arguments in updates[:half]:
+        metric.update(*arguments)
+    saved = metric.state_dict()
+    expected = computed(metric, updates[half:])
+    for _ in range(2):   # also from the same dict again: going on leaves it as it was
+        resumed = list(cases())[number][0]
+        resumed.load_state_dict(saved)
+        assert computed(resumed, updates[half:]) == expected
+
+
 def unpacked(metric, name):
     packed = getattr(metric, name)
     return fvd.FeatureStats(packed[0, 0], packed[1], packed[2:])
@@ -55,13 +82,11 @@ def unpacked(metric, name):
 def test_frechet_metric_reset_state_dict_and_size():
     metric = FrechetDistance(6)
     size = metric.real.numel()
-    metric.persistent(True)
     for seed in range(50):
         metric.update(draw(20, seed % 3), real=bool(seed % 2))
     assert metric.real.numel() == size and metric.half().real.dtype == torch.float64
     other = FrechetDistance(6)
-    other.persistent(True)
-    other.load_state_dict(copy.deepcopy(metric.state_dict()))
+    other.load_state_dict(metric.state_dict())
     assert torch.equal(other.real, metric.real) and torch.equal(other.fake, metric.fake)
     metric.reset()
     assert metric.real.abs().sum() == 0
@@ -77,6 +102,7 @@ def test_fvd_metric_is_extraction_and_distance(network, protocol, make_frames):
         metric.update(fake[start:start + 5], real=False)
     features = [extract_features(Clips.from_array("set", x), network, protocol) for x in (real, fake)]
     assert metric.compute().item() == pytest.approx(fvd.frechet_distance(*features), rel=1e-5)
+    assert set(metric.state_dict()) == {"real", "fake"}
 
 
 def test_kernel_metric():
@@ -104,8 +130,6 @@ def test_inception_score_metric():
     for part in logits.split(4):
         metric.update(part)
     assert metric.compute().item() == pytest.approx(inception_score(logits), rel=1e-12)
-    metric.persistent(True)
-    other.persistent(True)
     other.load_state_dict(metric.half().state_dict())
     assert other.compute() == metric.compute() and other.shares.dtype == torch.float64
     metric.reset()
@@ -141,6 +165,7 @@ def test_paired_metrics(lpips_path):
     metric = LPIPSMean(model)
     metric.update(video, target)
     assert metric.compute().item() == pytest.approx(quality.lpips(model, video, target).mean().item())
+    assert set(metric.state_dict()) == {"total", "count"}, "the network's weights are no state of the score"
 
 
 def test_code_usage_metric():
