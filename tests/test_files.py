@@ -44,6 +44,13 @@ def test_a_damaged_json_file_is_named(tmp_path):
         read_json(tmp_path / "bad.json")
 
 
+def test_numbers_that_json_lacks_become_null(tmp_path):
+    write_json(tmp_path / "a.json", {"psnr": float("inf"), "parts": [(1.5, float("nan")), {"x": -float("inf")}], "n": 2})
+    assert read_json(tmp_path / "a.json") == {"psnr": None, "parts": [[1.5, None], {"x": None}], "n": 2}
+    text = (tmp_path / "a.json").read_text()
+    assert "NaN" not in text and "Infinity" not in text
+
+
 def test_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea")
