@@ -177,7 +177,7 @@ class Generator(nn.Module):
         config, layout = self.config, self.layout
         prefix, hidden_tokens = self._condition(condition, batch)
         if cfg_scale is not None:
-            prefix = torch.cat([prefix, self.uncond_embedding.to(prefix.dtype).expand_as(prefix)])
+            prefix = torch.cat([prefix, self._condition(None, batch)[0]])
             if hidden_tokens is not None:
                 hidden_tokens = torch.cat([hidden_tokens, torch.zeros_like(hidden_tokens)])
         cache = KVCache(config.num_layers, layout.condition_len + length)
@@ -240,7 +240,8 @@ class Generator(nn.Module):
     def _condition(self, condition, batch):
         """Condition ids or None -> (embeddings (B, C, D), bool (B, C) of hidden pads or None)."""
         config = self.config
-        unconditional = self.uncond_embedding.expand(batch, -1, -1)
+        # DeepSpeed in bfloat16 leaves buffers in float32, and this one may be a buffer.
+        unconditional = self.uncond_embedding.to(self.token_embedding.weight.dtype).expand(batch, -1, -1)
         if condition is None:
             return unconditional, None
         if config.condition == "none":

@@ -80,6 +80,12 @@ class TrainingModule(pl.LightningModule):
                          for group in built["optimizer"].param_groups]
         return built
 
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        """Clip by the global norm. Lightning's own refuses a fused optimizer in mixed precision, lest it scales losses."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]],
+                                           gradient_clip_val)
+
     def _apply_changed_options(self):
         """Learning rate, betas and decay are those of the configuration, not those in the checkpoint."""
         for config in self.trainer.lr_scheduler_configs:

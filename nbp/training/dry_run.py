@@ -116,7 +116,7 @@ def loss_of(module, micro_batch):
         if run.model.condition != "none":
             condition = torch.empty(micro_batch.batch_size, run.model.condition_len, dtype=torch.long, device=META)
         return module.model.loss(indices, condition)
-    video = _video(run.data, micro_batch)
+    video = module.input({"video": _video(run.data, micro_batch)})
     reconstruction, _ = module.model(video)
     terms = module.autoencoder_terms(reconstruction, video) | module.adversarial_terms(reconstruction, video)
     return sum(value for name, value in terms.items() if not name.startswith("logit_"))

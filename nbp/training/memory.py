@@ -67,7 +67,7 @@ def device_memory(run, strategies, world, low_precision, micro_batch):
         module = build_module(run)
         if engine and low_precision:
             module.bfloat16()          # the engine trains in bfloat16 and keeps float32 copies in its optimizer
-        activations, logits = trace(module, micro_batch, torch.bfloat16 if low_precision else None)
+        activations, logits = trace(module, micro_batch, torch.bfloat16 if low_precision and not engine else None)
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
         for name in names:
             shares = _engine_shares(name, trained, world, low_precision) if engine else dict(

@@ -39,15 +39,38 @@ def test_offloading_to_the_cpu_gives_the_same_losses(launch, generator_run, tmp_
     assert found == pytest.approx(list(losses(tmp_path / "ddp").values()), rel=1e-4)
 
 
+UNCONDITIONAL = ("model.condition=none", "model.num_condition_ids=0", "model.condition_len=0")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"])
-def test_every_engine_trains_in_bfloat16(launch, generator_run, tmp_path, strategy):
-    launch(2, GENERATOR, *generator_run(tmp_path, "trainer.ema_decay=0", "trainer.precision=bf16-mixed", "max_steps=12"),
-           f"trainer.strategy={strategy}")
+@pytest.mark.parametrize("strategy, model", [("ddp", ()), ("deepspeed_1", UNCONDITIONAL), ("deepspeed_1", ()),
+                                             ("deepspeed_2", UNCONDITIONAL), ("deepspeed_3", UNCONDITIONAL)])
+def test_every_engine_trains_in_bfloat16(launch, generator_run, tmp_path, strategy, model):
+    launch(2, GENERATOR, *generator_run(tmp_path, "trainer.ema_decay=0", "trainer.precision=bf16-mixed", "max_steps=12",
+                                        "optim.gradient_clip=1", *model), f"trainer.strategy={strategy}")
     found = list(losses(tmp_path).values())
     assert len(found) == 12 and found[-1] < found[0]
     state = Generator.from_pretrained(tmp_path / "model").state_dict()
     assert all(torch.isfinite(tensor).all() and tensor.numel() for tensor in state.values() if tensor.ndim)
+
+
+@pytest.mark.parametrize("model", [(), UNCONDITIONAL], ids=["labels", "unconditional"])
+def test_one_device_trains_in_bfloat16_with_clipped_gradients(generator_run, tmp_path, model):
+    train.main([GENERATOR, *generator_run(tmp_path, "trainer.precision=bf16-mixed", "optim.gradient_clip=1", *model)])
+    found = list(losses(tmp_path).values())
+    assert len(found) == 6 and found[-1] < found[0]
+
+
+def test_gradients_are_clipped_by_their_global_norm(generator_run, tmp_path):
+    module, _, _ = generator_builder.build(load_run(GENERATOR, generator_run(tmp_path)))
+    optimizer = torch.optim.AdamW(module.parameter_groups())
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    module.configure_gradient_clipping(optimizer, None)
+    assert all((p.grad == 1).all() for p in parameters)
+    module.configure_gradient_clipping(optimizer, 0.5)
+    assert torch.nn.utils.get_total_norm([p.grad for p in parameters]) == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("overrides, message", [
