@@ -16,7 +16,8 @@ import torch
 from nbp.clipsource import Cut, open_clips
 from nbp.data.video_io import write_video
 from nbp.distributed import default_device
-from nbp.evaluation.features import extract_features, load_network, run_network
+from nbp.evaluation.features import extract_features
+from nbp.evaluation.networks import load_network, run_network
 from nbp.evaluation.protocols import get_protocol, prepare
 from nbp.fetch import fetch_i3d
 from nbp.files import write_json

@@ -15,7 +15,7 @@ from pathlib import Path
 from nbp import memorisation, sensitivity
 from nbp.clipsource import Cut, open_clips
 from nbp.distributed import barrier, default_device, rank_and_world
-from nbp.evaluation.features import load_network
+from nbp.evaluation.networks import load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import markdown_table, table

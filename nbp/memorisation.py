@@ -75,7 +75,8 @@ def memorisation(train, real, fake, protocol, network, cache, seed=0, **extracti
         "pairs": [(int(number), int(numbers[number]), float(distances[number])) for number in order],
         "sets": {name: {"name": clips.name, "clips": len(clips), "sha256": clips.fingerprint}
                  for name, clips in (("train", train), ("real", real), ("fake", fake))},
-        "notes": sorted({str(warning.message) for warning in caught}), "seed": seed, **provenance(network.device)}
+        "notes": sorted({str(warning.message) for warning in caught} | ({network.note} - {""})), "seed": seed,
+        "weights_sha256": network.weights_sha256, **provenance(network.device)}
 
 
 def lines(report):

@@ -17,9 +17,10 @@ import torch
 
 from nbp import clipset
 from nbp.clipsource import open_clips
-from nbp.evaluation.features import extract_features, load_network
+from nbp.evaluation.features import extract_features
 from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
 from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.networks import load_network
 from nbp.evaluation.paired import paired_scores
 from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance

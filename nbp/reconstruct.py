@@ -15,8 +15,8 @@ from nbp.config import DataConfig, load_config, to_dict
 from nbp.data.dataset import VideoDataset
 from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.download import load_magvit2
-from nbp.evaluation.features import load_network
 from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.networks import load_network
 from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import counts
 from nbp.evaluation.statement import markdown_table, table

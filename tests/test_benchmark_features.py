@@ -7,7 +7,8 @@ from nbp.fetch import fetch_i3d
 
 
 def test_figures_are_those_of_the_two_runs(monkeypatch):
-    from nbp.evaluation.features import Clips, FeatureNetwork
+    from nbp.evaluation.features import Clips
+    from nbp.evaluation.networks import FeatureNetwork
     from nbp.evaluation.protocols import get_protocol
 
     import numpy as np

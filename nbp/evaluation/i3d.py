@@ -171,8 +171,7 @@ def load_i3d(path, bn_eps=TF_BN_EPS):
     Raises:
         ValueError: the file can't be read, or its keys or shapes are not those of the I3D.
     """
-    state = {key: tensor for key, tensor in _read_state(path).items() if not key.endswith("num_batches_tracked")}
-    model = I3D(bn_eps)
+    state, model = read_state(path), I3D(bn_eps)
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     try:
         model.load_state_dict(state | counters)
@@ -181,16 +180,22 @@ def load_i3d(path, bn_eps=TF_BN_EPS):
     return model.fold()
 
 
-def _read_state(path):
+def read_state(path):
+    """Tensors of a weight file by key, without the batch norms' counters, which only training needs.
+
+    Raises:
+        ValueError: the file can't be read, or does not hold a state dict.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if str(path).endswith(".safetensors"):
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file or a PyTorch state dict: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
-    return state
+    return {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}

@@ -14,8 +14,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from nbp.evaluation import quality
 from nbp.evaluation.diversity import class_sums, score_from_sums
-from nbp.evaluation.features import network_features
 from nbp.evaluation.fvd import FeatureStats, empty_stats, feature_stats, merge_stats, polynomial_mmd, stats_distance
+from nbp.evaluation.networks import network_features
 from nbp.evaluation.uncertainty import uncertainty
 
 
@@ -129,7 +129,7 @@ class FVD(FrechetDistance):
     """Frechet video distance under a protocol: `update(frames (B,T,H,W,3), real)`, uint8 or float in [0,1].
 
     Args:
-        network: `nbp.evaluation.features.FeatureNetwork`; it is kept out of the state dict.
+        network: `nbp.evaluation.networks.FeatureNetwork`; it is kept out of the state dict.
         protocol: `nbp.evaluation.protocols.Protocol`.
     """
 

@@ -157,6 +157,7 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
         "scores": scores,
         "notes": sorted(set(notes)),
         "weights_sha256": network.weights_sha256,
+        "weights_tensors_sha256": network.tensors_sha256,
         "seed": seed,
         **provenance(network.device),
     }

@@ -9,7 +9,7 @@ import warnings
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from nbp.evaluation.features import load_network, network_features
+from nbp.evaluation.networks import load_network, network_features
 from nbp.evaluation.metrics import FrechetDistance
 from nbp.evaluation.protocols import Protocol
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbp.evaluation.features import FeatureNetwork
+from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import Protocol
 from nbp.fetch import fetch_i3d, fetch_lpips, fetch_samples
 

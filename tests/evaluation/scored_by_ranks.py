@@ -7,9 +7,10 @@ from conftest import Moments
 
 from nbp import evaluate
 from nbp.evaluation import features
+from nbp.evaluation.networks import FeatureNetwork
 
 features.CHUNK = 5
-network = features.FeatureNetwork("i3d-tf", Moments(), "0")
+network = FeatureNetwork("i3d-tf", Moments(), "0")
 if "STOP_AFTER" in os.environ:
     seen, forward = [], network.module.forward
 

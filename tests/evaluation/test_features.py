@@ -5,10 +5,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from nbp.evaluation import features
-from nbp.evaluation.features import Clips, FeatureNetwork, extract_features, load_network
+from nbp.evaluation import features, networks
+from nbp.evaluation.features import Clips, extract_features
+from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import get_protocol
+from nbp.fetch import tensors_sha256
+from nbp.files import sha256
 
 
 def test_independent_of_batch_size(network, protocol, make_frames):
@@ -183,13 +187,20 @@ def test_network_of_another_protocol(network, make_frames):
         extract_features(Clips.from_array("set", make_frames(3)), network, get_protocol("nbp-rfvd"))
 
 
-def test_torchscript_is_trusted_by_hash_only(tmp_path):
+def test_torchscript_is_trusted_by_hash_only(tmp_path, monkeypatch):
     path = tmp_path / "i3d_torchscript.pt"
     torch.jit.script(Script()).save(path)
     with pytest.raises(ValueError, match="A TorchScript file is a program: pass --trust-torchscript"):
         load_network("i3d-styleganv", path)
     network = load_network("i3d-styleganv", path, trust_torchscript=True)
     assert network.module(torch.ones(2, 3, 9, 224, 224)).tolist() == [[2.0], [2.0]]
+    assert network.note == f"weights {path}: its sha256 {sha256(path)} is not that of StyleGAN-V's file"
+    assert network.tensors_sha256 == tensors_sha256({"scale": np.ones(1)}) and network.weights_sha256 == sha256(path)
+    monkeypatch.setattr(networks, "STYLEGANV_SHA256", sha256(path))
+    assert load_network("i3d-styleganv", path).note == ""
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="i3d_torchscript.pt cannot be read as a TorchScript file"):
+        load_network("i3d-styleganv", path, trust_torchscript=True)
     with pytest.raises(ValueError, match="weights .*none.pt of network i3d-styleganv do not exist"):
         load_network("i3d-styleganv", tmp_path / "none.pt")
 
@@ -197,9 +208,27 @@ def test_torchscript_is_trusted_by_hash_only(tmp_path):
 class Script(torch.nn.Module):
     """Stands in for StyleGAN-V's file: 2 where it is asked for raw features, else 1."""
 
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+
     def forward(self, x: torch.Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False):
         scale = 2.0 if return_features and not resize and not rescale else 1.0
-        return scale * x.mean((1, 2, 3, 4))[:, None]
+        return scale * self.scale * x.mean((1, 2, 3, 4))[:, None]
+
+
+def test_weights_are_told_by_their_tensors(i3d_path, tmp_path):
+    """The public I3D in another file is known; one changed number is stated."""
+    state, path = load_file(i3d_path), tmp_path / "i3d_pretrained_400.pt"
+    torch.save(state, path)
+    fetched, copied = load_network("i3d-tf", i3d_path), load_network("i3d-port", path)
+    assert fetched.tensors_sha256 == copied.tensors_sha256 and fetched.weights_sha256 != copied.weights_sha256
+    assert fetched.note == copied.note == ""
+    state["logits.conv3d.bias"][7] += 1
+    torch.save(state, path)
+    changed = load_network("i3d-port", path)
+    assert changed.tensors_sha256 != fetched.tensors_sha256
+    assert changed.note == f"weights {path}: its tensors are not those of the public Kinetics-400 I3D"
 
 
 def test_features_of_the_real_network(i3d_path, make_frames):

@@ -6,7 +6,8 @@ import pytest
 from nbp import evaluate, memorisation
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
-from nbp.evaluation.features import Clips, FeatureNetwork
+from nbp.evaluation.features import Clips
+from nbp.evaluation.networks import FeatureNetwork
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 

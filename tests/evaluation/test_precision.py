@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from nbp.evaluation.features import BFLOAT16_ERROR, Clips, extract_features, load_network
+from nbp.evaluation.features import Clips, extract_features
+from nbp.evaluation.networks import BFLOAT16_ERROR, load_network
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.protocols import get_protocol
 
@@ -27,7 +28,7 @@ def test_bfloat16_is_as_near_as_stated(natural_frames, i3d_path):
 
 @torch.inference_mode()
 def test_bfloat16_is_used(protocol):
-    from nbp.evaluation.features import FeatureNetwork, run_network
+    from nbp.evaluation.networks import FeatureNetwork, run_network
 
     linear = torch.nn.Linear(3, 2)
     network = FeatureNetwork("i3d-tf", linear, "0")

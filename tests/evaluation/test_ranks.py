@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from nbp.evaluation import features
-from nbp.evaluation.features import Clips, load_network
+from nbp.evaluation.features import Clips
+from nbp.evaluation.networks import load_network
 from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import evaluate_sets
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -5,8 +6,9 @@ import pytest
 import torch
 
 from nbp.clipsource import Cut, open_clips
-from nbp.evaluation.features import Clips, FeatureNetwork, extract_features
+from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.fvd import frechet_distance
+from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.scoring import _choose_parts, evaluate_sets, nearest_centroid_accuracy
 from nbp.evaluation.statement import finite, markdown_table, table
 
@@ -51,6 +53,14 @@ def test_values_that_json_cannot_hold():
     scores, notes = finite({"psnr": float("inf"), "interval": [0.0, float("nan")], "ssim": 1.0})
     assert scores == {"psnr": None, "interval": None, "ssim": 1.0} and json.dumps(scores, allow_nan=False)
     assert notes == ["psnr is inf, stated as null", "interval is [0.0, nan], stated as null"]
+
+
+def test_unknown_weights_are_stated(sets, network, protocol):
+    unknown = dataclasses.replace(network, note="weights w.pt: its sha256 12 is not that of StyleGAN-V's file",
+                                  tensors_sha256="cd")
+    [report] = evaluate_sets(sets[0], sets[1:2], protocol, unknown)
+    assert unknown.note in report["notes"] and f"note: {unknown.note}" in table(report)
+    assert report["weights_tensors_sha256"] == "cd" and report["weights_sha256"] == network.weights_sha256
 
 
 def test_what_of_files_is_scored_is_stated(network, protocol, make_frames, tmp_path):

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nbp import evaluate, sensitivity
-from nbp.evaluation.features import Clips, FeatureNetwork, load_network
+from nbp.evaluation.features import Clips
+from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")

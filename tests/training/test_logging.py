@@ -7,7 +7,7 @@ import torch
 
 from nbp import train
 from nbp.data.video_io import probe
-from nbp.evaluation.features import FeatureNetwork
+from nbp.evaluation.networks import FeatureNetwork
 from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training import generator_run as generator_builder
 from nbp.training.loggers import wandb_id, wandb_key

@@ -1,0 +1,111 @@
+"""The networks whose features are compared: the Kinetics-400 I3D with either constant, and StyleGAN-V's TorchScript.
+
+Legend: B clips, T frames, H W pixels, D features.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nbp.evaluation.i3d import PORT_BN_EPS, TF_BN_EPS, load_i3d, read_state
+from nbp.evaluation.protocols import prepare
+from nbp.fetch import I3D, tensors_sha256
+from nbp.files import sha256
+
+BFLOAT16_ERROR = 0.02  # largest change of a Kinetics-400 logit by bfloat16, as a share of the largest logit
+# i3d_torchscript.pt as published by StyleGAN-V.
+STYLEGANV_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A network and the hashes of its weight file and of the tensors in it.
+
+    `module` maps float32 video (B,3,T,224,224) in [-1,1], T >= 9, to features (B,D); `protocols.prepare` makes
+    that video from frames (B,T,H,W,3), uint8 or float in [0,1], as the protocol prescribes.
+    """
+
+    name: str
+    module: torch.nn.Module
+    weights_sha256: str
+    device: str = "cpu"
+    tensors_sha256: str = ""  # tells the same weights in another container
+    note: str = ""  # for reports: what is unusual about the weights
+
+
+def load_network(name, path, device="cpu", trust_torchscript=False):
+    """Load the feature network of a protocol.
+
+    Args:
+        name: `Protocol.network`.
+        path: weight file: what `nbp.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
+            user's `i3d_torchscript.pt`.
+        device: torch device.
+        trust_torchscript: load a TorchScript file of unknown hash. Such a file is a program.
+
+    Raises:
+        ValueError: unknown network, missing file, other weights, or a TorchScript file that is not trusted.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"weights {path} of network {name} do not exist")
+    digest = sha256(path)
+    if name in ("i3d-tf", "i3d-port"):
+        state = read_state(path)
+        module, tensors = load_i3d(path, TF_BN_EPS if name == "i3d-tf" else PORT_BN_EPS), tensors_sha256(state)
+        note = "" if tensors == I3D.tensors_sha256 else "its tensors are not those of the public Kinetics-400 I3D"
+    elif name == "i3d-styleganv":
+        if digest != STYLEGANV_SHA256 and not trust_torchscript:
+            raise ValueError(f"{path} has sha256 {digest}, not that of StyleGAN-V's file ({STYLEGANV_SHA256}). A "
+                             "TorchScript file is a program: pass --trust-torchscript only if you know its origin")
+        module = _TorchScript(_read_script(path))
+        tensors = tensors_sha256(module.script.state_dict())
+        note = "" if digest == STYLEGANV_SHA256 else f"its sha256 {digest} is not that of StyleGAN-V's file"
+    else:
+        raise ValueError(f"unknown network {name!r}; accepted: i3d-tf, i3d-port, i3d-styleganv")
+    note = note and f"weights {path}: {note}"
+    return FeatureNetwork(name, module.to(device), digest, str(device), tensors, note)
+
+
+def _read_script(path):
+    try:
+        return torch.jit.load(path, map_location="cpu").eval()
+    except RuntimeError as error:
+        raise ValueError(f"{path} cannot be read as a TorchScript file: {error}") from error
+
+
+class _TorchScript(torch.nn.Module):
+    """StyleGAN-V's detector, called so that it returns logits of what it is given."""
+
+    def __init__(self, script):
+        super().__init__()
+        self.script = script
+
+    def forward(self, video):
+        return self.script(video, rescale=False, resize=False, return_features=True)
+
+
+@torch.inference_mode()
+def network_features(network, frames, protocol):
+    """Features of one batch: frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 (B,D) on the CPU.
+
+    Raises:
+        ValueError: from `prepare`, or if a feature is NaN or infinite.
+    """
+    features = run_network(network, prepare(frames.to(network.device), protocol), protocol.precision).float().cpu()
+    bad = ~torch.isfinite(features).all(1)
+    if bad.any():
+        raise ValueError(f"the network returned NaN or infinity for {int(bad.sum())} of {len(bad)} clips")
+    return features
+
+
+def run_network(network, video, precision):
+    """The bare forward pass: video as `FeatureNetwork` says, precision "float32" or "bfloat16" (autocast).
+
+    bfloat16 moves logits by up to BFLOAT16_ERROR of the largest one (a slow test measures it).
+    """
+    low = precision == "bfloat16"
+    # TF32 convolutions, the default on GPUs, change logits by 1e-3 relative.
+    with (torch.autocast(video.device.type, torch.bfloat16, enabled=low),
+          torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)):
+        return network.module(video)
