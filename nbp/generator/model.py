@@ -6,12 +6,14 @@ Legend: B batch, (t, h, w) latent grid, L = t*h*w, N block size, C condition tok
 
 import math
 import warnings
+from collections import defaultdict
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from nbp import checkpoint
+from nbp.generator.cuda_graph import Recorded, can_record
 from nbp.generator.masks import attention_mask
 from nbp.generator.sampling import Sampling, decode, row_generators
 from nbp.generator.sequence import Layout, check_grid, raster_order, to_grid, to_steps
@@ -173,34 +175,55 @@ class Generator(nn.Module):
         return to_grid(codes.clamp(0, self.config.num_codes - 1), grid, self.config.block_shape)
 
     def _decoder(self, condition, batch, length, cfg_scale):
-        """Cached step function for `decode`: new stream ids -> logits over the ids that may be drawn."""
+        """Cached step function for `decode`: new stream ids -> logits over the ids that may be drawn.
+
+        On a GPU the steps behind the first read the whole cache, so that they have fixed shapes and can be replayed.
+        """
         config, layout = self.config, self.layout
         prefix, hidden_tokens = self._condition(condition, batch)
         if cfg_scale is not None:
             prefix = torch.cat([prefix, self._condition(None, batch)[0]])
             if hidden_tokens is not None:
                 hidden_tokens = torch.cat([hidden_tokens, torch.zeros_like(hidden_tokens)])
-        cache = KVCache(config.num_layers, layout.condition_len + length)
+        size = layout.condition_len + length
+        cache = KVCache(config.num_layers, size)
         head = self.head.weight
         if config.full_head and not config.clamp_samples:
             head = head[layout.video_offset:layout.video_offset + config.num_codes]
 
-        def logits_of(ids, first, count):
+        def embed(ids):
             x = self.token_embedding(ids)
+            return x if cfg_scale is None else torch.cat([x, x])
+
+        def logits(hidden):
+            result = F.linear(hidden, head).float()
             if cfg_scale is not None:
-                x = torch.cat([x, x])
-            start = first + layout.condition_len
+                guided, free = result.chunk(2)
+                result = free + cfg_scale * (guided - free)
+            return result
+
+        def step(ids, first, count):
+            x, start = embed(ids), first + layout.condition_len
             if first == 0:
                 start, x = 0, torch.cat([prefix, x], dim=1)
             mask = attention_mask(layout, start, start + x.shape[1], hidden_tokens, config.pad_visibility, x.device)
-            hidden = self.transformer(x, mask, cache, start)[:, -count:]
-            logits = F.linear(hidden, head).float()
-            if cfg_scale is not None:
-                guided, free = logits.chunk(2)
-                logits = free + cfg_scale * (guided - free)
-            return logits
+            return logits(self.transformer(x, mask, cache, start)[:, -count:])
 
-        return logits_of
+        if not can_record(prefix.device):
+            return step
+        seen = hidden_tokens if config.pad_visibility != "decoding" else None       # as behind the first step
+        rows = attention_mask(layout, 0, size, seen, config.pad_visibility, prefix.device)
+        recorded = defaultdict(lambda: Recorded(lambda ids, positions: logits(
+            self.transformer(embed(ids), rows.index_select(-2, positions), cache, positions))))
+
+        def replayed(ids, first, count):
+            if first == 0:
+                return step(ids, first, count)
+            start = first + layout.condition_len
+            positions = torch.arange(start, start + ids.shape[1], device=ids.device)
+            return recorded[ids.shape[1]](ids, positions)[:, -count:]
+
+        return replayed
 
     # ---- arguments
 

@@ -23,12 +23,20 @@ class KVCache:
         self.entries = [None] * num_layers
 
     def update(self, layer, start, keys, values):
-        """Store (B, H, n, D/H) at positions start.. and return views of all positions so far."""
+        """Store (B, H, n, D/H) and return views of what queries may read.
+
+        Positions are start.., and all positions so far are returned; or `start` is a tensor of positions (n,), and the
+        whole cache is returned, of which the mask hides what is not written yet.
+        """
         if self.entries[layer] is None:
             batch, heads, _, size = keys.shape
-            self.entries[layer] = keys.new_empty(2, batch, heads, self.length, size)
-        end = start + keys.shape[2]
+            self.entries[layer] = keys.new_zeros(2, batch, heads, self.length, size)
         entry = self.entries[layer]
+        if torch.is_tensor(start):
+            entry[0].index_copy_(2, start, keys)
+            entry[1].index_copy_(2, start, values)
+            return entry[0], entry[1]
+        end = start + keys.shape[2]
         entry[0, :, :, start:end] = keys
         entry[1, :, :, start:end] = values
         return entry[0, :, :, :end], entry[1, :, :, :end]
@@ -87,12 +95,13 @@ class Transformer(nn.Module):
             x: token embeddings float (B, n, D) of positions start .. start+n-1.
             mask: bool (n, start+n) or (B, 1, n, start+n), True where attention is allowed; None: everywhere.
             cache: `KVCache` that holds positions 0 .. start-1 and takes the new ones, or None with start=0.
-            start: position of x[:, 0].
+            start: position of x[:, 0]; or the positions of all of x, int64 (n,), and the mask spans the whole cache.
 
         Returns:
             float (B, n, D).
         """
-        x = self.drop(x + self.position_embedding[:, start:start + x.shape[1]])
+        positions = start if torch.is_tensor(start) else slice(start, start + x.shape[1])
+        x = self.drop(x + self.position_embedding[:, positions])
         for index, layer in enumerate(self.layers):
             if self.activation_checkpointing and self.training:
                 x = checkpoint(layer, x, mask, cache, index, start, use_reentrant=False)

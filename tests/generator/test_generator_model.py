@@ -223,6 +223,42 @@ def test_cached_logits_equal_uncached(changes):
     assert len(recorded) == steps
 
 
+class Eager:
+    """In the place of a CUDA graph: the function itself, over the same tensors of fixed shapes."""
+
+    def __init__(self, function):
+        self.function, self.shapes = function, set()
+
+    def __call__(self, *inputs):
+        self.shapes.add(tuple(tensor.shape for tensor in inputs))
+        assert len(self.shapes) == 1
+        return self.function(*inputs)
+
+
+@every_variant
+def test_steps_of_fixed_shapes_equal_growing_ones(changes, monkeypatch):
+    """What is recorded on a GPU, run on the CPU."""
+    generator = build(**changes)
+    arguments = dict(condition=condition(generator), prefix=prefix(generator), top_k=None, top_p=None,
+                     cfg_scale=None if generator.config.condition == "none" else 2.0)
+    want = generator.generate(**arguments, generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr("nbp.generator.model.can_record", lambda device: True)
+    monkeypatch.setattr("nbp.generator.model.Recorded", Eager)
+    assert torch.equal(generator.generate(**arguments, generator=torch.Generator().manual_seed(3)), want)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every_variant
+def test_replayed_steps_equal_launched_ones(changes, monkeypatch):
+    generator = build(**changes).cuda()
+    ids, given = condition(generator), prefix(generator)
+    arguments = dict(condition=None if ids is None else ids.cuda(), prefix=None if given is None else given.cuda(),
+                     top_k=None, top_p=None)
+    found = generator.generate(**arguments, generator=torch.Generator("cuda").manual_seed(3))
+    monkeypatch.setattr("nbp.generator.model.can_record", lambda device: False)
+    assert torch.equal(generator.generate(**arguments, generator=torch.Generator("cuda").manual_seed(3)), found)
+
+
 @every_variant
 def test_a_prefix_is_kept_and_continued(changes):
     generator = build(**changes)
