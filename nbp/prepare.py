@@ -3,6 +3,7 @@
 python -m nbp.prepare procgen --root data/procgen --train-clips 2400 --val-clips 240
 python -m nbp.prepare ucf101 --root data/UCF-101
 python -m nbp.prepare k600 --root data/kinetics-dataset/k600 --verify      decode every file, list the bad ones
+python -m nbp.prepare k600 --root data/kinetics-dataset/k600 --exclude data/kinetics-dataset/k600/bad_files.txt
 python -m nbp.prepare folder --root data/videos        your own: <root>/<class>/*.mp4, or files without classes
 python -m nbp.prepare text --root data/UCF-101 --out ckpt/class-words      a text tokenizer of the class names
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from nbp.config import DataConfig, save_config
 from nbp.data.annotations import count_per_class, read_annotations
 from nbp.data.classes import read_classes
-from nbp.data.integrity import BAD_FILES, verify
+from nbp.data.integrity import BAD_FILES, read_bad_files, verify
 from nbp.data.sources import folder, k600, procgen, ucf101
 
 
@@ -25,11 +26,11 @@ def main(arguments=None):
         motion = procgen.prepare(options.root, options.train_clips, options.val_clips, options.seed,
                                  options.num_threads)
     elif options.source == "ucf101":
-        ucf101.prepare(options.root, options.split)
+        ucf101.prepare(options.root, options.split, excluded(options))
     elif options.source == "k600":
-        k600.prepare(options.root)
+        k600.prepare(options.root, excluded(options))
     elif options.source == "folder":
-        num_classes = folder.prepare(options.root, options.val_share)
+        num_classes = folder.prepare(options.root, options.val_share, excluded(options))
     else:
         return prepare_text(options.root, options.out, options.vocabulary)
     print(summary(options.root, motion))
@@ -38,6 +39,16 @@ def main(arguments=None):
         print(f"decoded {count} files, {len(bad)} are bad: {Path(options.root) / BAD_FILES}")
     if options.source == "folder":
         print(folder_commands(options, num_classes))
+
+
+def excluded(options):
+    """Paths that --exclude names; says how many they are."""
+    if options.exclude is None:
+        return frozenset()
+    paths = read_bad_files(options.exclude)
+    gone = sum(not (Path(options.root) / path).is_file() for path in paths)
+    print(f"left out {len(paths)} files that {options.exclude} names, {gone} of which are not there")
+    return paths
 
 
 def folder_commands(options, num_classes):
@@ -83,6 +94,9 @@ def parse(arguments=None):
     source.add_argument("--val-share", type=float, default=0.1, help="share of each class kept for validation")
     source.add_argument("--resolution", type=int, default=128, help="pixels of the square clips, for data.yaml")
     source.add_argument("--fps", type=float, help="frames per second of the clips (default: the files' own)")
+    for name in ("ucf101", "k600", "folder"):
+        sources.choices[name].add_argument("--exclude", metavar=BAD_FILES,
+                                           help="files that no list gets, as --verify writes them")
     for source in sources.choices.values():
         source.add_argument("--verify", action="store_true", help=f"decode every file and write {BAD_FILES}; resumable")
         source.add_argument("--num-workers", type=int, default=8, help="processes of --verify")
@@ -90,7 +104,10 @@ def parse(arguments=None):
     source.add_argument("--root", default="data/UCF-101", help="where classes.txt is")
     source.add_argument("--out", default="ckpt/class-words", help="folder of the tokenizer")
     source.add_argument("--vocabulary", type=int, default=512, help="largest number of ids")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if getattr(options, "exclude", None) and options.verify:
+        parser.error(f"--verify finds no file that --exclude leaves out, and rewrites {BAD_FILES}: run it first, alone")
+    return options
 
 
 def summary(root, motion):

@@ -54,6 +54,18 @@ def verify(root, num_workers=8):
     return len(files), bad
 
 
+def read_bad_files(path):
+    """Relative paths of a list as `verify` writes it, `path<TAB>reason`; a reason may be missing.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist; `python -m nbp.prepare ... --verify` writes such a list")
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
+
+
 def _scan(root, todo, total, num_workers):
     """Yield (path, reason or "") of each file, with a progress bar."""
     if todo:

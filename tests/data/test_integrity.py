@@ -5,7 +5,7 @@ from videos import die_on_three, encode, numbered
 
 from nbp import prepare
 from nbp.data import integrity
-from nbp.data.annotations import write_lists
+from nbp.data.annotations import read_annotations, write_lists
 from nbp.data.integrity import check_all, verify
 from nbp.data.video_io import VideoError, check_video, write_video
 
@@ -73,6 +73,51 @@ def test_the_command(tmp_path, capsys):
     prepare.main(["k600", "--root", str(tmp_path), "--verify", "--num-workers", "1"])
     assert f"decoded 3 files, 1 are bad: {tmp_path / 'bad_files.txt'}" in capsys.readouterr().out
     assert (tmp_path / "bad_files.txt").read_text().startswith("train/abseiling/broken.mp4\t")
+
+
+def test_what_a_scan_found_can_be_left_out(tmp_path, capsys):
+    bad = tmp_path / "bad_files.txt"
+    for split in ("train", "val", "test"):
+        for name in ("good", "broken"):
+            touch(tmp_path / split / "abseiling" / f"{split}_{name}.mp4")
+    bad.write_text("".join(f"{split}/abseiling/{split}_broken.mp4\tthe file is empty\n" for split in ("train", "val", "test")))
+    prepare.main(["k600", "--root", str(tmp_path), "--exclude", str(bad)])
+    assert f"left out 3 files that {bad} names, 0 of which are not there" in capsys.readouterr().out
+    for split in ("train", "val", "test"):
+        assert read_annotations(tmp_path / f"{split}.txt") == [(f"{split}/abseiling/{split}_good.mp4", "abseiling")]
+    with pytest.raises(ValueError, match="none.txt does not exist; .* --verify. writes such a list"):
+        prepare.main(["k600", "--root", str(tmp_path), "--exclude", str(tmp_path / "none.txt")])
+    with pytest.raises(SystemExit):
+        prepare.main(["k600", "--root", str(tmp_path), "--exclude", str(bad), "--verify"])
+    assert "rewrites bad_files.txt: run it first, alone" in capsys.readouterr().err
+    bad.write_text("")      # a scan that found nothing
+    prepare.main(["k600", "--root", str(tmp_path), "--exclude", str(bad)])
+    assert len(read_annotations(tmp_path / "train.txt")) == 2
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_files_of_ucf101_and_of_a_folder_can_be_left_out(tmp_path, official, capsys):
+    """Also one that the official split names and that was removed."""
+    names = [f"YoYo/v_YoYo_g{group:02d}_c01.avi" for group in (1, 2, 8, 9)]
+    for name in names:
+        touch(tmp_path / name)
+    if official:
+        for split, files in (("train", names[2:]), ("test", names[:2])):
+            touch(tmp_path / "ucfTrainTestlist" / f"{split}list01.txt", "\n".join(files))
+        (tmp_path / names[3]).unlink()
+    (tmp_path / "bad.txt").write_text(f"{names[0]}\n{names[3]}\treason\n")
+    prepare.main(["ucf101", "--root", str(tmp_path), "--exclude", str(tmp_path / "bad.txt")])
+    assert f"names, {int(official)} of which are not there" in capsys.readouterr().out
+    assert read_annotations(tmp_path / "train.txt") == [(names[2], "YoYo")]
+    assert read_annotations(tmp_path / "val.txt") == [(names[1], "YoYo")]
+    prepare.main(["folder", "--root", str(tmp_path), "--exclude", str(tmp_path / "bad.txt")])
+    rows = read_annotations(tmp_path / "train.txt") + read_annotations(tmp_path / "val.txt")
+    assert sorted(path for path, _ in rows) == names[1:3]
+
+
+def touch(path, content="x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
 
 
 def test_nothing_to_verify(tmp_path):

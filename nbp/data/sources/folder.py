@@ -14,13 +14,14 @@ from nbp.data.sources.k600 import SUFFIXES
 log = logging.getLogger(__name__)
 
 
-def prepare(root, val_share=0.1):
+def prepare(root, val_share=0.1, exclude=frozenset()):
     """Write train.txt, val.txt and classes.txt into `root`.
 
     Args:
         root: folder of videos.
         val_share: about this share of each class is kept for validation, in (0, 1); at least one file of each class
             with two or more, and one stays for training.
+        exclude: paths relative to `root` that no list gets.
 
     Returns:
         Number of classes; 0 for files without.
@@ -31,7 +32,7 @@ def prepare(root, val_share=0.1):
     root = Path(root)
     if not 0 < val_share < 1:
         raise ValueError(f"--val-share must lie between 0 and 1, got {val_share}")
-    classes = _walk(root)
+    classes = _walk(root, exclude)
     count = sum(map(len, classes.values()))
     if count < 2:
         raise ValueError(f"{root} holds {count} videos ({', '.join(SUFFIXES)}); training and validation need one each")
@@ -54,13 +55,13 @@ def _place(clip):
     return int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "big") / 2 ** 64
 
 
-def _walk(root):
+def _walk(root, exclude):
     """{class: relative paths}; empty files, the trace of a failed download, are left out and counted."""
     classes, empty = {}, []
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            continue
         clip = path.relative_to(root)
+        if path.suffix.lower() not in SUFFIXES or not path.is_file() or clip.as_posix() in exclude:
+            continue
         if path.stat().st_size:
             classes.setdefault(clip.parts[0] if len(clip.parts) > 1 else "", []).append(clip.as_posix())
         else:

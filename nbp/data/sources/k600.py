@@ -17,14 +17,18 @@ SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
 log = logging.getLogger(__name__)
 
 
-def prepare(root):
+def prepare(root, exclude=frozenset()):
     """Write train.txt, val.txt, classes.txt and, if there is a test folder, test.txt into `root`.
+
+    Args:
+        root: folder with one folder per split.
+        exclude: paths relative to `root` that no list gets.
 
     Raises:
         ValueError: a split without videos, or a file name that two splits share.
     """
     root = Path(root)
-    rows = {split: _walk(root, split) for split in TITLES if (root / split).is_dir()}
+    rows = {split: _walk(root, split, exclude) for split in TITLES if (root / split).is_dir()}
     for split in ("train", "val"):
         if not rows.get(split):
             raise ValueError(f"{root / split} holds no videos ({', '.join(SUFFIXES)})")
@@ -37,16 +41,17 @@ def prepare(root):
     write_lists(root, rows["train"], rows["val"])
 
 
-def _walk(root, split):
+def _walk(root, split, exclude):
     rows, empty = [], []
     for path in sorted((root / split).rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        clip = path.relative_to(root).as_posix()
+        if path.suffix.lower() not in SUFFIXES or not path.is_file() or clip in exclude:
             continue
         if path.stat().st_size == 0:
             empty.append(path)
             continue
         folders = path.relative_to(root / split).parts[:-1]
-        rows.append((path.relative_to(root).as_posix(), folders[0] if folders else ""))
+        rows.append((clip, folders[0] if folders else ""))
     if empty:
         log.warning("%s: left out %d empty files, first %s", root / split, len(empty), empty[0])
     return rows
