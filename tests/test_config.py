@@ -102,21 +102,19 @@ def test_every_shipped_run_loads_and_builds_its_model(path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_a_recipe_opens_with_command_hardware_batch_hours_and_score(path):
     head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
-    for word in ("Run:", "Hardware", "Hours:", "Published:"):
+    for word in ("Run:", "Hardware:", "Hours:", "Published:"):
         assert f"# {word}" in head, f"{path.name} does not state {word}"
     command = re.search(r"# Run: +(.*)", head)[1]
     assert str(path.relative_to(ROOT)) in command or path in _default_runs(command), command
     stated = re.search(r"# Batch: +(\d+) = (\d+) clips x (\d+) GPUs? x (\d+) accumulated", head)
-    if stated is None:
-        assert "Hardware, batch, steps: as configs/" in head
-        stated = re.search(r"()(\d+) GPUs of 80 GB, batch (\d+)", head)
-        run = load_run(path, [f"trainer.devices={stated[2]}"])
-        assert run.trainer.global_batch == int(stated[3])
-        return
+    assert stated, f"{path.name} does not state its batch"
     run = load_run(path, [f"trainer.devices={stated[3]}"])
     per_device = run.batch_size if isinstance(run, GeneratorRun) else run.curriculum[-1].batch_size
     found = (run.trainer.global_batch, per_device, run.trainer.devices, run.trainer.accumulate)
     assert found == tuple(map(int, stated.groups()))
+    if steps := re.search(r"# Batch:.*; ([\d,]+) steps\.", head):
+        planned = run.max_steps if isinstance(run, GeneratorRun) else sum(phase.steps for phase in run.curriculum)
+        assert int(steps[1].replace(",", "")) == planned
 
 
 def _default_runs(command):
