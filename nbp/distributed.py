@@ -20,12 +20,23 @@ def default_device():
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
 
 
-def barrier():
-    """Wait until every rank is here; nothing to wait for without a launcher."""
-    if rank_and_world()[1] == 1:
-        return
-    import torch.distributed as dist
+def barrier(problem=""):
+    """Wait until every rank is here; nothing to wait for without a launcher.
 
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", timeout=PATIENCE)
-    dist.barrier()
+    Args:
+        problem: what went wrong at this rank, if anything did.
+
+    Raises:
+        ValueError: something went wrong at one of them. All hear of it, so that none goes on or waits alone.
+    """
+    world = rank_and_world()[1]
+    problems = [problem]
+    if world > 1:
+        import torch.distributed as dist
+
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        problems = [None] * world
+        dist.all_gather_object(problems, problem)
+    if any(problems):
+        raise ValueError(next(filter(None, problems)))

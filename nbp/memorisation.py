@@ -12,7 +12,7 @@ import numpy as np
 
 from nbp.evaluation.diversity import nearest
 from nbp.evaluation.features import extract_features
-from nbp.evaluation.fvd import frechet_distance
+from nbp.evaluation.fvd import check_enough, frechet_distance
 from nbp.evaluation.scoring import check_pair
 from nbp.evaluation.statement import provenance
 from nbp.files import write_json
@@ -21,11 +21,14 @@ NUM_PAIRS = 16
 
 
 def check(train, real, fakes, protocol):
-    """Refuse a training set that is the held-out or a generated one, before anything is scored.
+    """Refuse a training set that is the held-out or a generated one, and sets that are too small, before anything is
+    scored.
 
     Raises:
-        ValueError: see `check_pair`.
+        ValueError: see `check_pair` and `check_enough`.
     """
+    for role, clips in (("training", train), ("held-out", real), *(("fake", fake) for fake in fakes)):
+        check_enough(len(clips), role)
     check_pair(train, real, protocol, ("training set", "held-out set"))
     for fake in fakes:
         check_pair(train, fake, protocol, ("training set", "fake set"))

@@ -17,7 +17,7 @@ from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import provenance
-from nbp.evaluation.uncertainty import sample_curve
+from nbp.evaluation.uncertainty import limit_notes, sample_curve
 from nbp.files import write_json, write_text
 
 MP4_LEVELS = (18, 28, 38, 48)
@@ -54,10 +54,10 @@ def run(real, fake, protocol, network, cache, out, open_pair, load, max_clips=25
     if len(real) > max_clips:
         few = real.subset(np.sort(np.random.default_rng(seed).permutation(len(real))[:max_clips]))
     report = {"protocol": protocol.name, "real": real.name, "fake": fake.name, "damaged_clips": len(few),
-              "curve": sample_curve(*features, seed=seed),
+              "curve": sample_curve(*features, seed=seed) | {"notes": limit_notes(*features)},
               "corruptions": responses(few, protocol, network, cache, **extraction),
               "presets": preset_scores(open_pair, load, cache, seed, **extraction), "seed": seed,
-              **provenance(network.device)}
+              "weights_sha256": network.weights_sha256, **provenance(network.device)}
     if extraction.get("rank", 0) == 0:
         print(*lines(report), sep="\n")
         print("wrote", *write(report, out))
@@ -76,7 +76,8 @@ def preset_scores(open_pair, load, cache, seed=0, **extraction):
             rows.append({"preset": protocol.name, "left_out": str(error)})
         else:
             rows.append({"preset": protocol.name, "protocol": report["protocol"], "fvd": report["scores"]["fvd"],
-                         "real_clips": report["real"]["clips"], "fake_clips": report["fake"]["clips"]})
+                         "real_clips": report["real"]["clips"], "fake_clips": report["fake"]["clips"],
+                         "weights_sha256": report["weights_sha256"]})
     return rows
 
 
@@ -107,6 +108,7 @@ def lines(report):
     text.append(f"clips ({report['protocol']})")
     text += [f"  {clips:<16} {fvd:.4g}" for clips, fvd in zip(curve["clips"], curve["fvd"])]
     text.append(f"  {'infinitely many':<16} {curve['infinite']:.4g}")
+    text += [f"  note: {note}" for note in curve["notes"]]
     text.append(f"damage to {report['damaged_clips']} real clips ({report['protocol']})")
     for name, row in report["corruptions"].items():
         steps = ", ".join(f"{level:g}: {fvd:.4g}" for level, fvd in zip(row["levels"], row["fvd"]))

@@ -95,14 +95,15 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
         batch_size: clips per forward pass; changes features by rounding only.
         num_workers: decoding processes; 0: one thread, which decodes the next batches while the network runs.
         rank, world: this process and their number.
-        barrier: function that waits for all ranks, needed when `world` > 1.
+        barrier: function(what went wrong here, or "") that waits for all ranks, and raises ValueError at all of them
+            if anything did; needed when `world` > 1.
 
     Returns:
         float32 array (N,D), in the order of the set.
 
     Raises:
-        ValueError: clips of unequal or too small size, wrong type or range, NaN features, or several ranks
-            without a cache folder.
+        ValueError: clips of unequal or too small size, wrong type or range, NaN features, here or at another rank, or
+            several ranks without a cache folder.
     """
     if network.name != protocol.network:
         raise ValueError(f"protocol {protocol.name} needs network {protocol.network}, got {network.name}")
@@ -113,18 +114,31 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
     chunks = {start: _read_chunk(folder, start) for start in starts}
     numbers = [number for place, start in enumerate(starts) if chunks[start] is None and place % world == rank
                for number in range(start, min(start + CHUNK, len(clips)))]
-    buffer = []
     rows = _rows(clips, numbers, network, protocol, batch_size, num_workers)
-    for number, row in progress(rows, len(numbers), f"features of {clips.name}", "clips") if numbers else ():
+    rows = progress(rows, len(numbers), f"features of {clips.name}", "clips") if numbers else ()
+    if world == 1:
+        chunks |= _written(folder, rows, len(clips))
+    else:
+        problem = ""
+        try:
+            _written(folder, rows, len(clips))
+        except ValueError as error:
+            problem = str(error)
+        barrier(problem)
+        chunks = {start: _read_chunk(folder, start) for start in starts}
+    return np.concatenate([chunks[start] for start in starts])
+
+
+def _written(folder, rows, total):
+    """{start: chunk} of (number, features) of whole chunks of a set of `total` clips, each written once it is there."""
+    chunks, buffer = {}, []
+    for number, row in rows:
         buffer.append(row)
-        if (number + 1) % CHUNK == 0 or number + 1 == len(clips):
+        if (number + 1) % CHUNK == 0 or number + 1 == total:
             start = number // CHUNK * CHUNK
             chunks[start], buffer = np.stack(buffer), []
             _write_chunk(folder, start, chunks[start])
-    if world > 1:
-        barrier()
-        chunks = {start: _read_chunk(folder, start) for start in starts}
-    return np.concatenate([chunks[start] for start in starts])
+    return chunks
 
 
 def _rows(clips, numbers, network, protocol, batch_size, num_workers):

@@ -111,10 +111,15 @@ def stats_distance(real, fake):
     return gaussian_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
 
-def check_count(count, name):
-    """Refuse sets that are too small for a covariance, and warn where the sample bias is large."""
+def check_enough(count, name):
+    """Refuse sets that are too small for a covariance."""
     if count < MIN_CLIPS:
         raise ValueError(f"the {name} set has {count} clips; a Frechet distance needs at least {MIN_CLIPS}")
+
+
+def check_count(count, name):
+    """Refuse sets that are too small for a covariance, and warn where the sample bias is large."""
+    check_enough(count, name)
     if count < 2048:
         bias = ", ".join(f"{share:.2g} of the trace at {n}" for n, share in SAMPLE_BIAS.items())
         warnings.warn(f"the {name} set has only {count} clips. The distance is biased upwards: two samples of one "

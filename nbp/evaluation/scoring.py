@@ -10,9 +10,9 @@ import numpy as np
 
 from nbp.evaluation.diversity import inception_score
 from nbp.evaluation.features import extract_features, seen_shape
-from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
+from nbp.evaluation.fvd import check_enough, frechet_distance, polynomial_mmd
 from nbp.evaluation.statement import finite, provenance
-from nbp.evaluation.uncertainty import uncertainty
+from nbp.evaluation.uncertainty import limit_notes, uncertainty
 
 
 def nearest_centroid_accuracy(train_features, train_labels, features, labels):
@@ -113,19 +113,22 @@ def counts(protocol, have_real, have_fake, allow_fewer, names=("the real set", "
         names: of the sets, for messages.
 
     Raises:
-        ValueError: a set is smaller than the protocol asks for and `allow_fewer` is not given.
+        ValueError: a set is smaller than the protocol asks for and `allow_fewer` is not given, or too small for any
+            Frechet distance.
     """
     num_real, repeats = protocol.num_real or have_real, protocol.repeats
     num_fake = protocol.num_fake or have_fake // repeats
-    if have_real >= num_real and have_fake >= num_fake * repeats:
-        return num_real, num_fake, repeats, protocol
-    if not allow_fewer:
-        raise ValueError(f"protocol {protocol.name} asks for {num_real} real and {repeats} x {num_fake} fake clips; "
-                         f"{names[0]} has {have_real} and {names[1]} {have_fake}. Give more, or --allow-fewer, "
-                         "which marks the score")
-    num_real, num_fake = min(num_real, have_real), min(num_fake, have_fake)
-    repeats = max(1, min(repeats, have_fake // num_fake))
-    return num_real, num_fake, repeats, protocol.replace(num_real=num_real, num_fake=num_fake, repeats=repeats)
+    if have_real < num_real or have_fake < num_fake * repeats:
+        if not allow_fewer:
+            raise ValueError(f"protocol {protocol.name} asks for {num_real} real and {repeats} x {num_fake} fake "
+                             f"clips; {names[0]} has {have_real} and {names[1]} {have_fake}. Give more, or --allow-fewer, "
+                             "which marks the score")
+        num_real, num_fake = min(num_real, have_real), min(num_fake, have_fake)
+        repeats = max(1, min(repeats, have_fake // num_fake))
+        protocol = protocol.replace(num_real=num_real, num_fake=num_fake, repeats=repeats)
+    check_enough(num_real, "real")
+    check_enough(num_fake, "fake")
+    return num_real, num_fake, repeats, protocol
 
 
 def report(real, real_features, fake, fake_features, protocol, network, allow_fewer=False, intervals=False, seed=0):
@@ -146,9 +149,8 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
     accuracy, notes = class_accuracy(real, chosen, real_features, fake, pooled, fake_features)
     scores, not_finite = finite(scores | accuracy)
     notes += [*not_finite, *(str(warning.message) for warning in caught), *([network.note] if network.note else [])]
-    if "fvd_infinite" in scores and min(num_real, num_fake * repeats) < real_features.shape[1]:
-        notes.append(f"fvd_infinite is unreliable: a set has fewer clips than the {real_features.shape[1]} features, "
-                     "where the bias does not yet fall as 1/N")
+    if "fvd_infinite" in scores:
+        notes += limit_notes(real_features, fake_features)
     return {
         "protocol": protocol.name,
         "protocol_fields": dataclasses.asdict(protocol),

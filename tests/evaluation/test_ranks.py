@@ -21,22 +21,28 @@ ROOT = HERE.parents[1]
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
 
+def evaluate_by_ranks(ranks, real, fake, folder, *options, **environment):
+    """What a real torchrun of `nbp.evaluate` with a network that needs no weights printed, errors last."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+               str(HERE / "scored_by_ranks.py"), "--real", str(real), "--fake", str(fake), "--device", "cpu",
+               "--out", str(folder / "out"), "--cache", str(folder / "cache"), *options]
+    paths = os.pathsep.join([str(ROOT), str(HERE)])
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300,
+                            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment)
+    assert result.returncode == 0 or environment, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
 @pytest.fixture
 def score(make_frames, tmp_path):
-    """Function(ranks, batch size, folder, environment) -> (exit status, scores) of a real torchrun."""
+    """Function(ranks, batch size, folder, environment) -> scores, None if there are none."""
     np.save(tmp_path / "real.npy", make_frames(23, 0))
     np.save(tmp_path / "fake.npy", make_frames(19, 1))
 
     def run(ranks, batch_size, folder, **environment):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
-                   str(HERE / "scored_by_ranks.py"), "--real", str(tmp_path / "real.npy"), "--fake",
-                   str(tmp_path / "fake.npy"), "--protocol", "quickstart", "--batch-size", str(batch_size), "--device",
-                   "cpu", "--out", str(tmp_path / folder / "out"), "--cache", str(tmp_path / folder / "cache")]
-        paths = os.pathsep.join([str(ROOT), str(HERE)])
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300,
-                                env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment)
+        evaluate_by_ranks(ranks, tmp_path / "real.npy", tmp_path / "fake.npy", tmp_path / folder, "--protocol",
+                          "quickstart", "--batch-size", str(batch_size), **environment)
         path = tmp_path / folder / "out" / "scores.json"
-        assert result.returncode == 0 or environment, result.stderr[-3000:]
         return json.loads(path.read_text())[0]["scores"] if path.is_file() else None
     return run
 
@@ -57,6 +63,44 @@ def test_ranks_batches_and_interruptions(score, tmp_path):
     kept = len(list((tmp_path / "stopped" / "cache").rglob("*.npy")))
     assert 0 < kept < 9   # 5 chunks of the real set and 4 of the fake one
     alike(score(3, 16, "stopped"), expected)
+
+
+@pytest.mark.slow
+def test_sensitivity_and_memorisation_by_ranks(make_frames, tmp_path):
+    """One clip is too short for one preset, and one rank alone meets it: all leave that preset out and go on."""
+    from nbp.data.video_io import write_video
+
+    for seed, (name, count) in enumerate({"real": 11, "fake": 9, "train": 10}.items()):
+        for number, clip in enumerate(make_frames(count, seed, num_frames=17)):
+            short = (name, number) == ("real", 6)   # in the chunk of rank 1, and none that is looked at beforehand
+            write_video(tmp_path / name / f"{number}.mp4", clip[:16] if short else clip, 8, preset="ultrafast")
+    reports = {}
+    for ranks in (1, 2):
+        folder = tmp_path / f"by{ranks}"
+        printed = evaluate_by_ranks(ranks, tmp_path / "real", tmp_path / "fake", folder, "--protocol",
+                                    "quickstart+frames=9", "--batch-size", "5", "--sensitivity", "--train",
+                                    str(tmp_path / "train"))
+        reports[ranks] = {name: json.loads((folder / "out" / f"{name}.json").read_text())
+                          for name in ("sensitivity", "memorisation")}
+        assert printed.count("wrote ") == 3 and printed.count("damage to 11 real clips") == 1
+    one, two = (report["sensitivity"] for report in reports.values())
+    left_out = {row["preset"]: row["left_out"] for row in two["presets"] if "left_out" in row}
+    assert set(left_out) == {"nbp-rfvd", "quickstart"} and "6.mp4: has 16 frames, 17 are needed" in left_out["nbp-rfvd"]
+    same(two, one)
+    same(reports[2]["memorisation"], reports[1]["memorisation"])
+
+
+def same(got, expected):
+    """Equal documents, numbers to 1e-6; of the code's commit, which may move while they are made, nothing is said."""
+    if isinstance(expected, dict):
+        assert got.keys() == expected.keys()
+        got, expected = ([value for name, value in document.items() if name != "commit"] for document in (got, expected))
+    if isinstance(expected, list):
+        assert len(got) == len(expected)
+        for x, y in zip(got, expected):
+            same(x, y)
+    else:
+        assert got == (pytest.approx(expected, rel=1e-6, abs=1e-6) if isinstance(expected, float) else expected)
 
 
 @pytest.mark.slow

@@ -144,9 +144,15 @@ def test_subsets_follow_the_seed(sets, network, protocol, tmp_path):
     assert first == again != other
 
 
-def test_too_few_clips_for_any_distance(sets, network, protocol, make_frames):
+def test_too_few_clips_for_any_distance_are_refused_before_any_work(sets, network, protocol, make_frames, tmp_path):
+    tiny = Clips.from_array("tiny", make_frames(5, 3))
     with pytest.raises(ValueError, match="the fake set has 5 clips; a Frechet distance needs at least 8"):
-        evaluate_sets(sets[0], [Clips.from_array("tiny", make_frames(5, 3))], protocol, network)
+        evaluate_sets(sets[0], [sets[1], tiny], protocol, network, tmp_path)
+    with pytest.raises(ValueError, match="the real set has 5 clips; a Frechet distance needs at least 8"):
+        evaluate_sets(tiny, sets[1:], protocol.replace(num_real=20), network, tmp_path, allow_fewer=True)
+    with pytest.raises(ValueError, match="the fake set has 7 clips; a Frechet distance needs at least 8"):
+        evaluate_sets(sets[0], sets[1:], protocol.replace(repeats=4), network, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_labelled_sets_get_a_class_accuracy(network, protocol, make_frames):

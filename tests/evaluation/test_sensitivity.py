@@ -50,6 +50,7 @@ def test_command(smooth, tmp_path, monkeypatch, capsys):
     assert set(report["corruptions"]) == {"blur", "noise", "frozen", "shuffled", "shift", "mp4"}
     assert all(row["fvd"][-1] > 0 and len(row["fvd"]) == len(row["levels"]) for row in report["corruptions"].values())
     assert report["damaged_clips"] == 8 and report["curve"]["clips"][-1] == 11
+    assert "note: fvd_infinite is unreliable: a set has fewer clips than the 36 features" in printed
     for name in ("presets", "sample_count", "corruptions"):
         assert (out / f"sensitivity_{name}.png").read_bytes().startswith(b"\x89PNG")
 
@@ -69,7 +70,7 @@ def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
                                   FeatureNetwork("i3d-tf", Blind(), "0"), tmp_path)
     assert not found["frozen"]["monotone"] and found["frozen"]["fvd"] == pytest.approx([0, 0, 0], abs=1e-9)
     assert "DOES NOT RISE" in "\n".join(sensitivity.lines(
-        {"presets": [], "curve": {"clips": [], "fvd": [], "infinite": 0.0}, "corruptions": found, "protocol": "p",
+        {"presets": [], "curve": {"clips": [], "fvd": [], "infinite": 0.0, "notes": []}, "corruptions": found, "protocol": "p",
          "real": "r", "fake": "f", "damaged_clips": 10}))
 
 
