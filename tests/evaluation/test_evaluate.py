@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -45,9 +46,15 @@ def test_command_refuses(fast, make_frames, tmp_path):
 @pytest.mark.parametrize("preset", PROTOCOLS)
 def test_the_same_folder_on_both_sides_is_refused_under_every_preset(fast, make_frames, tmp_path, monkeypatch, preset):
     write_video(tmp_path / "videos" / "a.mp4", make_frames(1, num_frames=17)[0], 25)
-    videos = str(tmp_path / "videos")
-    with pytest.raises(ValueError, match="real set .* and fake set .* have the same content"):
-        evaluate.main(["--real", videos, "--fake", videos, "--protocol", preset, "--allow-fewer", "--device", "cpu"])
+    shutil.copytree(tmp_path / "videos", tmp_path / "copy")
+    for name in ("train", "val"):
+        (tmp_path / "videos" / f"{name}.txt").write_text("a.mp4\t\n")
+    (tmp_path / "data.yaml").write_text(f"name: test\nroot: {tmp_path / 'videos'}\ntrain_list: train.txt\n"
+                                        "val_list: val.txt\nresolution: 16\nnum_frames: 17\n")
+    for real, fake in (("videos", "videos"), ("videos", "copy"), ("videos/val.txt", "copy"), ("data.yaml", "copy")):
+        with pytest.raises(ValueError, match="real set .* and fake set .* have the same content"):
+            evaluate.main(["--real", str(tmp_path / real), "--fake", str(tmp_path / fake), "--protocol", preset,
+                           "--allow-fewer", "--device", "cpu"])
 
 
 def test_styleganv_weights_are_the_users(tmp_path):
