@@ -1,6 +1,7 @@
 """Speed, memory and use of the hardware, logged while training: perf/*."""
 
 import itertools
+import re
 import resource
 import sys
 import time
@@ -11,13 +12,13 @@ from pytorch_lightning.callbacks import Callback
 from nbp.training.flops import flops_per_step
 
 # Dense bfloat16 operations per second of one device (vendors' data sheets); others get perf/tflops but no perf/mfu.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A40": 150e12, "L4": 121e12,
-              "RTX 4090": 165e12, "RTX 3090": 71e12, "V100": 125e12}
+PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L40": 181e12,
+              "A40": 150e12, "L4": 121e12, "RTX 4090": 165e12, "RTX 3090": 71e12}
 
 
 def peak_flops(name):
-    """Peak of a device by its name; None where it is not known."""
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+    """Peak of a device by its name, of which the key is whole words; None where it is not known."""
+    return next((peak for key, peak in PEAK_FLOPS.items() if re.search(rf"\b{key}\b", name)), None)
 
 
 class Throughput(Callback):

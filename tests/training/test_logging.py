@@ -55,7 +55,15 @@ def test_speed_and_memory_are_logged(finished, generator_run, tmp_path):
     # 5 frames of 32x32 are 2 x 4 x 4 codes
     assert found["perf/tokens_per_s"][5] == pytest.approx(32 * found["perf/clips_per_s"][5], rel=1e-4)
     assert set(found["train/discriminator_balance"]) == set(range(1, 6))
-    assert peak_flops("NVIDIA H200") == 989e12 and peak_flops("something else") is None
+
+
+@pytest.mark.parametrize("device, peak", [
+    ("NVIDIA H200", 989e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12),
+    ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA A40", 150e12), ("NVIDIA L40S", 362e12), ("NVIDIA L40", 181e12),
+    ("NVIDIA L4", 121e12), ("NVIDIA GeForce RTX 3090", 71e12), ("NVIDIA RTX A4000", None), ("NVIDIA GH200 480GB", None),
+    ("something else", None)])
+def test_a_device_is_known_by_its_whole_name(device, peak):
+    assert peak_flops(device) == peak
 
 
 def test_samples_are_pictures_and_videos(generator_run, tmp_path):
