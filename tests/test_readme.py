@@ -74,6 +74,15 @@ def test_a_training_command_names_a_run_and_fields_that_exist(config, overrides,
     load_run(config, overrides)
 
 
+@pytest.mark.parametrize("variables, words", [
+    (variables, words) for variables, words in commands() if variables and any("scripts/" in word for word in words)],
+    ids=shown)
+def test_a_script_reads_the_variables_that_are_set_for_it(variables, words):
+    read = "\n".join((ROOT / name).read_text() for name in [*words, "scripts/launch.sh"] if name.startswith("scripts/"))
+    for name in variables:
+        assert f"${{{name}" in read, f"{words} reads no {name}"
+
+
 @pytest.mark.parametrize("path", sorted(set(re.findall(
     r"(?:configs|scripts|nbp|docs)/[\w/-]+\.(?:yaml|sh|sbatch|py|md)", ALL_TEXT))))
 def test_a_file_that_is_named_is_there(path):
