@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 def run(*command, **variables):
     """Run a command in the repository, or in FOLDER, with further variables; returns what it printed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path} | {k: str(v) for k, v in variables.items()}
+    cpu = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+    environment = os.environ | cpu | {"PATH": path} | {k: str(v) for k, v in variables.items()}
     result = subprocess.run([str(part) for part in command], cwd=variables.get("FOLDER", ROOT), env=environment,
                             capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"

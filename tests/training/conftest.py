@@ -1,9 +1,9 @@
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from moving import moving_square
 
 from nbp import tokenize, train
@@ -35,7 +35,7 @@ def tokenizer_run(clips_root):
                 "model.fsq_levels=[5,5,5]", "trainer.num_workers=0", "loss.perceptual=0", "discriminator.width=8",
                 "discriminator.num_layers=2", "loss.adversarial_start_step=1", "loss.adversarial_warmup_steps=0",
                 "optim.warmup_steps=0", "trainer.val_every_steps=2", "trainer.val_batches=1",
-                "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1",
+                "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", "trainer.precision=32-true",
                 "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}, {steps: 4, num_frames: 5, batch_size: 2}]", *more]
     return overrides
 
@@ -50,9 +50,19 @@ def load_tokenizer_run(tokenizer_run, tmp_path):
 ROOT = Path(__file__).parent.parent.parent
 
 
+def work_on_cpu(patch):
+    """In the repository and without GPUs, here and in started processes: losses are compared bit for bit."""
+    patch.chdir(ROOT)
+    patch.setenv("CUDA_VISIBLE_DEVICES", "")
+    patch.setenv("DS_ACCELERATOR", "cpu")
+    patch.setenv("OMP_NUM_THREADS", "1")
+    patch.setattr(torch.cuda, "is_available", lambda: False)
+    patch.setattr(torch.cuda, "device_count", lambda: 0)
+
+
 @pytest.fixture(autouse=True)
-def at_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def on_cpu(monkeypatch):
+    work_on_cpu(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +70,7 @@ def finished(tokenizer_run, tmp_path_factory):
     """A finished tiny tokenizer run on one device."""
     out = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
+        work_on_cpu(patch)
         train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(out)])
     return out
 
@@ -78,7 +88,7 @@ def tokens(finished, data_config, tmp_path_factory):
     """Token cache of `clips_root` by the tokenizer of `finished`."""
     out = tmp_path_factory.mktemp("tokens")
     tokenize.main(["--tokenizer", str(finished / "model"), "--data", str(data_config), "--out", str(out),
-                   "--num-workers", "0"])
+                   "--num-workers", "0", "--device", "cpu"])
     return out
 
 
@@ -90,7 +100,7 @@ def generator_run(finished, tokens):
                 "model.num_heads=2", "model.width=32", "model.num_codes=125", "model.grid=[5,4,4]",
                 "model.block_shape=[1,1,4]", "model.num_condition_ids=2", "trainer.num_workers=0", "max_steps=6",
                 "batch_size=2", "optim.warmup_steps=1", "trainer.val_every_steps=2", "trainer.val_batches=1",
-                "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", *more]
+                "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", "trainer.precision=32-true", *more]
     return overrides
 
 
@@ -100,8 +110,7 @@ def launch():
     def run(processes, config, *overrides):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
                    "nbp.train", config, *overrides, f"trainer.devices={processes}"]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stderr
     return run
