@@ -44,7 +44,9 @@ def main(arguments=None):
         "data_config": to_dict(dataset.data) if dataset else None,
         "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
         "clips_per_video": options.clips_per_video, "prefix_frames": options.prefix_frames,
-        "unconditional": options.unconditional, "fps": options.fps, **sampling})
+        "unconditional": options.unconditional, "fps": options.fps, "precision": options.precision, **sampling})
+    if options.precision == "bf16":
+        generator.bfloat16()
 
     done = out.done()
     todo = [request for request in requests[rank::world] if request.number not in done]
@@ -83,6 +85,8 @@ def parse(arguments):
     add("--top-k", type=int, default=16000, help="0: off")
     add("--top-p", type=float, default=0.9, help="1: off")
     add("--cfg-scale", type=float, help="classifier-free guidance; 1: none")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the generator; bf16 is up to 2.7 times as fast "
+        "on a GPU, and rounding then lets a clip depend a little on the batch size")
     add("--fps", type=float, default=8, help="frame rate of the mp4 files")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     options = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """The generate command: the same clips whatever the batches and ranks, resumable, and clear about what it refuses."""
 
+import json
 import os
 import subprocess
 import sys
@@ -85,6 +86,17 @@ def test_other_settings_in_the_same_folder_are_refused(models, tmp_path):
     generate.main([*models, "--out", str(tmp_path)])
     with pytest.raises(ValueError, match="made with other settings \\(seed differ"):
         generate.main([*models, "--out", str(tmp_path), "--seed", "1"])
+
+
+def test_bfloat16_weights(models, one_by_one, tmp_path):
+    """The same model by its hash; other rounding, so most codes that are certain stay and some of the rest change."""
+    arguments = [*models, "--temperature", "0.05", "--precision"]
+    for precision in ("fp32", "bf16"):
+        generate.main([*arguments, precision, "--out", str(tmp_path / precision)])
+    meta = [json.loads((tmp_path / name / "meta.json").read_text()) for name in ("fp32", "bf16")]
+    assert {name for name in meta[0] if meta[0][name] != meta[1][name]} == {"precision"}
+    found = [clipset.load(tmp_path / name)["indices"] for name in ("fp32", "bf16")]
+    assert 0 <= found[1].min() and found[1].max() < 125 and 0.05 < (found[0] == found[1]).mean() < 1
 
 
 def data_set(folder, frames, *names):

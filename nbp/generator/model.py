@@ -177,7 +177,7 @@ class Generator(nn.Module):
     def _decoder(self, condition, batch, length, cfg_scale):
         """Cached step function for `decode`: new stream ids -> logits over the ids that may be drawn.
 
-        On a GPU the steps behind the first read the whole cache, so that they have fixed shapes and can be replayed.
+        Steps that are replayed read the whole cache, so that they have fixed shapes; see `can_record`.
         """
         config, layout = self.config, self.layout
         prefix, hidden_tokens = self._condition(condition, batch)
@@ -209,7 +209,7 @@ class Generator(nn.Module):
             mask = attention_mask(layout, start, start + x.shape[1], hidden_tokens, config.pad_visibility, x.device)
             return logits(self.transformer(x, mask, cache, start)[:, -count:])
 
-        if not can_record(prefix.device):
+        if not can_record(prefix):
             return step
         seen = hidden_tokens if config.pad_visibility != "decoding" else None       # as behind the first step
         rows = attention_mask(layout, 0, size, seen, config.pad_visibility, prefix.device)
