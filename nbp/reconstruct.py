@@ -40,6 +40,7 @@ def main(arguments=None):
     num_clips = min(options.max_clips or len(dataset), len(dataset))
     protocol = as_scored(protocol, options.split, data.num_frames, num_clips, len(dataset), options.allow_fewer)
     tokenizer = load_magvit2(options.tokenizer, data.resolution, options.device)
+    tokenizer.config.latent_grid(data.num_frames, data.resolution, data.resolution)   # refuses what it cannot encode
 
     parts = clipset.Parts(options.out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(data),
                                         "split": options.split, "num_clips": num_clips, "quantize": protocol.quantize})

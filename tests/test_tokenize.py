@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbp import tokenize
+from nbp import reconstruct, tokenize
 from nbp.config import TokenizerConfig
 from nbp.data.annotations import write_lists
 from nbp.data.tokens import TokenDataset
@@ -26,6 +26,20 @@ def command(tmp_path):
                                         "val_list: val.txt\nresolution: 32\n")
     return ["--tokenizer", str(tmp_path / "tokenizer"), "--data", str(tmp_path / "data.yaml"), "--out",
             str(tmp_path / "tokens"), "--num-workers", "0"]
+
+
+@pytest.mark.parametrize("change, message", [
+    ("num_frames=16", r"num_frames must be 1 \+ 4k for this tokenizer, got 16"),
+    ("resolution=36", "height and width must be divisible by 8 and 8 for this tokenizer, got 36x36")])
+def test_a_size_that_the_tokenizer_cannot_take_is_refused_before_work(command, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        tokenize.main([*command, change])
+    assert not (tmp_path / "tokens").exists()
+    (tmp_path / "data" / "val.txt").write_text("".join(f"{number}.mp4\tx\n" for number in range(8)))
+    data, model = str(tmp_path / "data.yaml"), str(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=message):
+        reconstruct.main(["--tokenizer", model, "--data", data, "--out", str(tmp_path / "out"), change])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_list_is_refused_by_name(command, tmp_path, capsys):

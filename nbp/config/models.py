@@ -26,8 +26,17 @@ class TokenizerConfig:
         return tuple(math.prod(axis) for axis in zip(*self.strides))
 
     def latent_grid(self, num_frames, height, width):
-        """Latent grid (t, h, w) of a video of this size."""
+        """Latent grid (t, h, w) of a video of this size.
+
+        Raises:
+            ValueError: a size that is no whole number of grid cells.
+        """
         t, h, w = self.downsample
+        if num_frames < 1 or (num_frames - 1) % t:
+            raise ValueError(f"num_frames must be 1 + {t}k for this tokenizer, got {num_frames}")
+        if height % h or width % w:
+            raise ValueError(f"height and width must be divisible by {h} and {w} for this tokenizer, got "
+                             f"{height}x{width}")
         return (num_frames - 1) // t + 1, height // h, width // w
 
     def check(self):
