@@ -68,3 +68,9 @@ def test_shell_scripts_are_thin():
         assert len(lines) <= 15, f"{path} has {len(lines)} lines"
         sourced = path.name in ("environment.sh", "launch.sh")
         assert sourced or any(line.startswith("set -eu") for line in lines), f"{path} does not stop on errors"
+
+
+def test_installation_takes_nothing_away():
+    """The original's setup.sh uninstalled the Lightning that its code needs."""
+    for name in ("setup.sh", "scripts/environment.sh"):
+        assert "uninstall" not in (ROOT / name).read_text(encoding="utf-8")

@@ -288,6 +288,8 @@ def test_other_grids():
     # Fewer tokens than a block: the hybrid start predicts them one by one.
     assert generator.generate(torch.tensor([0]), grid=(1, 1, 3), greedy=True).shape == (1, 1, 1, 3)
     assert generator.loss(codes(1, (1, 1, 3)), torch.tensor([0])).isfinite()
+    drawn = generator.generate(torch.tensor([0, 1]), grid=(1, 1, 3), top_p=0.9)
+    assert drawn.shape == (2, 1, 1, 3) and 0 <= drawn.min() and drawn.max() < NUM_CODES
 
 
 # ---- bad input
