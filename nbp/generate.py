@@ -32,7 +32,7 @@ def main(arguments=None):
     dataset = None
     if options.data:
         dataset = VideoDataset(load_config(DataConfig, options.data), "val", False, options.clips_per_video)
-        check_prefix(options.prefix_frames, generator.config, tokenizer)
+        check_prefix(options.prefix_frames, generator.config, tokenizer, dataset.data)
     texts = options.texts or (read_classes(options.classes) if options.classes else None)
     requests = plan(generator.config, options.num_clips, options.labels, texts, dataset)
     encode = None if options.unconditional else condition_encoder(generator.config, options.text_tokenizer)

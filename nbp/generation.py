@@ -56,8 +56,8 @@ def plan(config, num_clips, labels=None, texts=None, dataset=None):
     return [Request(number) for number in range(num_clips)]
 
 
-def check_prefix(prefix_frames, generator, tokenizer):
-    """Make sure that the given frames are whole latent frames and leave some to predict.
+def check_prefix(prefix_frames, generator, tokenizer, data):
+    """Make sure that the given frames are whole latent frames, leave some to predict, and are in a clip of the data.
 
     Raises:
         ValueError: they do not.
@@ -67,6 +67,8 @@ def check_prefix(prefix_frames, generator, tokenizer):
     if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
         raise ValueError(f"--prefix-frames must be 1 + {stride}k and below the {total} frames of a clip, got "
                          f"{prefix_frames}")
+    if data.num_frames < prefix_frames:
+        raise ValueError(f"data.num_frames is {data.num_frames}, which is less than --prefix-frames {prefix_frames}")
 
 
 def _continuation(number, item, dataset):

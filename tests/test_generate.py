@@ -161,9 +161,12 @@ def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message)
     (["--prefix-frames", "4"], r"--prefix-frames must be 1 \+ 4k and below the 17 frames of a clip, got 4"),
     (["--prefix-frames", "0"], "below the 17 frames of a clip, got 0"),
     (["--prefix-frames", "17"], "below the 17 frames of a clip, got 17"),
+    (["--prefix-frames", "13"], "data.num_frames is 9, which is less than --prefix-frames 13"),
 ])
 def test_bad_requests_for_continuations_are_refused(models, tmp_path, arguments, message):
     data = data_set(tmp_path, np.zeros((17, 32, 32, 3), np.uint8), "a.mp4", "b.mp4")
+    with open(data, "a", encoding="utf-8") as config:
+        config.write("num_frames: 9\n")
     with pytest.raises(ValueError, match=message):
         generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, *arguments])
     assert not (tmp_path / "out").exists()
