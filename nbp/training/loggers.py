@@ -15,7 +15,7 @@ from nbp.files import atomic_path, write_text
 def build_loggers(config):
     """Loggers of a `TrainerConfig`."""
     loggers = [MetricsLog(config.out)]
-    if config.wandb_project:
+    if config.wandb_project and os.environ.get("WANDB_MODE") != "disabled":
         loggers.append(WandbLogger(project=config.wandb_project, save_dir=config.out, offline=not wandb_key(),
                                    id=wandb_id(config.out), resume="allow"))
     return loggers

@@ -4,13 +4,15 @@ import os
 
 import pytest
 import torch
+from pytorch_lightning.loggers import WandbLogger
 
 from nbp import train
+from nbp.config import load_run
 from nbp.data.video_io import probe
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training import generator_run as generator_builder
-from nbp.training.loggers import wandb_id, wandb_key
+from nbp.training.loggers import MetricsLog, build_loggers, wandb_id, wandb_key
 from nbp.training.metrics_log import read_metrics
 from nbp.training.throughput import peak_flops
 
@@ -75,6 +77,7 @@ def test_samples_are_pictures_and_videos(generator_run, tmp_path):
 
 
 def test_wandb_is_offline_without_a_key(generator_run, tmp_path, monkeypatch):
+    config = load_run(GENERATOR, generator_run(tmp_path, "trainer.wandb_project=nbp")).trainer
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -83,6 +86,9 @@ def test_wandb_is_offline_without_a_key(generator_run, tmp_path, monkeypatch):
     assert wandb_key()
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not wandb_key()
+    assert [type(logger) for logger in build_loggers(config)] == [MetricsLog, WandbLogger]
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert [type(logger) for logger in build_loggers(config)] == [MetricsLog]
     assert wandb_id(tmp_path) == wandb_id(tmp_path)
 
 
