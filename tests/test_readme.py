@@ -18,7 +18,7 @@ def commands():
     """Lines of all bash blocks, as {name: value of variables set in front} and words."""
     found = []
     for block in re.findall(r"^ *```bash\n(.*?)^ *```", ALL_TEXT, re.S | re.M):
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
             if words:
