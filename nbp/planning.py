@@ -4,6 +4,7 @@ Parameters, operations and activations are counted on the real modules on the me
 are arithmetic. Hours rest on a utilisation that the caller states.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def plan(run, gpu, utilisation):
         "gpus": world, "precision": "bf16-mixed" if low else "32-true", "strategy": run.trainer.strategy,
         "utilisation": utilisation, "parameters": parameters(module), "phases": _phases(run, world, peak * utilisation),
         "memory": _memory(run, world, low), "gpu_memory": GPUS[gpu].memory_gb * 10**9, "steps": num_steps(run),
-        "data": _data(run), "storage": _storage(run, module),
+        "data": _data(run), "storage": _storage(run, module, low),
     }
 
 
@@ -94,6 +95,8 @@ def _phases(run, world, rate):
             model = flops_per_step(run, step)
         entries.append({"first_step": first, "steps": steps, "num_frames": kinds[0][1].num_frames,
                         "clips_per_step": parallel * sum(share * batch.batch_size for share, batch in kinds),
+                        "tokens_per_step": parallel * sum(share * batch.batch_size * _tokens(run, batch.num_frames)
+                                                          for share, batch in kinds),
                         "model_flops_per_step": model, "executed_flops_per_step": executed,
                         "hours": steps * executed / (world * rate) / 3600})
         first += steps
@@ -130,22 +133,37 @@ def _memory(run, world, low):
     return device_memory(run, names, world, low, largest)
 
 
-def _data(run):
-    """Clips, tokens of a clip and, where the data is here, the size of the training set (else None)."""
+def _tokens(run, num_frames):
+    """Codes of a clip."""
     if run.kind == "generator":
-        t, h, w = run.model.grid
-        found = None
-        if run.tokens is not None and (Path(run.tokens) / "train" / "meta.json").is_file():
-            found = len(TokenDataset(Path(run.tokens) / "train"))
-        return {"tokens_per_clip": t * h * w, "train_clips": found}
-    t, h, w = run.model.latent_grid(run.data.num_frames, run.data.resolution, run.data.resolution)
+        return math.prod(run.model.grid)
+    return math.prod(run.model.latent_grid(num_frames, run.data.resolution, run.data.resolution))
+
+
+def _data(run):
+    """Size of the training set where it is here, else None."""
+    if run.kind == "generator" and run.tokens is not None:
+        folder = Path(run.tokens) / "train"
+        return {"train_clips": len(TokenDataset(folder)) if (folder / "meta.json").is_file() else None}
     path = Path(run.data.root) / run.data.train_list
-    return {"tokens_per_clip": t * h * w, "train_clips": len(read_annotations(path)) if path.is_file() else None}
+    return {"train_clips": len(read_annotations(path)) if path.is_file() else None}
 
 
-def _storage(run, module):
-    """Bytes of a checkpoint, of the exported model and of the tokens of 1000 clips."""
+def _storage(run, module, low):
+    """Bytes of a checkpoint, of the exported model and of the tokens of 1000 whole clips."""
     averaged = 0 if module.ema is None else _count(module.ema)
-    trained = _count(module) - averaged
-    return {"checkpoint": 12 * trained + 4 * averaged, "model": 4 * _count(module.model),
-            "tokens_per_1000_clips": 2000 * _data(run)["tokens_per_clip"]}
+    size = checkpoint_bytes(run.trainer.strategy, _count(module) - averaged, averaged, low)
+    return {"checkpoint": size, "model": 4 * _count(module.model),
+            "tokens_per_1000_clips": 2000 * _tokens(run, run.data.num_frames if run.data is not None else None)}
+
+
+def checkpoint_bytes(strategy, trained, averaged, low_precision):
+    """Bytes of a checkpoint of `trained` parameters, `averaged` of which have a moving average.
+
+    AdamW keeps two float32 moments. DeepSpeed keeps its float32 weights with them, and the module's own weights once
+    more, in their precision; under ZeRO-3 the module has none.
+    """
+    weights = 4
+    if strategy.startswith("deepspeed"):
+        weights += 0 if strategy.startswith("deepspeed_3") else 2 if low_precision else 4
+    return (weights + 8) * trained + 4 * averaged

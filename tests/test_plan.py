@@ -1,11 +1,18 @@
 """The planning command: what it prints, and that its sums are right."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from nbp import plan
 from nbp.config import load_run
-from nbp.planning import GPUS
+from nbp.planning import GPUS, checkpoint_bytes
 from nbp.planning import plan as make_plan
+
+ROOT = Path(__file__).parents[1]
+STATED_HOURS = {path: re.search(r"# Hours: +([\d,]+) GPU-hours \((\d+) hours on (\d+)\) by nbp.plan", path.read_text())
+                for path in sorted((ROOT / "configs").rglob("*.yaml"))}
 
 
 def test_a_published_generator(capsys):
@@ -14,7 +21,10 @@ def test_a_published_generator(capsys):
     assert "configs/generator_ucf101_base.yaml on 64 x a100-80g, bf16-mixed, strategy deepspeed_1" in text
     for word in ("layers                            113.3 M", "256 clips", "deepspeed_3", "checkpoint", "GPU hours", "the training set is not here"):
         assert word in text, word
-    assert "tokens" in text and "3.277e+10 tokens" in text          # 100,000 steps x 256 clips x 1280
+    assert "3.277e+10 tokens" in text          # 100,000 steps x 256 clips x 1280
+    size = 14 * 366.9e6                        # the 933.6 M of the whole model without 20 layers
+    assert f"{size / 1e9:.2f} GB a checkpoint" in text
+    assert f"{3 * size / 1e9:.2f} GB for 3 checkpoints" in text
 
 
 def test_hours_follow_from_operations():
@@ -29,6 +39,7 @@ def test_hours_follow_from_operations():
     assert hours == pytest.approx(work / (4 * 989e12 * 0.5) / 3600)
     flops = [phase["model_flops_per_step"] for phase in numbers["phases"]]
     assert flops[3] > flops[2]                                        # with critics
+    assert [phase["tokens_per_step"] for phase in numbers["phases"]] == [16 * n * 64 for n in (1, 2, 5, 5)]
     assert set(numbers["memory"]) == {"ddp", "deepspeed_1", "deepspeed_2", "deepspeed_2_offload"}
 
 
@@ -40,6 +51,13 @@ def test_precision_is_that_of_the_gpu(gpu, precision, found):
     assert numbers["precision"] == found and numbers["gpu_memory"] == GPUS[gpu].memory_gb * 10**9
 
 
+@pytest.mark.parametrize("strategy, low, size", [("ddp", True, 12), ("auto", False, 12), ("deepspeed_2", False, 16),
+                                                 ("deepspeed_1", True, 14), ("deepspeed_3_offload", True, 12)])
+def test_a_checkpoint_holds_weights_and_moments(strategy, low, size):
+    assert checkpoint_bytes(strategy, 1000, 0, low) == 1000 * size
+    assert checkpoint_bytes(strategy, 1000, 900, low) == 1000 * size + 3600
+
+
 def test_refusals(capsys):
     run = load_run("configs/generator_procgen.yaml", ["trainer.precision=bf16-mixed"])
     with pytest.raises(ValueError, match="v100-32g does not multiply bfloat16"):
@@ -49,3 +67,33 @@ def test_refusals(capsys):
     with pytest.raises(SystemExit):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "abacus"])
     assert "invalid choice: 'abacus'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"^error: trainer.global_batch=256 is no multiple of 12 = batch_size 4 x 3 dev"):
+        plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "3", "--gpu", "a100-80g"])
+    with pytest.raises(SystemExit, match="^error: .*optim.learning_rate"):
+        plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "a100-80g", "optim.learning_rate=1"])
+
+
+def test_a_tokenizer_that_is_not_trained_yet_may_be_the_released_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(ROOT / "configs/generator_folder.yaml"), "--gpus", "1", "--gpu", "a100-80g", "model.num_layers=2"]
+    with pytest.raises(SystemExit, match="^error: tokenizer=runs/tokenizer_folder/model does not exist yet"):
+        plan.main(arguments)
+    plan.main([*arguments, "tokenizer=released.pt"])
+    assert "tokenizer (frozen)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path, stated in STATED_HOURS.items() if stated], ids=lambda path: path.stem)
+def test_the_hours_that_a_run_file_states(path):
+    total, hours, devices = (int(number.replace(",", "")) for number in STATED_HOURS[path].groups())
+    numbers = make_plan(load_run(path, [f"trainer.devices={devices}"]), "a100-80g", 0.4)
+    planned = sum(phase["hours"] for phase in numbers["phases"])
+    assert total == pytest.approx(planned * devices, rel=0.01, abs=0.6) and hours == pytest.approx(planned, abs=0.6)
+
+
+@pytest.mark.slow
+def test_the_plan_in_the_documentation_is_what_the_command_prints(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    command, *shown = re.search(r"```\n\$ (.*?)```", (ROOT / "docs/planning.md").read_text(), re.S)[1].splitlines()
+    plan.main(command.split()[3:])
+    assert capsys.readouterr().out.splitlines() == shown

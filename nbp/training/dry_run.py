@@ -62,6 +62,9 @@ def tokenizer_config(path):
     """
     if Path(path).suffix in (".pt", ".ckpt"):
         return TokenizerConfig(**TOKENIZER_CONFIG)
+    if not Path(path).exists():
+        raise ValueError(f"tokenizer={path} does not exist yet, and its architecture counts; tokenizer=released.pt, or "
+                         "any other name of an official file, stands for the released one")
     return load_model(path, "tokenizer")[1]
 
 

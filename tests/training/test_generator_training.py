@@ -7,6 +7,7 @@ import torch
 from nbp import train
 from nbp.config import load_run
 from nbp.generator.model import Generator
+from nbp.planning import checkpoint_bytes
 from nbp.training import fitting
 from nbp.training import generator_run as generator_builder
 from nbp.training.metrics_log import read_metrics
@@ -18,12 +19,20 @@ def losses(out):
     return read_metrics(out)["train/loss"]
 
 
+def assert_checkpoint_has_the_planned_size(out, strategy, low_precision=False):
+    last, model = out / "checkpoints" / "last.ckpt", Generator.from_pretrained(out / "model")
+    files = last.rglob("*.pt") if last.is_dir() else [last]
+    planned = checkpoint_bytes(strategy, sum(p.numel() for p in model.parameters()), 0, low_precision)
+    assert sum(path.stat().st_size for path in files) == pytest.approx(planned, rel=0.1)
+
+
 def test_two_processes_agree_on_every_engine(launch, generator_run, tmp_path):
     found = {}
     for strategy in ("ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3"):
         out = tmp_path / strategy
         launch(2, GENERATOR, *generator_run(out, "trainer.ema_decay=0"), f"trainer.strategy={strategy}")
         found[strategy] = list(losses(out).values())
+        assert_checkpoint_has_the_planned_size(out, strategy)
     assert len(found["ddp"]) == 6
     for strategy, values in found.items():
         assert values == pytest.approx(found["ddp"], rel=1e-4), strategy
@@ -50,8 +59,10 @@ def test_every_engine_trains_in_bfloat16(launch, generator_run, tmp_path, strate
                                         "optim.gradient_clip=1", *model), f"trainer.strategy={strategy}")
     found = list(losses(tmp_path).values())
     assert len(found) == 12 and found[-1] < found[0]
+    assert_checkpoint_has_the_planned_size(tmp_path, strategy, low_precision=True)
     state = Generator.from_pretrained(tmp_path / "model").state_dict()
-    assert all(torch.isfinite(tensor).all() and tensor.numel() for tensor in state.values() if tensor.ndim)
+    assert all(torch.isfinite(tensor).all() for tensor in state.values())
+    assert all(tensor.numel() for name, tensor in state.items() if name != "uncond_embedding")
 
 
 @pytest.mark.parametrize("model", [(), UNCONDITIONAL], ids=["labels", "unconditional"])
