@@ -152,6 +152,27 @@ def test_evaluation_with_two_ranks_equals_one(data, tmp_path):
 
 
 @pytest.mark.slow
+def test_reconstruction_with_two_ranks_equals_one(tmp_path):
+    trees.ucf101(tmp_path / "data")
+    run("python", "-m", "nbp.prepare", "ucf101", "--root", tmp_path / "data")
+    torch.manual_seed(0)
+    Tokenizer(load_run(ROOT / "configs/tokenizer_ucf101.yaml", [str(ROOT / "configs/debug/tokenizer.yaml")]).model
+              ).save_pretrained(tmp_path / "model")
+    clips, scores = [], []
+    for processes in (2, 1):
+        out = tmp_path / f"reconstruction{processes}"
+        run("bash", ROOT / "scripts/recons/eval_tokenizer.sh", processes, 1, "--split", "train", "--max-clips", 9,
+            "--batch-size", 2, "--cache", tmp_path / f"features{processes}", "configs/debug/data.yaml",
+            f"root={tmp_path / 'data'}", TOKENIZER=tmp_path / "model", OUT=out)
+        clips.append(clipset.load(out))
+        scores.append(read_json(out / "scores.json")["scores"])
+    assert len(clips[0]["video"]) == 9, "the ranks share them unevenly"
+    assert all((clips[0][name] == clips[1][name]).all() for name in clips[1])
+    assert scores[0].keys() == scores[1].keys() >= {"rfvd", "psnr", "ssim", "lpips"}
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+@pytest.mark.slow
 def test_two_nodes_of_a_slurm_job_train_as_two_processes_do(tmp_path):
     chain = Chain("k600", tmp_path)
     tokenizer = chain.tokenizer("ddp")
