@@ -3,7 +3,7 @@
 Prints parameters, operations, memory of one device by strategy, data, storage and hours. Nothing is trained, no
 weights are made: a 4-billion-parameter run is planned in seconds on a laptop.
 Operations and memory are within 10% of what small float32 runs of one process take on a CPU, where the tests measure
-them. What bfloat16, ZeRO and several devices change is arithmetic, and no GPU has been measured.
+them, and memory of what four bf16-mixed runs took on one H200. What several devices change is arithmetic.
 """
 
 import argparse
