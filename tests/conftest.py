@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+# These start first: whole files go to one process, and a long one at the end would keep the others waiting.
+LONGEST_FILES = ("test_quickstart.py", "test_generator_training.py", "test_training.py", "test_checkpoints.py")
 
 
 def pytest_addoption(parser):
@@ -16,6 +18,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
