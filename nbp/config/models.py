@@ -40,9 +40,9 @@ class TokenizerConfig:
         return (num_frames - 1) // t + 1, height // h, width // w
 
     def check(self):
-        if not len(self.widths) == len(self.num_res_blocks) == len(self.strides) + 1:
+        if not len(self.widths) == len(self.num_res_blocks) == len(self.strides) + 1 > 1:
             raise ValueError(
-                "tokenizer config: widths, num_res_blocks and strides must have n, n and n-1 entries, got "
+                "tokenizer config: widths, num_res_blocks and strides must have n > 1, n and n-1 entries, got "
                 f"{len(self.widths)}, {len(self.num_res_blocks)} and {len(self.strides)}")
         for stride in self.strides:
             if len(stride) != 3 or any(s not in (1, 2) for s in stride):

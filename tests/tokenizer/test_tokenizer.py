@@ -133,10 +133,11 @@ def test_bad_indices_are_refused_by_value(tokenizer, indices, message):
 
 
 @pytest.mark.parametrize("change, message", [
-    (dict(widths=[8, 16]), "n, n and n-1"),
+    (dict(widths=[8, 16]), "n and n-1"),
     (dict(strides=[[1, 2, 2], [2, 2, 2], [3, 2, 2]]), r"\[3, 2, 2\]"),
     (dict(widths=[8, 16, 18, 32]), "divisible by 4"),
     (dict(num_res_blocks=[1, 0, 1, 1]), "residual unit"),
+    (dict(widths=[8], num_res_blocks=[1], strides=[]), "n > 1"),
     (dict(fsq_levels=[8, 1]), "at least 2"),
 ])
 def test_bad_config_is_refused(change, message):
