@@ -173,7 +173,7 @@ class TokenizerRun:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     curriculum: List[CurriculumPhase] = MISSING
-    pooling_start: bool = False            # a new model first pools and repeats colours (nbp/tokenizer/pooling.py)
+    pooling_start: bool = False            # from mean colours and slopes of latent cells (nbp/tokenizer/pooling.py)
     init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
     inflate_from: Optional[str] = None     # native folder of an image tokenizer that becomes this video tokenizer
     images: ImageConfig = field(default_factory=ImageConfig)

@@ -1,56 +1,97 @@
-"""Weights that make a new tokenizer average-pool the video, quantize the colours and repeat them back.
+"""Weights that make a new tokenizer keep the mean colour of each latent cell, and the slopes of its brightness.
 
 A random tokenizer first has to learn what a colour is and settles for a few codes; from here every step buys
-detail. The first channels of every layer carry the three colours and nothing else; all other weights stay random.
-The norm of each head would erase brightness, so its two groups also carry constants +K, -K, ... that outweigh the
-colours: then it scales and shifts by nearly the same amount everywhere, and the head undoes that.
+detail. FSQ channels 0..2 hold brightness and two colour differences, 3..5 the slope of brightness along width,
+height and time: the lowest terms of a cosine transform, to which the levels go furthest. The first channels of
+every layer carry them as plain sums and nothing else; all other weights stay random.
+The norm of each head would erase brightness, so its groups also carry constants +K, -K, ... that outweigh the
+signals: then it scales and shifts by nearly the same amount everywhere, and the head undoes that.
 """
 
 import torch
 
 from nbp.tokenizer.layers import ResidualUnit
 
-CONSTANT = 1.0     # K; colours lie in [-0.5, 0.5]
-GAIN = 3.0         # colour -> latent, before the tanh of FSQ
-COLOUR = 0.45      # code in [-1, 1] -> colour
+CONSTANT = 3.0     # K; colours lie in [-0.5, 0.5]
+COLOURS = torch.nn.functional.normalize(torch.tensor([[1.0, 1, 1], [1, 0, -1], [1, -2, 1]]))  # orthonormal, of RGB
+# What a code of 1 stands for. Fitted once, with GAIN, to the least squared error over clips of Procgen.
+SPREAD = torch.tensor([0.9, 0.35, 0.2, 0.5, 0.45, 0.45])
+GAIN = 1.2         # latent of a signal as large as its spread, before the tanh of FSQ
+AXES = (2, 1, 0)   # of a kernel (t, h, w) and of the strides: slopes are ordered width, height, time
+EARLY = 6          # channels 0..2 are red, green and blue, 3..5 the slopes
 
 
 @torch.no_grad()
 def start_as_pooling(tokenizer):
-    """Overwrite the colour-carrying weights of a `Tokenizer` in place.
+    """Overwrite the signal-carrying weights of a `Tokenizer` in place.
 
     Args:
-        tokenizer: `nbp.tokenizer.model.Tokenizer`.
+        tokenizer: `nbp.tokenizer.model.Tokenizer` with three or more FSQ channels; those beyond six stay random.
 
     Raises:
-        ValueError: fewer than three FSQ channels, a width too small for the colours, or no strides.
+        ValueError: fewer than three FSQ channels, or widths without room for the signals.
     """
     config = tokenizer.config
-    if len(config.fsq_levels) < 3 or min(config.widths) < 8 or not config.strides:
-        raise ValueError("pooling_start needs at least 3 fsq_levels, widths of at least 8 and strides, got "
-                         f"{list(config.fsq_levels)}, {list(config.widths)} and {len(config.strides)} strides")
+    num_signals = min(len(config.fsq_levels), 6)
     encoder, decoder = tokenizer.encoder, tokenizer.decoder
-    norm = encoder.head[0]
-    carry = _Carry(norm.num_channels // norm.num_groups)
-    carry.hold(encoder.conv_in.conv, centre(encoder.conv_in.conv), bias=-0.5)
-    carry.hold_units(encoder.stages)
-    for layer in encoder.downsamples:
-        carry.hold(layer.conv, average(layer.conv))
-    carry.add_constants(encoder.downsamples[-1].conv)
-    carry.pass_norm(*encoder.head[:2])
-    carry.read(encoder.head[-1], centre(encoder.head[-1]) * GAIN)
+    inner, outer = (_Head(half.head[0], number) for half, number in ((encoder, num_signals), (decoder, 3)))
+    room = [min(config.widths), *config.widths[-2:]]
+    need = [max(EARLY, outer.size), inner.size, inner.size]
+    if num_signals < 3 or any(a < b for a, b in zip(room, need)):
+        raise ValueError(f"pooling_start needs at least 3 fsq_levels, widths of at least {need[0]} and the last two of "
+                         f"at least {need[1]}; got {list(config.fsq_levels)} and {list(config.widths)}")
+    _start_encoder(encoder, inner, num_signals)
+    _start_decoder(decoder, outer, num_signals)
 
-    norm = decoder.head[0]
-    carry = _Carry(norm.num_channels // norm.num_groups)
-    carry.hold(decoder.conv_in.conv, centre(decoder.conv_in.conv) * COLOUR)
-    carry.hold_units(decoder.stages)
-    for layer in decoder.upsamples:
-        for part in range(layer.conv.conv.out_channels // layer.conv.conv.in_channels):
-            carry.hold(layer.conv.conv, centre(layer.conv.conv), first_row=part * layer.conv.conv.in_channels)
-            if layer is decoder.upsamples[-1]:
-                carry.add_constants(layer.conv.conv, first_row=part * layer.conv.conv.in_channels)
-    carry.pass_norm(*decoder.head[:2])
-    carry.read(decoder.head[-1].conv, centre(decoder.head[-1].conv), bias=0.5)
+
+def _start_encoder(encoder, head, num_signals):
+    _clear(encoder.conv_in.conv, EARLY)
+    for channel in range(3):
+        encoder.conv_in.conv.weight[channel, channel] = centre(encoder.conv_in.conv)
+    encoder.conv_in.conv.bias[:3] = -0.5
+    last = len(encoder.downsamples) - 1
+    for index, (stage, layer) in enumerate(zip(encoder.stages, encoder.downsamples)):
+        _pass_through(stage, EARLY)
+        conv, targets = layer.conv, head.signals if index == last else range(EARLY)
+        _clear(conv, head.size if index == last else EARLY)
+        for source, target in zip(range(EARLY), targets):
+            conv.weight[target, source] = average(conv)
+            if source >= 3 and conv.stride[AXES[source - 3]] == 2:
+                conv.weight[target, source] /= 2
+                conv.weight[target, :3] = difference(conv, AXES[source - 3]) * 3 ** -0.5
+    head.add_constants(encoder.downsamples[-1].conv)
+    _pass_through(encoder.stages[-1], head.size)
+    head.pass_norm(encoder.head[1])
+    rows = torch.zeros(num_signals, num_signals)
+    rows[:3, :3] = COLOURS
+    for slope in range(num_signals - 3):
+        rows[3 + slope, 3 + slope] = _slope_scale(encoder.downsamples, AXES[slope])
+    head.read(encoder.head[-1], rows * (GAIN / SPREAD[:num_signals, None]))
+
+
+def _start_decoder(decoder, head, num_signals):
+    conv = decoder.conv_in.conv
+    _clear(conv, EARLY)
+    conv.weight[:3, :3] = (COLOURS * SPREAD[:3, None]).T[..., None, None, None] * centre(conv)
+    for slope in range(3, num_signals):
+        conv.weight[slope, slope] = SPREAD[slope] * centre(conv)
+    last = len(decoder.upsamples) - 1
+    for index, (stage, layer) in enumerate(zip(decoder.stages, decoder.upsamples)):
+        _pass_through(stage, EARLY)
+        conv, targets = layer.conv.conv, head.signals if index == last else range(EARLY)
+        for first_row, place in zip(range(0, conv.out_channels, conv.in_channels), _places(layer.stride)):
+            _clear(conv, head.size if index == last else EARLY, first_row)
+            for source, target in zip(range(EARLY), targets):
+                halve = source >= 3 and layer.stride[AXES[source - 3]] == 2
+                conv.weight[first_row + target, source] = centre(conv) * (0.5 if halve else 1)
+            for target in targets[:3]:
+                for slope, axis in enumerate(AXES):
+                    conv.weight[first_row + target, 3 + slope] = centre(conv) * (place[axis] / 2 * 3 ** -0.5)
+            if index == last:
+                head.add_constants(conv, first_row)
+    _pass_through(decoder.stages[-1], head.size)
+    head.pass_norm(decoder.head[1])
+    head.read(decoder.head[-1].conv, torch.eye(3), bias=0.5)
 
 
 def centre(conv):
@@ -62,60 +103,77 @@ def centre(conv):
 
 def average(conv):
     """Kernel (t, h, w) that averages the inputs that a strided convolution reduces to one."""
+    return _separable(conv, [0, 0.5, 0.5])
+
+
+def difference(conv, axis):
+    """Like `average`, but along one axis half of how far the second input lies above the first."""
+    return _separable(conv, [0, 0.5, 0.5], {axis: [0, -0.5, 0.5]})
+
+
+def _separable(conv, strided, special=()):
     kernel = torch.ones(())
     for axis, stride in enumerate(conv.stride):
-        taps = torch.tensor([0, 0.5, 0.5] if stride == 2 else [0, 0, 1.0] if axis == 0 else [0, 1.0, 0])
-        kernel = kernel[..., None] * taps
+        taps = strided if stride == 2 else [0, 0, 1.0] if axis == 0 else [0, 1.0, 0]
+        kernel = kernel[..., None] * torch.tensor(dict(special).get(axis, taps))
     return kernel
 
 
-class _Carry:
-    """The channels [0, 2g) that carry three colours through one half of the model; g is the size of a norm group."""
+def _slope_scale(downsamples, axis):
+    """Turns the carried sum of differences into the height of the best fitting ramp +-1/2 +-1/4 +-1/8 ..."""
+    times = sum(layer.conv.stride[axis] == 2 for layer in downsamples)
+    return 0.5 / sum(4.0 ** -(i + 1) for i in range(times)) if times else 0.0
 
-    def __init__(self, group):
-        self.size = 2 * group
-        self.signals = (0, 1, group)
-        constants = [c for c in range(self.size) if c % group >= 2]
-        self.constants = {c: CONSTANT if number % 2 == 0 else -CONSTANT for number, c in enumerate(constants)}
-        self.group = group
 
-    def hold(self, conv, kernel, bias=0.0, first_row=0):
-        """Let rows of the block take their colour through `kernel`: from the block before, or the first 3 channels."""
-        rows = slice(first_row, first_row + self.size)
-        conv.weight[rows] = 0
-        conv.bias[rows] = 0
-        sources = self.signals if conv.in_channels >= self.size else (0, 1, 2)
-        for target, source in zip(self.signals, sources):
-            conv.weight[first_row + target, source] = kernel
-            conv.bias[first_row + target] = bias
+def _places(stride):
+    """Where each part of a depth-to-space upsample lies in its cell: -1 or 1 along each axis, 0 if not split."""
+    sides = [(-1, 1) if step == 2 else (0,) for step in stride]
+    return [(t, h, w) for t in sides[0] for h in sides[1] for w in sides[2]]
 
-    def hold_units(self, stages):
-        """Residual units add nothing to the block at first."""
-        for unit in stages.modules():
-            if isinstance(unit, ResidualUnit):
-                unit.layers[-1].conv.weight[:self.size] = 0
-                unit.layers[-1].conv.bias[:self.size] = 0
-                if not isinstance(unit.shortcut, torch.nn.Identity):
-                    self.hold(unit.shortcut, centre(unit.shortcut))
-                    for channel in self.constants:
-                        unit.shortcut.weight[channel, channel] = 1
+
+def _clear(conv, size, first_row=0):
+    conv.weight[first_row:first_row + size] = 0
+    conv.bias[first_row:first_row + size] = 0
+
+
+def _pass_through(stage, size):
+    """Residual units leave the first `size` channels as they are."""
+    for unit in stage:
+        _clear(unit.layers[-1].conv, size)
+        if not isinstance(unit.shortcut, torch.nn.Identity):
+            _clear(unit.shortcut, size)
+            for channel in range(size):
+                unit.shortcut.weight[channel, channel] = 1
+
+
+class _Head:
+    """Where the signals lie in front of a norm: two in each group of g channels, then constants."""
+
+    def __init__(self, norm, num_signals):
+        self.norm, self.group = norm, norm.num_channels // norm.num_groups
+        starts = range(0, 3 * self.group, self.group)
+        self.signals = [0, 1, self.group, self.group + 1, 2 * self.group, 2 * self.group + 1][:num_signals]
+        self.size = (self.signals[-1] // self.group + 1) * self.group
+        self.constants = {start + c: CONSTANT * (-1) ** c for start in starts[:self.size // self.group]
+                          for c in range(2, self.group)}
 
     def add_constants(self, conv, first_row=0):
         """Constants by way of the bias."""
         for channel, value in self.constants.items():
             conv.bias[first_row + channel] = value
 
-    def pass_norm(self, norm, swish):
+    def pass_norm(self, swish):
         """A group deviates as its constants do, by K * sqrt((g - 2) / g); Swish with beta = 0 is x / 2."""
-        norm.weight[:self.size] = 2 * CONSTANT * ((self.group - 2) / self.group) ** 0.5
+        self.norm.weight[:self.size] = 2 * CONSTANT * ((self.group - 2) / self.group) ** 0.5
         swish.beta[:, :self.size] = 0
 
-    def read(self, conv, kernel, bias=0.0):
-        """Rows 0..2 of the output: a colour less the mean of its group's constants, which undoes the norm's shift."""
-        conv.weight[:3] = 0
-        conv.bias[:3] = bias
-        for row, channel in enumerate(self.signals):
-            conv.weight[row, channel] = kernel
-            others = [c for c in self.constants if c // self.group == channel // self.group]
-            for other in others:
-                conv.weight[row, other] = -kernel / len(others)
+    def read(self, conv, rows, bias=0.0):
+        """Output i: signals weighted by rows[i], less the mean of their groups' constants, which undoes the shift."""
+        conv.weight[:len(rows)] = 0
+        conv.bias[:len(rows)] = bias
+        for row, weights in enumerate(rows):
+            for channel, weight in zip(self.signals, weights):
+                conv.weight[row, channel] += weight * centre(conv)
+                others = [c for c in self.constants if c // self.group == channel // self.group]
+                for other in others:
+                    conv.weight[row, other] -= weight / len(others) * centre(conv)
