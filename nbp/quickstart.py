@@ -64,7 +64,8 @@ def stages(out, size):
     tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])
-    count = ("--num-clips", str(size["num_clips"]), "--fps", "15")      # the rate of Procgen's files
+    # The rate of Procgen's files; after five minutes of training much of what is unlikely is also wrong.
+    how = ("--num-clips", str(size["num_clips"]), "--fps", "15", "--temperature", "0.5")
 
     def stage(name, module, output, *arguments):
         if isinstance(output, Path):      # the data set, which is not this run's: prepare makes it fit its arguments
@@ -82,8 +83,8 @@ def stages(out, size):
               f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size["generator"]),
         stage("reconstruct", "reconstruct", "reconstruction/clips.npz", "--tokenizer", tokenizer, *data,
               "--lpips", "alex", "--out", f"{out}/reconstruction"),
-        stage("generate", "generate", "generated/clips.npz", *models, *count, "--out", f"{out}/generated"),
-        stage("predict", "generate", "predicted/clips.npz", *models, *count, *data, "--prefix-frames", "5",
+        stage("generate", "generate", "generated/clips.npz", *models, *how, "--out", f"{out}/generated"),
+        stage("predict", "generate", "predicted/clips.npz", *models, *how, *data, "--prefix-frames", "5",
               "--out", f"{out}/predicted"),
         stage("baselines", "baselines", "baselines/uniform_tokens/clips.npz", "--real", real,
               "--generated", f"{out}/generated", "--predicted", f"{out}/predicted", "--tokenizer", tokenizer,
