@@ -65,7 +65,7 @@ def stages(out, size):
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])
     # The rate of Procgen's files; after five minutes of training much of what is unlikely is also wrong.
-    how = ("--num-clips", str(size["num_clips"]), "--fps", "15", "--temperature", "0.5")
+    how = ("--num-clips", str(size["num_clips"]), "--fps", "15", "--temperature", "0.7")
 
     def stage(name, module, output, *arguments):
         if isinstance(output, Path):      # the data set, which is not this run's: prepare makes it fit its arguments
