@@ -19,7 +19,7 @@ from nbp.evaluation.networks import network_features
 from nbp.files import atomic_path, progress, write_json
 
 CHUNK = 32
-FEATURES_VERSION = 1  # raise it when the same inputs give other features
+FEATURES_VERSION = 2  # raise it when the same inputs give other features
 
 
 class Clips(torch.utils.data.Dataset):
@@ -92,7 +92,8 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
         network: FeatureNetwork.
         protocol: Protocol.
         cache_dir: folder for the chunks, shared by all ranks; None keeps nothing.
-        batch_size: clips per forward pass; changes features by rounding only.
+        batch_size: clips per forward pass of a GPU, where it changes features by rounding; on the CPU clips that are
+            prepared at once, of no effect on features.
         num_workers: decoding processes; 0: one thread, which decodes the next batches while the network runs.
         rank, world: this process and their number.
         barrier: function(what went wrong here, or "") that waits for all ranks, and raises ValueError at all of them

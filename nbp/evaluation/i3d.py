@@ -51,11 +51,16 @@ class Unit(nn.Module):
         return F.relu(self.bn(self._convolve(x)), inplace=True)
 
     def _convolve(self, x):
-        if max(self.conv3d.kernel_size) > 1:
-            return self.conv3d(x)
-        # A 1x1x1 convolution as a matrix product keeps channels-last memory; PyTorch's own choice for it on
-        # one CPU thread does not, and every later pooling then runs several times slower.
-        return F.linear(x.movedim(1, -1), self.conv3d.weight.flatten(1), self.conv3d.bias).movedim(-1, 1)
+        conv = self.conv3d
+        if conv.kernel_size == (1, 1, 1):
+            # A 1x1x1 convolution as a matrix product keeps channels-last memory; PyTorch's own choice for it on
+            # one CPU thread does not, and every later pooling then runs several times slower.
+            return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
+        if conv.stride == (1, 1, 1) and x.is_cpu and x.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            # PyTorch keeps single small clips from oneDNN; with it one clip alone takes 0.35 s instead of 0.60 s
+            # (16 frames, two AVX2 cores), so that batches are not needed for speed.
+            return torch.mkldnn_convolution(x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, 1)
+        return conv(x)
 
     def fold(self):
         """Move the batch norm into the convolution."""
