@@ -6,7 +6,8 @@ import torch
 from parity import weights_rule
 from parity.compare import close
 
-from nbp.evaluation.i3d import I3D, PORT_BN_EPS, TF_BN_EPS, load_i3d
+from nbp.evaluation.i3d import I3D, PORT_BN_EPS, TF_BN_EPS, Stem, Unit, load_i3d
+from nbp.evaluation.networks import FeatureNetwork, run_network
 from nbp.evaluation.protocols import get_protocol, prepare
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -35,6 +36,34 @@ def test_folding_keeps_the_network():
     video = 2 * weights_rule.video(3, 1, 9, 224, 224) - 1
     before = model(video)
     assert torch.allclose(model.fold()(video), before, atol=1e-5 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@torch.inference_mode()
+def test_company_changes_no_bit(precision):
+    """A clip has the same features in batches of any size."""
+    model = I3D(TF_BN_EPS)
+    model.load_state_dict(weights_rule.state_dict(SHAPES))
+    network = FeatureNetwork("i3d-tf", model.fold(), "0" * 64)
+    video = 2 * weights_rule.video(5, 3, 9, 224, 224) - 1
+    together = run_network(network, video, precision)
+    assert torch.equal(torch.cat([run_network(network, part, precision) for part in video.split(2)]), together)
+
+
+@pytest.mark.parametrize("make", [lambda: Unit(5, 8, 3, TF_BN_EPS), lambda: Stem(8, TF_BN_EPS)])
+def test_convolutions_are_pytorchs(make):
+    """Whatever computes them: also in bfloat16, which rounds products and the result, and with gradients."""
+    unit = make().eval()
+    x = torch.randn(1, unit.conv3d.in_channels, 9, 9, 9, requires_grad=True)
+    expected = unit.conv3d(x)
+    got = unit._convolve(x)
+    assert torch.allclose(got, expected, atol=1e-5)
+    [gradient], [due] = [torch.autograd.grad((y ** 2).sum(), x) for y in (got, expected)]
+    assert torch.allclose(gradient, due, rtol=1e-4, atol=1e-5)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        rough = unit._convolve(x)
+        assert rough.dtype == torch.bfloat16 and torch.allclose(rough, unit.conv3d(x), rtol=2 ** -7, atol=1e-3)
+    assert not torch.equal(rough.float(), expected)
 
 
 @pytest.mark.parametrize("bn_eps", PINNED)
