@@ -64,14 +64,16 @@ class Unit(nn.Module):
             return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
         if not (x.is_cpu and torch.backends.mkldnn.is_available()):
             return conv(x)
-        if not torch.is_autocast_enabled("cpu"):
+        low = torch.is_autocast_enabled("cpu")
+        if not low and x.dtype == torch.float32:
             return _onednn(conv, x, conv.weight, conv.bias)
-        if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            return conv(x)
-        # The same arithmetic, products of bfloat16 numbers summed in float32: without bfloat16 instructions
-        # PyTorch's convolution takes 76 s a clip of 9 frames (two AVX2 cores), this 1 s.
-        x, weight, bias = [None if tensor is None else tensor.bfloat16().float() for tensor in (x, conv.weight, conv.bias)]
-        return _onednn(conv, x, weight, bias).bfloat16()
+        if low and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            # The same arithmetic, products of bfloat16 numbers summed in float32: without bfloat16 instructions
+            # PyTorch's convolution takes 76 s a clip of 9 frames (two AVX2 cores), this 1 s.
+            x, weight, bias = [None if tensor is None else tensor.bfloat16().float()
+                               for tensor in (x, conv.weight, conv.bias)]
+            return _onednn(conv, x, weight, bias).bfloat16()
+        return conv(x)
 
     def fold(self):
         """Move the batch norm into the convolution."""
