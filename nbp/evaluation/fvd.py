@@ -146,6 +146,10 @@ def polynomial_mmd(real, fake, block=2048):
         if len(features) < 2:
             raise ValueError(f"a set has {len(features)} clips; the kernel distance needs at least 2")
     real, fake = (torch.as_tensor(x).to(torch.float64) for x in (real, fake))
+    for features in (real, fake):
+        if features.shape[1:] != real.shape[1:] or not torch.isfinite(features).all():
+            raise ValueError(f"features have shapes {tuple(real.shape)} and {tuple(fake.shape)}; accepted: (N,D) and "
+                             "(M,D), finite")
     within = sum((_kernel_sum(x, x, block) - _kernel(x.square().sum(1), x.shape[1]).sum()) / (len(x) * (len(x) - 1))
                  for x in (real, fake))
     return float(within - 2 * _kernel_sum(real, fake, block) / (len(real) * len(fake)))

@@ -19,29 +19,45 @@ from nbp.evaluation.networks import network_features
 from nbp.evaluation.uncertainty import uncertainty
 
 
-class ClipMean(Metric):
+class ExactMetric(Metric):
+    """A metric whose states keep their dtype: sums in half precision stop growing after a few hundred clips.
+
+    Moving the module it belongs to (`.to(torch.bfloat16)`, Lightning's bf16-true) changes the states' device only.
+    """
+
+    full_state_update = False
+
+    def _apply(self, fn, exclude_state=""):
+        return super()._apply(lambda tensor: tensor.to(fn(tensor.new_zeros(())).device), exclude_state)
+
+
+class ClipMean(ExactMetric):
     """Mean over clips of a paired score: `update(video, target)` with float (B,C,T,H,W) in [0,1].
 
     Args:
         score: function(video, target) -> (B,), as `quality.psnr`, `quality.ssim`, `quality.ms_ssim`,
             `quality.frame_difference_error`.
+        name: of the score; default: the function's.
     """
 
-    full_state_update = False
-
-    def __init__(self, score, **kwargs):
+    def __init__(self, score, name=None, **kwargs):
         super().__init__(**kwargs)
         self.score = score
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
+        # A MetricCollection takes metrics with equal states under equal names for one metric; after a first pair
+        # without error, SSIM and MS-SSIM have equal sums.
+        name = name or score.__name__
+        self._sums = (f"total_{name}", f"count_{name}")
+        for state, dtype in zip(self._sums, (torch.float64, torch.int64)):
+            self.add_state(state, torch.zeros((), dtype=dtype), dist_reduce_fx="sum", persistent=True)
 
     def update(self, video, target):
         values = self.score(video, target)
-        self.total = self.total + values.double().sum()
-        self.count = self.count + len(values)
+        for state, more in zip(self._sums, (values.double().sum(), len(values))):
+            setattr(self, state, getattr(self, state) + more)
 
     def compute(self):
-        return self.total / self.count
+        total, count = (getattr(self, state) for state in self._sums)
+        return total / count
 
 
 class LPIPSMean(ClipMean):
@@ -54,17 +70,15 @@ class LPIPSMean(ClipMean):
     higher_is_better = False
 
     def __init__(self, model, **kwargs):
-        super().__init__(partial(quality.lpips, model), **kwargs)
+        super().__init__(partial(quality.lpips, model), f"lpips_{model.net}", **kwargs)
 
 
-class CodeUsage(Metric):
+class CodeUsage(ExactMetric):
     """Usage, entropy and perplexity of a codebook: `update(indices)`, integers of any shape.
 
     Args:
         num_codes: size of the codebook.
     """
-
-    full_state_update = False
 
     def __init__(self, num_codes, **kwargs):
         super().__init__(**kwargs)
@@ -94,14 +108,13 @@ def _unpack(packed):
     return FeatureStats(packed[0, 0], packed[1], packed[2:])
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(ExactMetric):
     """Frechet distance of two feature sets: `update(features (B,D), real=True or False)`. Memory is D x D.
 
     Args:
         num_features: D.
     """
 
-    full_state_update = False
     higher_is_better = False
 
     def __init__(self, num_features, **kwargs):
@@ -120,10 +133,6 @@ class FrechetDistance(Metric):
     def compute(self):
         return torch.tensor(stats_distance(_unpack(self.real), _unpack(self.fake)), dtype=torch.float64)
 
-    def set_dtype(self, dst_type):
-        """Statistics stay float64: half-precision sums of squares are useless."""
-        return self
-
 
 class FVD(FrechetDistance):
     """Frechet video distance under a protocol: `update(frames (B,T,H,W,3), real)`, uint8 or float in [0,1].
@@ -141,28 +150,36 @@ class FVD(FrechetDistance):
         super().update(network_features(self._network[0], torch.as_tensor(frames), self.protocol), real)
 
 
-class SetDistance(Metric):
-    """Any function of two whole feature sets: `update(features (B,D), real)`. Memory is N x D, on the CPU.
+class SetDistance(ExactMetric):
+    """Any function of two whole feature sets: `update(features (B,D), real)`. Memory is N x D, as float32.
 
     Args:
         function: (real (N,D), fake (M,D)) float arrays -> number, or dict of numbers and lists of numbers.
     """
 
-    full_state_update = False
     higher_is_better = False
 
     def __init__(self, function, **kwargs):
         super().__init__(**kwargs)
         self.function = function
         for name in ("real", "fake"):
+            # Flat, as torchmetrics sends an empty list of a process without clips as a tensor of one dimension.
             self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
+        self.add_state("num_features", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max", persistent=True)
 
     def update(self, features, real):
+        if features.ndim != 2 or self.num_features not in (0, features.shape[1]):
+            raise ValueError(f"features have shape {tuple(features.shape)}; accepted: (B,{self.num_features or 'D'})")
+        if not torch.isfinite(features).all():
+            raise ValueError(f"features of {tuple(features.shape)} hold NaN or infinity")
         name = "real" if real else "fake"
-        setattr(self, name, [*getattr(self, name), features])
+        flat = features.detach().to(self.device, torch.float32).flatten()
+        setattr(self, name, [*getattr(self, name), flat])
+        self.num_features = self.num_features.new_tensor(features.shape[1])
 
     def compute(self):
-        value = self.function(*(dim_zero_cat(part).cpu().numpy() for part in (self.real, self.fake)))
+        sets = [dim_zero_cat(part) if len(part) else torch.zeros(0) for part in (self.real, self.fake)]
+        value = self.function(*(part.cpu().view(-1, max(1, int(self.num_features))).numpy() for part in sets))
         if not isinstance(value, dict):
             return torch.tensor(value, dtype=torch.float64)
         return {name: torch.tensor(number, dtype=torch.float64) for name, number in value.items()}
@@ -186,14 +203,13 @@ class FrechetUncertainty(SetDistance):
         super().__init__(partial(uncertainty, seed=seed), **kwargs)
 
 
-class InceptionScore(Metric):
+class InceptionScore(ExactMetric):
     """Inception score of logits: `update(logits (B,D))`. Memory is D.
 
     Args:
         num_classes: D.
     """
 
-    full_state_update = False
     higher_is_better = True
 
     def __init__(self, num_classes=400, **kwargs):
@@ -208,7 +224,3 @@ class InceptionScore(Metric):
 
     def compute(self):
         return score_from_sums(self.count, self.shares, self.negative_entropy)
-
-    def set_dtype(self, dst_type):
-        """Sums stay float64."""
-        return self

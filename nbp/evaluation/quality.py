@@ -110,6 +110,8 @@ def frame_difference_error(video, target):
 
 def count_codes(indices, num_codes):
     """Histogram of codebook indices: integer tensor of any shape -> int64 (V,)."""
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise ValueError(f"indices are {indices.dtype}; accepted: integers")
     flat = indices.flatten().long()
     if len(flat) and not (0 <= int(flat.min()) and int(flat.max()) < num_codes):
         raise ValueError(f"indices run from {int(flat.min())} to {int(flat.max())}; accepted: 0 to {num_codes - 1}")

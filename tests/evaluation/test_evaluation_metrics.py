@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from metrics_by_ranks import cases, computed
+from torchmetrics import MetricCollection
 
 from nbp.evaluation import fvd, quality
 from nbp.evaluation.features import Clips, extract_features
@@ -165,7 +166,40 @@ def test_paired_metrics(lpips_path):
     metric = LPIPSMean(model)
     metric.update(video, target)
     assert metric.compute().item() == pytest.approx(quality.lpips(model, video, target).mean().item())
-    assert set(metric.state_dict()) == {"total", "count"}, "the network's weights are no state of the score"
+    assert set(metric.state_dict()) == {"total_lpips_alex", "count_lpips_alex"}, "the network's weights are no state of the score"
+
+
+def test_sums_stay_exact_in_a_half_precision_module():
+    module = torch.nn.ModuleList([ClipMean(lambda x, y: x, "x"), InceptionScore(2), FrechetDistance(6)])
+    module.to(torch.bfloat16)
+    for _ in range(3):   # 768 clips, and bfloat16 can't count beyond 256 one by one
+        for part in torch.linspace(0, 1, 256).split(1):
+            module[0].update(part, part)
+        module.bfloat16()
+    assert module[0].compute().item() == pytest.approx(0.5, rel=1e-6) and module[0].count_x == 768
+    assert module[1].shares.dtype == module[2].real.dtype == torch.float64
+
+
+def test_scores_in_a_collection_stay_apart():
+    """Also where the first pair gives both the same value."""
+    same, other = torch.rand(2, 1, 3, 2, 176, 176, generator=torch.Generator().manual_seed(0))
+    collection = MetricCollection({"ssim": ClipMean(quality.ssim), "ms_ssim": ClipMean(quality.ms_ssim)})
+    for video in (same, other):
+        collection.update(video, same)
+    for name, value in collection.compute().items():
+        score = getattr(quality, name)
+        assert value.item() == pytest.approx((score(same, same) + score(other, same)).item() / 2, rel=1e-6)
+
+
+def test_set_metrics_refuse_bad_features():
+    metric = KernelDistance()
+    metric.update(torch.zeros(2, 5, requires_grad=True), real=True)
+    with pytest.raises(ValueError, match=r"accepted: \(B,5\)"):
+        metric.update(torch.zeros(2, 6), real=False)
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        metric.update(torch.full((2, 5), torch.nan), real=False)
+    with pytest.raises(ValueError, match="0 clips"):
+        metric.compute()
 
 
 def test_code_usage_metric():
@@ -175,3 +209,5 @@ def test_code_usage_metric():
     assert {name: value.item() for name, value in metric.compute().items()} == {
         "code_usage": 0.5, "code_entropy_bits": 1.0, "code_perplexity": 2.0}
     assert np.array_equal(metric.counts, [2, 2, 0, 0])
+    with pytest.raises(ValueError, match="float32; accepted: integers"):
+        metric.update(torch.tensor([0.7]))
