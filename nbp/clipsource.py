@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 MAX_PER_VIDEO = 4  # more random clips of one video would repeat its frames instead of adding to the set
 MAX_PROBED = 100  # files that are asked for their frame rate
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+PICTURE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow cuts deeper ones off at 255
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,12 @@ def _npz(path):
 
 def _folder(folder, cut):
     videos = _files_below(folder, VIDEO_SUFFIXES)
+    pictures = _files_below(folder, PICTURE_SUFFIXES)
+    if videos and len(pictures) > len(videos):   # fewer are previews
+        raise ValueError(f"{folder} holds {len(videos)} videos ({videos[0].relative_to(folder)}) and {len(pictures)} "
+                         f"pictures ({pictures[0].relative_to(folder)}); which are the clips? Keep one kind")
     if videos:
         return _files(str(folder), videos, cut)
-    pictures = _files_below(folder, PICTURE_SUFFIXES)
     if not pictures:
         raise ValueError(f"{folder} holds no clips.npz, no tokens, no videos ({', '.join(VIDEO_SUFFIXES)}) "
                          "and no pictures")
@@ -178,6 +183,9 @@ def _read_picture(path):
 
     try:
         with Image.open(path) as image:
+            if image.mode not in PICTURE_MODES:
+                raise ValueError(f"{path} is a picture of mode {image.mode}; accepted: 8 bit, that is "
+                                 f"{', '.join(PICTURE_MODES)}")
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError) as error:   # Pillow's word for a broken PNG
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
@@ -230,12 +238,20 @@ def _tokens(folder, tokenizer):
 
 
 def _rates(paths, fps):
-    """The frame rate that clips are cut at, or where it is the files' own, those of up to MAX_PROBED of them."""
+    """The frame rate that clips are cut at, or where it is the files' own, those of up to MAX_PROBED of them.
+
+    Warns:
+        UserWarning: one of these has fewer frames a second than it is cut at.
+    """
     from nbp.data.video_io import probe
 
-    if fps is not None:
-        return [float(fps)]
-    return sorted({round(probe(path).fps, 3) for path in paths[::-(-len(paths) // MAX_PROBED)]})
+    own = {path: round(probe(path).fps, 3) for path in paths[::-(-len(paths) // MAX_PROBED)]}
+    if fps is None:
+        return sorted(set(own.values()))
+    if slow := [path for path in own if own[path] < fps - 1e-3]:
+        warnings.warn(f"{slow[0]} has {own[slow[0]]:g} fps and is read at {fps:g}: frames are repeated "
+                      f"({len(slow)} of {len(own)} files looked at)")
+    return [float(fps)]
 
 
 def _digests(paths):

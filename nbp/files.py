@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 
@@ -32,6 +33,24 @@ def atomic_path(path):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def check_writable(folder, name):
+    """Make a folder and try to write in it, before work whose result goes there.
+
+    Args:
+        folder: path.
+        name: of the setting it comes from, put before it in the message: "--out ".
+
+    Raises:
+        ValueError: it can't be made or written.
+    """
+    probe = Path(folder) / f".write-test-{uuid.uuid4()}"  # process numbers repeat on the nodes of a shared disk
+    try:
+        write_text(probe, "")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"{name}{folder} cannot be written: {error}") from error
 
 
 def _umask():

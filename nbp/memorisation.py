@@ -2,9 +2,10 @@
 
 The nearest training clip of each generated clip, by the protocol's features. How near is too near, held-out real
 clips say: they lie as close to the training set as clips can that are not copies. Next to it the distances to
-both real sets at equal counts: a generator that memorises is closer to the training set.
+both real sets at equal counts, clips chosen as for a score: a generator that memorises is closer to the training set.
 """
 
+import dataclasses
 import warnings
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import numpy as np
 
 from nbp.evaluation.diversity import nearest
 from nbp.evaluation.features import extract_features
-from nbp.evaluation.fvd import check_enough, frechet_distance
-from nbp.evaluation.scoring import check_pair
+from nbp.evaluation.fvd import check_enough
+from nbp.evaluation.scoring import check_pair, choose, choose_parts, counts, distances
 from nbp.evaluation.statement import provenance
 from nbp.files import write_json
 
@@ -52,7 +53,7 @@ def memorisation(train, real, fake, protocol, network, cache, seed=0, **extracti
         real: Clips that it was not.
         fake: generated Clips.
         protocol, network, cache, extraction: see `extract_features`.
-        seed: for drawing as many training as real clips.
+        seed: for choosing clips, as in `evaluate_sets`.
 
     Returns:
         dict that JSON can hold; `pairs` are (generated clip, training clip, distance), the closest first.
@@ -60,26 +61,34 @@ def memorisation(train, real, fake, protocol, network, cache, seed=0, **extracti
     check(train, real, [fake], protocol)
     features = {name: extract_features(clips, network, protocol, cache, **extraction)
                 for name, clips in (("train", train), ("real", real), ("fake", fake))}
-    numbers, distances = nearest(features["fake"], features["train"])
+    numbers, nearness = nearest(features["fake"], features["train"])
     _, held_out = nearest(features["real"], features["train"])
-    count = min(len(train), len(real))
-    scores = {}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for name in ("train", "real"):
-            chosen = np.sort(np.random.default_rng(seed).permutation(len(features[name]))[:count])
-            scores[f"fvd_{name}"] = frechet_distance(features[name][chosen], features["fake"])
+        scores, counted = _distances_at_equal_counts(**features, protocol=protocol, seed=seed)
     threshold = float(np.quantile(held_out, 0.01))
-    order = np.argsort(distances)
+    order = np.argsort(nearness)
     return {
-        "protocol": protocol.name, **scores, "clips_of_each_real_set": count,
-        "median_distance": float(np.median(distances)), "median_distance_of_real": float(np.median(held_out)),
-        "threshold": threshold, "share_below_threshold": float((distances < threshold).mean()),
-        "pairs": [(int(number), int(numbers[number]), float(distances[number])) for number in order],
+        "protocol": counted.name, "protocol_fields": dataclasses.asdict(counted), **scores,
+        "median_distance": float(np.median(nearness)), "median_distance_of_real": float(np.median(held_out)),
+        "threshold": threshold, "share_below_threshold": float((nearness < threshold).mean()),
+        "pairs": [(int(number), int(numbers[number]), float(nearness[number])) for number in order],
         "sets": {name: {"name": clips.name, "clips": len(clips), "sha256": clips.fingerprint}
                  for name, clips in (("train", train), ("real", real), ("fake", fake))},
         "notes": sorted({str(warning.message) for warning in caught} | ({network.note} - {""})), "seed": seed,
         "weights_sha256": network.weights_sha256, **provenance(network.device)}
+
+
+def _distances_at_equal_counts(train, real, fake, protocol, seed):
+    """(scores, protocol as it is then called) of feature matrices."""
+    fewer = min(len(train), len(real))
+    num_real, num_fake, repeats, counted = counts(protocol, fewer, len(fake), allow_fewer=True)
+    if num_real < len(real) and protocol.num_real is None:   # the whole list is not what is scored
+        counted = counted.replace(num_real=num_real)
+    parts = [fake[part] for part in choose_parts(len(fake), num_fake, repeats, seed)]
+    scores = {f"fvd_{name}": distances(features[choose(len(features), num_real, seed)], parts)["fvd"]
+              for name, features in (("train", train), ("real", real))}
+    return scores | {"clips_of_each_real_set": num_real}, counted
 
 
 def lines(report):

@@ -21,7 +21,7 @@ from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import counts
 from nbp.evaluation.statement import markdown_table, table
 from nbp.fetch import fetch_i3d, fetch_lpips
-from nbp.files import write_json, write_text
+from nbp.files import sha256, write_json, write_text
 from nbp.reconstruction import reconstruct_clips, score_folder, split_real
 
 
@@ -53,10 +53,12 @@ def main(arguments=None):
     barrier()
 
     network = load_network(protocol.network, options.weights or fetch_i3d(options.ckpt), options.device)
-    lpips = LPIPS.from_file(fetch_lpips(options.lpips, options.ckpt), options.lpips)
+    lpips_path = fetch_lpips(options.lpips, options.ckpt)
+    lpips = LPIPS.from_file(lpips_path, options.lpips)
     report = score_folder(options.out, tokenizer.num_codes, protocol, network, lpips,
                           options.cache or Path(options.out).parent / "features", options.batch_size, options.device,
-                          allow_fewer=options.allow_fewer, rank=rank, world=world, barrier=barrier)
+                          allow_fewer=options.allow_fewer, intervals=options.intervals, rank=rank, world=world,
+                          barrier=barrier) | {"lpips_weights_sha256": sha256(lpips_path)}
     if rank == 0:
         row = markdown_table([report])
         write_json(Path(options.out) / "scores.json", report)
@@ -93,6 +95,8 @@ def parse(arguments):
     add("--protocol", default="quickstart", help="of rFVD; nbp-rfvd for figures comparable with published ones")
     add("--max-clips", type=int, help="only the first clips of the list; the name says so")
     add("--allow-fewer", action="store_true", help="score fewer clips than the protocol asks for; the name says so")
+    add("--intervals", action=argparse.BooleanOptionalAction, default=True,
+        help="bootstrap interval, folds and the limit of infinite clips of the distance (seconds to minutes)")
     add("--lpips", default="vgg", choices=["vgg", "alex"], help="network of LPIPS")
     add("--weights", help="I3D weights (default: fetched)")
     add("--ckpt", default="ckpt", help="folder of fetched weights")

@@ -17,7 +17,7 @@ from nbp.evaluation.protocols import quantize
 from nbp.evaluation.quality import code_statistics, count_codes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import finite
-from nbp.files import progress
+from nbp.files import progress, read_json
 
 
 @torch.inference_mode()
@@ -70,10 +70,12 @@ def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch
         lpips_model: `LPIPS` with weights.
         cache: folder where features are kept.
         batch_size, device: of all scores.
-        options: of `evaluate_sets`: allow_fewer, rank, world and barrier; each rank extracts its share of the features.
+        options: of `evaluate_sets`: allow_fewer, intervals, rank, world and barrier; each rank extracts its share of
+            the features.
 
     Returns:
-        dict that JSON can hold; a score that is not finite is None, and a note says so.
+        dict that JSON can hold, with the folder's meta.json as `reconstruction`; a score that is not finite is None,
+        and a note says so.
     """
     arrays, real = clipset.load(folder), clipset.read_arrays(Path(folder) / "real.npz")
     originals = Clips.from_array(f"{folder}/real.npz", real["video"])
@@ -82,7 +84,7 @@ def score_folder(folder, num_codes, protocol, network, lpips_model, cache, batch
                              **options)
     scores = paired_scores(arrays["video"], real["video"], lpips_model, batch_size, device)
     scores |= code_statistics(count_codes(torch.from_numpy(arrays["indices"]), num_codes))
-    scores |= {f"r{name}": report["scores"][name] for name in ("fvd", "fvd_deviation", "kvd")
-               if name in report["scores"]}
+    scores |= {f"r{name}": value for name, value in report["scores"].items() if name.startswith(("fvd", "kvd"))}
     scores, notes = finite(scores)
-    return report | {"scores": scores, "notes": sorted({*report["notes"], *notes}), "lpips_net": lpips_model.net}
+    return report | {"scores": scores, "notes": sorted({*report["notes"], *notes}), "lpips_net": lpips_model.net,
+                     "reconstruction": read_json(Path(folder) / "meta.json")}

@@ -13,7 +13,7 @@ import numpy as np
 from nbp.data.video_io import probe, read_frames, write_video
 from nbp.evaluation.corruptions import CORRUPTIONS, corrupted
 from nbp.evaluation.features import extract_features
-from nbp.evaluation.fvd import frechet_distance
+from nbp.evaluation.fvd import MIN_CLIPS, frechet_distance
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import provenance
@@ -30,6 +30,18 @@ def mp4(frames, level, rng):
         path = Path(folder, "clip.mp4")
         write_video(path, frames, 8, level, "yuv420p" if even else "yuv444p", preset="superfast")
         return read_frames(path, range(probe(path).num_frames))
+
+
+def check(real, fake):
+    """Refuse sets without a sample curve, before anything is scored.
+
+    Raises:
+        ValueError: fewer than `MIN_CLIPS` + 1 clips.
+    """
+    for clips in (real, fake):
+        if len(clips) <= MIN_CLIPS:
+            raise ValueError(f"{clips.name} has {len(clips)} clips; a sensitivity report needs at least "
+                             f"{MIN_CLIPS + 1}")
 
 
 def run(real, fake, protocol, network, cache, out, open_pair, load, max_clips=256, seed=0, **extraction):
@@ -88,7 +100,7 @@ def responses(clips, protocol, network, cache, **extraction):
     for name, (function, levels, unit) in (CORRUPTIONS | {"mp4": (mp4, MP4_LEVELS, "crf")}).items():
         values = []
         for level in levels:
-            damaged = corrupted(clips, name, function, level)
+            damaged = corrupted(clips, name, function, level, protocol.num_frames)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the small-sample bias is zero here: the clips are the same
                 values.append(frechet_distance(reference, extract_features(damaged, network, protocol, cache,

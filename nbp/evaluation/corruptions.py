@@ -54,7 +54,7 @@ CORRUPTIONS = {
 }
 
 
-def corrupted(clips, name, function, level):
+def corrupted(clips, name, function, level, num_frames=None):
     """A set with every clip damaged; the random part of it depends on the clip's number only.
 
     Args:
@@ -62,14 +62,16 @@ def corrupted(clips, name, function, level):
         name: goes into the set's name and fingerprint.
         function: see the module.
         level: number.
+        num_frames: the first frames, which are scored and so damaged; None: all.
     """
     def read(number):
-        frames = clips[number]
+        frames = clips[number][:num_frames]
         if frames.dtype != torch.uint8:
             frames = _to_uint8(frames.numpy() * 255)
         return function(np.asarray(frames), level, np.random.default_rng(number))
 
-    digest = hashlib.sha256(f"{clips.fingerprint} {name} {level} {CORRUPTIONS_VERSION}".encode()).hexdigest()
+    made_of = f"{clips.fingerprint} {name} {level} {num_frames} {CORRUPTIONS_VERSION}"
+    digest = hashlib.sha256(made_of.encode()).hexdigest()
     return Clips(f"{clips.name}, {name} {level:g}", len(clips), read, digest, clips.labels, clips.forkable,
                  rates=clips.rates)
 

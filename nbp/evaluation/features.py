@@ -8,6 +8,7 @@ Legend: N clips, T frames, H W pixels, D features.
 
 import hashlib
 import json
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +45,9 @@ class Clips(torch.utils.data.Dataset):
         self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
         self.content, self.rates = content or fingerprint, rates
         self.labels = None if labels is None else np.asarray(labels)
+        if labels is not None and (self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer)):
+            raise ValueError(f"labels of {name} are {self.labels.dtype} {self.labels.shape}; accepted: integers (N,), "
+                             "-1 for clips without a class")
 
     @classmethod
     def from_array(cls, name, frames, labels=None):
@@ -112,7 +116,7 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
         raise ValueError("several ranks exchange features through files: give cache_dir and barrier")
     folder = None if cache_dir is None else _cache_folder(cache_dir, clips, network, protocol)
     starts = range(0, len(clips), CHUNK)
-    chunks = {start: _read_chunk(folder, start) for start in starts}
+    chunks = {start: _read_chunk(folder, start, len(clips)) for start in starts}
     numbers = [number for place, start in enumerate(starts) if chunks[start] is None and place % world == rank
                for number in range(start, min(start + CHUNK, len(clips)))]
     rows = _rows(clips, numbers, network, protocol, batch_size, num_workers)
@@ -126,7 +130,7 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
         except ValueError as error:
             problem = str(error)
         barrier(problem)
-        chunks = {start: _read_chunk(folder, start) for start in starts}
+        chunks = {start: _read_chunk(folder, start, len(clips)) for start in starts}
     return np.concatenate([chunks[start] for start in starts])
 
 
@@ -207,9 +211,21 @@ def _cache_folder(cache_dir, clips, network, protocol):
     return folder
 
 
-def _read_chunk(folder, start):
+def _read_chunk(folder, start, total):
+    """Features of the chunk of a set of `total` clips that begins at `start`; None if not there, or damaged."""
     path = None if folder is None else folder / f"{start:08d}.npy"
-    return np.load(path, allow_pickle=False) if path is not None and path.is_file() else None
+    if path is None or not path.is_file():
+        return None
+    rows = min(CHUNK, total - start)
+    try:
+        features = np.load(path, allow_pickle=False)
+        if features.ndim == 2 and len(features) == rows and np.isfinite(features).all():
+            return features
+        problem = f"holds {features.dtype} {features.shape}, expected are {rows} rows of finite numbers"
+    except (ValueError, EOFError, OSError) as error:
+        problem = f"cannot be read: {error}"
+    warnings.warn(f"{path} {problem}; its clips are extracted again")
+    return None
 
 
 def _write_chunk(folder, start, features):

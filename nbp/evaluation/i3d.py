@@ -64,8 +64,8 @@ class Unit(nn.Module):
             return F.linear(x.movedim(1, -1), conv.weight.flatten(1), conv.bias).movedim(-1, 1)
         if not (x.is_cpu and torch.backends.mkldnn.is_available()):
             return conv(x)
-        low = torch.is_autocast_enabled("cpu")
-        if not low and x.dtype == torch.float32:
+        low = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        if not torch.is_autocast_enabled("cpu") and x.dtype == torch.float32:
             return _onednn(conv, x, conv.weight, conv.bias)
         if low and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             # The same arithmetic, products of bfloat16 numbers summed in float32: without bfloat16 instructions
@@ -212,7 +212,7 @@ def read_state(path):
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (SafetensorError, RuntimeError, EOFError, LookupError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be read as a safetensors file or a PyTorch state dict: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")

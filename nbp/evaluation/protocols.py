@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 import torch
@@ -69,6 +70,9 @@ class Protocol:
             ValueError: unknown field (with a suggestion) or a value that is not accepted.
         """
         full_names = {short: full for full, short in SHORT_NAMES.items()}
+        for full, short in SHORT_NAMES.items():
+            if {full, short} <= changes.keys():
+                raise ValueError(f"a protocol has one field {full}, and {short} is its short name; give one of them")
         changes = {full_names.get(key, key): value for key, value in changes.items()}
         known = [field.name for field in dataclasses.fields(self) if field.name != "name"]
         for key in changes:
@@ -109,7 +113,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
 )}
 
 
-def get_protocol(name):
+def get_protocol(name, _readers=()):
     """A preset by name, or by the path of a YAML file with the fields of `Protocol` (`base` names a preset).
 
     A preset's name may be followed by changed fields, as `Protocol.replace` prints them: `nbp-rfvd+frames=16`.
@@ -118,7 +122,7 @@ def get_protocol(name):
         ValueError: unknown preset or field.
     """
     if str(name).endswith((".yaml", ".yml")):
-        return _read_protocol(name)
+        return _read_protocol(name, _readers)
     base, *changes = str(name).split("+")
     if base not in PROTOCOLS:
         close = difflib.get_close_matches(base, PROTOCOLS, 1)
@@ -138,22 +142,34 @@ def parse_changes(items):
         key, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"{item!r} is not of the form field=value")
-        changes[key] = yaml.safe_load(value)
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{item!r}: the value is not valid YAML: {error}") from error
     return changes
 
 
-def _read_protocol(path):
-    with open(path, encoding="utf-8") as file:
-        fields = yaml.safe_load(file)
+def _read_protocol(path, readers):
+    if (file := Path(path).resolve()) in readers:
+        raise ValueError(f"{path}: its base leads back to itself")
+    try:
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as a protocol: {error}") from error
     if not isinstance(fields, dict) or "base" not in fields or "name" not in fields:
         raise ValueError(f"{path}: a protocol file has a `name`, a `base` preset and the fields that differ")
-    base, name = get_protocol(fields.pop("base")), fields.pop("name")
-    if "+" in str(name):
-        raise ValueError(f"{path}: name is {name!r}; a + is kept for changed fields")
-    if str(name) in PROTOCOLS:
+    base, name = fields.pop("base"), fields.pop("name")
+    if not isinstance(name, str) or not name or "+" in name:
+        raise ValueError(f"{path}: name is {name!r}; accepted: a text without +, which is kept for changed fields")
+    if unknown := [key for key in fields if not isinstance(key, str)]:
+        raise ValueError(f"{path}: {unknown[0]!r} is not the name of a field")
+    if name in PROTOCOLS:
         raise ValueError(f"{path}: name is {name!r}, which is a published preset's; accepted: any other than "
                          f"{', '.join(PROTOCOLS)}")
-    return dataclasses.replace(base.replace(**fields), name=str(name))
+    try:
+        return dataclasses.replace(get_protocol(base, (*readers, file)).replace(**fields), name=name)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def to_video(frames):

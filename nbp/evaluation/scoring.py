@@ -7,6 +7,7 @@ import dataclasses
 import warnings
 
 import numpy as np
+import torch
 
 from nbp.evaluation.diversity import inception_score
 from nbp.evaluation.features import extract_features, seen_shape
@@ -43,8 +44,8 @@ def nearest_centroid_accuracy(train_features, train_labels, features, labels):
     mean, deviation = train_features.mean(0), train_features.std(0) + 1e-12
     train_features, features = (train_features - mean) / deviation, (features - mean) / deviation
     centroids = np.stack([train_features[train_labels == label].mean(0) for label in classes])
-    distance = ((features[:, None] - centroids[None]) ** 2).sum(2)
-    return float((classes[distance.argmin(1)] == labels).mean())
+    distance = torch.cdist(torch.from_numpy(features), torch.from_numpy(centroids))
+    return float((classes[distance.argmin(1).numpy()] == labels).mean())
 
 
 def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=False, intervals=False, seed=0,
@@ -137,12 +138,13 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
     Values that are not finite are None, and a note says so.
     """
     num_real, num_fake, repeats, protocol = counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))
-    chosen, parts = _choose(len(real), num_real, seed), _choose_parts(len(fake), num_fake, repeats, seed)
+    chosen, parts = choose(len(real), num_real, seed), choose_parts(len(fake), num_fake, repeats, seed)
     pooled = np.concatenate(parts)
     real_features, fake_features = real_features[chosen], fake_features[pooled]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         scores = distances(real_features, np.split(fake_features, repeats))
+        sets = {"real": stated_set(real, num_real, protocol), "fake": stated_set(fake, num_fake, protocol)}
     scores["inception_score_i3d"] = inception_score(fake_features)
     if intervals:
         scores |= uncertainty(real_features, fake_features, seed, repeats)
@@ -154,8 +156,7 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
     return {
         "protocol": protocol.name,
         "protocol_fields": dataclasses.asdict(protocol),
-        "real": stated_set(real, num_real, protocol),
-        "fake": stated_set(fake, num_fake, protocol),
+        **sets,
         "scores": scores,
         "notes": sorted(set(notes)),
         "weights_sha256": network.weights_sha256,
@@ -194,16 +195,16 @@ def stated_set(clips, count, protocol):
             "dtype": str(clips[0].dtype).removeprefix("torch."), "fps": clips.rates(), "sha256": clips.fingerprint}
 
 
-def _choose(total, count, seed):
+def choose(total, count, seed):
     """`count` of `total` clips, drawn once per seed; all of them in order where they are all used."""
     if count == total:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).permutation(total)[:count])
 
 
-def _choose_parts(total, count, repeats, seed):
+def choose_parts(total, count, repeats, seed):
     """`repeats` disjoint sets of `count` clips: each drawn from everywhere, since sets are often ordered by class."""
     if repeats == 1:
-        return [_choose(total, count, seed)]
+        return [choose(total, count, seed)]
     drawn = np.random.default_rng(seed).permutation(total)[:count * repeats]
     return [np.sort(part) for part in np.split(drawn, repeats)]

@@ -3,13 +3,12 @@
 import gc
 import os
 import sys
-import uuid
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
-from nbp.files import write_text
+from nbp.files import check_writable
 from nbp.training import callbacks, checkpoints, generator_run, tokenizer_run
 from nbp.training.guard import Guard, RollBack
 from nbp.training.loggers import build_loggers
@@ -37,7 +36,7 @@ def fit(run):
     """
     check_processes(run.trainer)
     check_engine(run)
-    check_writable(run.trainer.out)
+    check_writable(run.trainer.out, "trainer.out=")
     start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)
     if run.trainer.resume == "never":
         _set_aside(run.trainer)
@@ -100,20 +99,6 @@ def find_checkpoint(config):
         return config.resume
     folder = Path(config.out) / "checkpoints"
     return os.fspath(folder) if checkpoints.list_checkpoints(folder) else None
-
-
-def check_writable(out):
-    """Create the run folder and try to write into it, before any work.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
-    probe = Path(out) / f".write-test-{uuid.uuid4()}"  # process numbers repeat on the nodes of a shared disk
-    try:
-        write_text(probe, "")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"trainer.out={out} cannot be written: {error}") from error
 
 
 def _set_aside(config):

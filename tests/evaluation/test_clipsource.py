@@ -138,6 +138,19 @@ def test_a_corrupt_picture_among_good_ones_is_named(make_frames, network, protoc
         extract_features(open_clips(tmp_path), network, protocol)
 
 
+def test_deep_pictures_and_mixtures_are_refused(make_frames, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "a").mkdir()
+    for t in range(3):
+        Image.fromarray(np.full((8, 8), 300 * t, np.uint16)).save(tmp_path / "a" / f"{t}.png")
+    with pytest.raises(ValueError, match="a/0.png is a picture of mode I;16; accepted: 8 bit"):
+        open_clips(tmp_path)[0]
+    write_video(tmp_path / "preview.mp4", make_frames(1)[0], 8)
+    with pytest.raises(ValueError, match=r"holds 1 videos \(preview.mp4\) and 3 pictures .* Keep one kind"):
+        open_clips(tmp_path)
+
+
 def test_corrupt_arrays_are_named(make_frames, tmp_path):
     np.save(tmp_path / "a.npy", make_frames(4))
     np.savez(tmp_path / "stored.npz", video=make_frames(4))
@@ -200,7 +213,9 @@ def test_the_rate_of_a_protocol_is_that_of_real_files(tmp_path):
     fake = open_clips(tmp_path, Cut.of(protocol, real=False))
     assert shown(fake[0]) == list(range(16)) and fake.rates() == [8.0]
     real = open_clips(tmp_path, Cut.of(protocol.replace(frames=4), real=True))
-    assert shown(real[0]) == [8, 8, 8, 8] and real.rates() == [25.0]
+    with pytest.warns(UserWarning, match="a.mp4 has 8 fps and is read at 25: frames are repeated"):
+        assert real.rates() == [25.0]
+    assert shown(real[0]) == [8, 8, 8, 8]
     assert shown(open_clips(tmp_path, Cut(fps=4.0))[0]) == list(range(0, 17, 2))
 
 

@@ -28,6 +28,15 @@ def test_damage_is_repeatable_and_grows(name, clip):
     assert 0 < errors[0] and all(low < high for low, high in zip(errors, errors[1:]))
 
 
+def test_only_what_is_scored_is_damaged(clip):
+    """Otherwise a frozen end that no one looks at would count as no damage."""
+    long = Clips.from_array("set", np.stack([clip]))
+    damaged = corrupted(long, "frozen", CORRUPTIONS["frozen"][0], 0.25, num_frames=8)
+    assert damaged[0].shape[0] == 8 and np.array_equal(damaged[0][:6], clip[:6])
+    assert (damaged[0][6:].numpy() == clip[5]).all()
+    assert damaged.fingerprint != corrupted(long, "frozen", CORRUPTIONS["frozen"][0], 0.25).fingerprint
+
+
 def test_time_is_all_that_these_change(clip):
     still = CORRUPTIONS["frozen"][0](clip, 1.0, None)
     assert (still == clip[0]).all()

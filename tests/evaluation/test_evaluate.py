@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
 
 @pytest.fixture
-def fast(monkeypatch, network):
-    """The command with a network that needs no weights."""
+def fast(monkeypatch, network, tmp_path):
+    """The command with a network that needs no weights, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluate, "load_network", lambda *_: network)
     monkeypatch.setattr(evaluate, "fetch_i3d", lambda folder: "none")
 
@@ -55,6 +57,17 @@ def test_the_same_folder_on_both_sides_is_refused_under_every_preset(fast, make_
         with pytest.raises(ValueError, match="real set .* and fake set .* have the same content"):
             evaluate.main(["--real", str(tmp_path / real), "--fake", str(tmp_path / fake), "--protocol", preset,
                            "--allow-fewer", "--device", "cpu"])
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(fast, make_frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate_sets", lambda *_, **__: pytest.fail("work was begun"))
+    for seed, name in enumerate(("a", "b")):
+        np.save(f"{name}.npy", make_frames(12, seed))
+    Path("taken").write_text("")
+    for flag in ("--out", "--cache"):
+        with pytest.raises(ValueError, match=f"{flag} taken cannot be written: .*taken"):
+            evaluate.main(["--real", "a.npy", "--fake", "b.npy", "--protocol", "quickstart", "--device", "cpu", flag,
+                           "taken"])
 
 
 def test_styleganv_weights_are_the_users(tmp_path):

@@ -73,6 +73,31 @@ def test_cache_and_resume(protocol, make_frames, tmp_path, monkeypatch):
     assert np.array_equal(resumed, extract_features(clips, network, protocol))
 
 
+@pytest.mark.parametrize("labels", [["a"] * 4, np.zeros((4, 2), int), np.zeros(4)])
+def test_labels_are_whole_numbers(make_frames, labels):
+    with pytest.raises(ValueError, match="labels of set are .*accepted: integers"):
+        Clips.from_array("set", make_frames(4), labels)
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda path: np.save(path, np.zeros((5, 3), np.float32)), r"holds float32 \(5, 3\), expected are 4 rows"),
+    (lambda path: np.save(path, np.full((4, 3), np.nan, np.float32)), "holds .* rows of finite numbers"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-9]), "cannot be read"),
+    (lambda path: path.write_bytes(b""), "cannot be read"),
+])
+def test_a_damaged_chunk_is_extracted_again(protocol, make_frames, tmp_path, monkeypatch, damage, message):
+    monkeypatch.setattr(features, "CHUNK", 4)
+    network, clips = FeatureNetwork("i3d-tf", Counting(), "0"), Clips.from_array("set", make_frames(10))
+    expected = extract_features(clips, network, protocol, tmp_path)
+    [path] = tmp_path.rglob("00000004.npy")
+    damage(path)
+    network.module.seen = 0
+    with pytest.warns(UserWarning, match=f"00000004.npy {message}"):
+        assert np.array_equal(extract_features(clips, network, protocol, tmp_path), expected)
+    assert network.module.seen == 4
+    assert np.array_equal(extract_features(clips, network, protocol, tmp_path), expected)
+
+
 def test_the_next_batch_is_read_while_the_network_runs(protocol, make_frames):
     frames, read_while_busy = make_frames(8), []
     busy, decoded = threading.Event(), threading.Event()

@@ -8,6 +8,7 @@ from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
 from nbp.evaluation.features import Clips
 from nbp.evaluation.networks import FeatureNetwork
+from nbp.evaluation.scoring import evaluate_sets
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -27,6 +28,17 @@ def test_copies_are_found(network, protocol, make_frames, tmp_path):
     assert distances == sorted(distances) and found["copies"]["clips_of_each_real_set"] == 40
     with pytest.raises(ValueError, match="training set train and held-out set train have the same content"):
         memorisation.memorisation(sets["train"], sets["train"], sets["new"], protocol, network, tmp_path)
+
+
+def test_distances_are_those_of_a_score(network, protocol, make_frames, tmp_path):
+    """Clips are chosen, counted and named as for a score."""
+    train, real, fake = (Clips.from_array(str(seed), make_frames(count, seed)) for seed, count in enumerate((16, 12, 33)))
+    protocol = protocol.replace(num_fake=10, repeats=2)
+    report = memorisation.memorisation(train, real, fake, protocol, network, tmp_path)
+    [scored] = evaluate_sets(real, [fake], protocol, network, tmp_path)
+    assert report["fvd_real"] == scored["scores"]["fvd"] and report["protocol"] == scored["protocol"]
+    fewer = memorisation.memorisation(train, real, fake, protocol.replace(num_fake=20, num_real=14), network, tmp_path)
+    assert fewer["protocol"] == "test+fake=20+repeats=1+real=12" and len(fewer["pairs"]) == 33
 
 
 def test_command(monkeypatch, network, make_frames, tmp_path, capsys):

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,28 @@ def test_protocol_from_yaml(tmp_path):
     path.write_text("num_frames: 17\n")
     with pytest.raises(ValueError, match="mine.yaml: a protocol file has a `name`, a `base`"):
         get_protocol(path)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("name: mine\nbase: mine.yaml\n", "mine.yaml: its base leads back to itself"),
+    ("name: mine\nbase: quickstart\n16: 3\n", "mine.yaml: 16 is not the name of a field"),
+    ("name: [\n", "mine.yaml cannot be read as a protocol"),
+    ("name: null\nbase: quickstart\n", "mine.yaml: name is None; accepted: a text without"),
+    ("name: mine\nbase: quickstart\nframes: 9\nnum_frames: 10\n", "mine.yaml: .* one field num_frames, and frames"),
+    ("name: mine\nbase: quickstart\nfps: .nan\n", "mine.yaml: .*fps is nan; accepted: a positive number"),
+])
+def test_bad_files_are_named(text, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        get_protocol("mine.yaml")
+
+
+def test_files_and_values_that_cannot_be_read(tmp_path):
+    with pytest.raises(ValueError, match="none.yaml cannot be read as a protocol: .*No such file"):
+        get_protocol(tmp_path / "none.yaml")
+    with pytest.raises(ValueError, match=r"'frames=\[': the value is not valid YAML"):
+        get_protocol("quickstart+frames=[")
 
 
 @pytest.mark.parametrize("change, message", [

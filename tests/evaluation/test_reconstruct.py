@@ -46,7 +46,9 @@ def test_command(run, tmp_path, capsys):
     assert clips["path"].tolist() == real["path"].tolist() == [f"val/{n}.mp4" for n in range(NUM_CLIPS)]
     report = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert set(report["scores"]) == {"psnr", "ssim", "frame_difference_error", "lpips", "code_usage", "code_perplexity",
-                                     "code_entropy_bits", "rfvd", "rkvd"}
+                                     "code_entropy_bits", "rfvd", "rkvd", "rfvd_interval_95"}
+    assert report["reconstruction"]["split"] == "val" and len(report["reconstruction"]["tokenizer_hash"]) > 8
+    assert len(report["lpips_weights_sha256"]) == 64
     expected = psnr(to_video(clips["video"]), to_video(real["video"])).mean().item()
     assert report["scores"]["psnr"] == pytest.approx(expected, rel=1e-6)
     assert report["real"]["clips"] == NUM_CLIPS and report["protocol"] == "quickstart"

@@ -9,7 +9,7 @@ from nbp.clipsource import Cut, open_clips
 from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
-from nbp.evaluation.scoring import _choose_parts, evaluate_sets, nearest_centroid_accuracy
+from nbp.evaluation.scoring import choose_parts, evaluate_sets, nearest_centroid_accuracy
 from nbp.evaluation.statement import finite, markdown_table, table
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
@@ -132,7 +132,7 @@ def test_every_repeat_of_a_set_ordered_by_class_is_a_mixture(network, protocol, 
     alone = Clips.from_array("one class", ordered[:20])
     [one_class] = evaluate_sets(Clips.from_array("real", real), [alone], protocol, network)
     assert report["scores"]["fvd"] < 0.3 * one_class["scores"]["fvd"]
-    parts = _choose_parts(60, 20, 3, seed=0)
+    parts = choose_parts(60, 20, 3, seed=0)
     assert sorted(np.concatenate(parts)) == list(range(60)) and all((np.diff(part) > 0).all() for part in parts)
     assert all(5 <= (part < 30).sum() <= 15 for part in parts)
 
@@ -171,7 +171,7 @@ def test_labelled_sets_get_a_class_accuracy(network, protocol, make_frames):
 def test_only_the_scored_clips_are_classified(network, protocol, make_frames):
     """Labels of the other ones are wrong."""
     real, fake = make_frames(40, 0), make_frames(40, 2)
-    chosen = _choose_parts(40, 20, 1, seed=0)[0]
+    chosen = choose_parts(40, 20, 1, seed=0)[0]
     for frames in (real, fake):
         frames[chosen[:10]] //= 4
     labels = np.full(40, 3)
