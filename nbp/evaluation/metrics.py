@@ -45,7 +45,7 @@ class ClipMean(ExactMetric):
         self.score = score
         # A MetricCollection takes metrics with equal states under equal names for one metric; after a first pair
         # without error, SSIM and MS-SSIM have equal sums.
-        name = name or score.__name__
+        name = name or getattr(score, "__name__", type(score).__name__)
         self._sums = (f"total_{name}", f"count_{name}")
         for state, dtype in zip(self._sums, (torch.float64, torch.int64)):
             self.add_state(state, torch.zeros((), dtype=dtype), dist_reduce_fx="sum", persistent=True)
