@@ -13,8 +13,8 @@ import time
 import torch
 
 from nbp.download import load_magvit2, load_transformer
-from nbp.files import write_json
 from nbp.generator.model import Generator
+from nbp.system.files import write_json
 
 
 def main(arguments=None):

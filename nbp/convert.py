@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from nbp import checkpoint, official
-from nbp.files import atomic_path, read_json
+from nbp.hub import models, official
+from nbp.system.files import atomic_path, read_json
 from nbp.training import checkpoints
 
 # What has no place in an official file and changes no logits: training options and how ids are drawn.
@@ -31,7 +31,7 @@ def official_to_native(source, target, kind=None):
         (number of tensors, number of parameters).
 
     Raises:
-        ValueError: see `nbp.official`; or no model of that kind in the file.
+        ValueError: see `nbp.hub.official`; or no model of that kind in the file.
     """
     content = official.read_file(source)
     states = official.split_state(content, source)
@@ -39,9 +39,9 @@ def official_to_native(source, target, kind=None):
     if kind not in states:
         raise ValueError(f"{source} holds a {' and a '.join(states)}, no {kind}")
     config, native = official.native_model(content, states[kind], kind, source)
-    checkpoint.check_state_dict(checkpoint.empty_model(kind, config), native, source)
-    checkpoint.save_model(target, kind, config, native)
-    return checkpoint.count(native)
+    models.check_state_dict(models.empty_model(kind, config), native, source)
+    models.save_model(target, kind, config, native)
+    return models.count(native)
 
 
 def native_to_official(source, target):
@@ -50,8 +50,8 @@ def native_to_official(source, target):
     Raises:
         ValueError: a model the official code cannot express; the message names the fields.
     """
-    kind, config, native = checkpoint.load_model(source)
-    checkpoint.check_state_dict(checkpoint.empty_model(kind, config), native, source)
+    kind, config, native = models.load_model(source)
+    models.check_state_dict(models.empty_model(kind, config), native, source)
     if kind == "tokenizer":
         if config != official.tokenizer_config():
             raise ValueError(f"{source}: the official code builds only {official.tokenizer_config()}, this is {config}")
@@ -62,7 +62,7 @@ def native_to_official(source, target):
         content = generator_checkpoint(config, state, source)
     with atomic_path(target) as temporary:
         torch.save(content, temporary)
-    return checkpoint.count(state)
+    return models.count(state)
 
 
 def generator_checkpoint(config, state, source):
@@ -110,7 +110,7 @@ def deepspeed_to_fp32(source, target):
 
     with atomic_path(target) as temporary:
         content = convert_zero_checkpoint_to_fp32_state_dict(source, str(temporary))
-    return checkpoint.count(content["state_dict"])
+    return models.count(content["state_dict"])
 
 
 def checkpoint_to_native(source, target):
@@ -138,10 +138,10 @@ def checkpoint_to_native(source, target):
         run, state = content["hyper_parameters"]["run"], content["state_dict"]
     prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
     native = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    config = checkpoint.read_config(run["kind"], run["model"], source)
-    checkpoint.check_state_dict(checkpoint.empty_model(run["kind"], config), native, source)
-    checkpoint.save_model(target, run["kind"], config, native)
-    return checkpoint.count(native)
+    config = models.read_config(run["kind"], run["model"], source)
+    models.check_state_dict(models.empty_model(run["kind"], config), native, source)
+    models.save_model(target, run["kind"], config, native)
+    return models.count(native)
 
 
 def main(argv=None):

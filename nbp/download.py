@@ -6,8 +6,8 @@ A path is an official file, a native model folder or a model hub id; what it is,
 
 from pathlib import Path
 
-from nbp import checkpoint, official
-from nbp.fetch import fetch_i3d, fetch_lpips, fetch_samples
+from nbp.hub import models, official
+from nbp.hub.fetch import fetch_i3d, fetch_lpips, fetch_samples
 
 __all__ = ["load_magvit2", "load_transformer", "fetch_i3d", "fetch_lpips", "fetch_samples"]
 
@@ -27,9 +27,9 @@ def load_magvit2(path, resolution=128, device="cuda"):
         ValueError: no tokenizer in there, or a file that can't be read; the message says what was expected.
     """
     if not Path(path).is_file():
-        return checkpoint.load_pretrained(path, "tokenizer", device, resolution=resolution)
+        return models.load_pretrained(path, "tokenizer", device, resolution=resolution)
     config, native = _official(path, "tokenizer")
-    return checkpoint.build("tokenizer", config, native, path, device, resolution=resolution)
+    return models.build("tokenizer", config, native, path, device, resolution=resolution)
 
 
 def load_transformer(path, tokenizer=None, device="cuda", config=None):
@@ -50,9 +50,9 @@ def load_transformer(path, tokenizer=None, device="cuda", config=None):
     """
     if Path(path).is_file():
         config, native = _official(path, "generator", config)
-        generator = checkpoint.build("generator", config, native, path, device)
+        generator = models.build("generator", config, native, path, device)
     else:
-        generator = checkpoint.load_pretrained(path, "generator", device)
+        generator = models.load_pretrained(path, "generator", device)
     if tokenizer is not None and tokenizer.num_codes != generator.config.num_codes:
         raise ValueError(f"{path} predicts {generator.config.num_codes} codes, the tokenizer has {tokenizer.num_codes}")
     return generator

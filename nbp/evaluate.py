@@ -12,15 +12,15 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from nbp import memorisation, sensitivity
-from nbp.clipsource import Cut, open_clips
-from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.evaluation.networks import load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import markdown_table, table
-from nbp.fetch import fetch_i3d
-from nbp.files import check_writable, write_json, write_text
+from nbp.hub.fetch import fetch_i3d
+from nbp.system.distributed import barrier, default_device, rank_and_world
+from nbp.system.files import check_writable, write_json, write_text
+from nbp.workflows import memorisation, sensitivity
+from nbp.workflows.clip_sources import Cut, open_clips
 
 
 def main(arguments=None):

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from nbp import clipset
-from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config, to_dict
+from nbp.data import clip_set
 from nbp.data.annotations import annotations_sha256
 from nbp.data.classes import read_classes
 from nbp.data.dataset import VideoDataset
-from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.download import load_magvit2, load_transformer
-from nbp.files import progress
-from nbp.generation import check_prefix, generate_clips, plan
 from nbp.generator.conditions import condition_encoder
+from nbp.hub.models import model_hash
+from nbp.system.distributed import barrier, default_device, rank_and_world
+from nbp.system.files import progress
+from nbp.workflows.generating import check_prefix, generate_clips, plan
 
 
 def main(arguments=None):
@@ -38,7 +38,7 @@ def main(arguments=None):
     encode = None if options.unconditional else condition_encoder(generator.config, options.text_tokenizer)
     sampling = dict(greedy=options.greedy, temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
                     cfg_scale=options.cfg_scale)
-    out = clipset.Parts(options.out, {
+    out = clip_set.Parts(options.out, {
         "tokenizer_hash": model_hash(tokenizer), "generator_hash": model_hash(generator), "seed": options.seed,
         "num_clips": len(requests), "labels": options.labels, "texts": texts, "data": options.data,
         "data_config": to_dict(dataset.data) if dataset else None,
@@ -59,7 +59,7 @@ def main(arguments=None):
     barrier()
     if rank == 0:
         out.merge(len(requests))
-        clipset.write_pictures(options.out, options.fps)
+        clip_set.write_pictures(options.out, options.fps)
         print(f"wrote {len(requests)} clips to {options.out}")
 
 

@@ -10,7 +10,7 @@ import argparse
 import sys
 
 from nbp.config import load_run
-from nbp.planning import GPUS, plan
+from nbp.planning.plan import GPUS, plan
 
 
 def main(arguments=None):

@@ -9,20 +9,20 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from nbp import clipset
-from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config, to_dict
+from nbp.data import clip_set
 from nbp.data.dataset import VideoDataset
-from nbp.distributed import barrier, default_device, rank_and_world
 from nbp.download import load_magvit2
 from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.networks import load_network
 from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import counts
 from nbp.evaluation.statement import markdown_table, table
-from nbp.fetch import fetch_i3d, fetch_lpips
-from nbp.files import sha256, write_json, write_text
-from nbp.reconstruction import reconstruct_clips, score_folder, split_real
+from nbp.hub.fetch import fetch_i3d, fetch_lpips
+from nbp.hub.models import model_hash
+from nbp.system.distributed import barrier, default_device, rank_and_world
+from nbp.system.files import sha256, write_json, write_text
+from nbp.workflows.reconstructing import reconstruct_clips, score_folder, split_real
 
 
 def main(arguments=None):
@@ -42,7 +42,7 @@ def main(arguments=None):
     tokenizer = load_magvit2(options.tokenizer, data.resolution, options.device)
     tokenizer.config.latent_grid(data.num_frames, data.resolution, data.resolution)   # refuses what it cannot encode
 
-    parts = clipset.Parts(options.out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(data),
+    parts = clip_set.Parts(options.out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(data),
                                         "split": options.split, "num_clips": num_clips, "quantize": protocol.quantize})
     reconstruct_clips(tokenizer, dataset, parts, num_clips, protocol.quantize, options.batch_size,
                       options.num_workers, rank, world)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from nbp.checkpoint import model_hash
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data.annotations import annotations_sha256
 from nbp.data.dataset import VideoDataset, evaluation_batches
 from nbp.data.tokens import TokenWriter
-from nbp.distributed import default_device, rank_and_world
 from nbp.download import load_magvit2
-from nbp.files import progress
+from nbp.hub.models import model_hash
+from nbp.system.distributed import default_device, rank_and_world
+from nbp.system.files import progress
 
 
 def main(arguments=None):

@@ -7,8 +7,8 @@ import pytest
 
 from nbp import plan
 from nbp.config import load_run
-from nbp.planning import GPUS, checkpoint_bytes
-from nbp.planning import plan as make_plan
+from nbp.planning.plan import GPUS, checkpoint_bytes
+from nbp.planning.plan import plan as make_plan
 
 ROOT = Path(__file__).parents[1]
 STATED_HOURS = {path: re.search(r"# Hours: +([\d,]+) GPU-hours \((\d+) hours on (\d+)\) by nbp.plan", path.read_text())

@@ -85,7 +85,7 @@ def save_config(config, path):
     """Write the resolved config as YAML, atomically."""
     from omegaconf import OmegaConf
 
-    from nbp.files import write_text
+    from nbp.system.files import write_text
 
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from nbp.files import write_text
+from nbp.system.files import write_text
 
 
 def read_annotations(path):

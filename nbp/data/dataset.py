@@ -14,8 +14,16 @@ import torch
 
 from nbp.data.annotations import check_overlap, count_per_class, read_annotations
 from nbp.data.classes import class_text
-from nbp.data.clips import (RESIZES, clip_offsets, fit_square, flip, frames_to_video, num_starts, place_clip,
-                            spaced_starts)
+from nbp.data.clips import (
+    RESIZES,
+    clip_offsets,
+    fit_square,
+    flip,
+    frames_to_video,
+    num_starts,
+    place_clip,
+    spaced_starts,
+)
 from nbp.data.video_io import READERS, VideoError, probe, read_frames
 
 __all__ = ["VideoDataset", "evaluation_batches", "class_names", "read_annotations", "check_overlap", "count_per_class"]

@@ -14,7 +14,7 @@ import torch
 
 from nbp.data.classes import class_text
 from nbp.data.remote import open_folder
-from nbp.files import atomic_path, read_json, write_json
+from nbp.system.files import atomic_path, read_json, write_json
 
 META_FIELDS = ("grid", "num_codes", "tokenizer_hash", "data", "classes")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nbp.files import atomic_path
+from nbp.system.files import atomic_path
 
 READERS = ("pyav", "decord")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")

@@ -180,7 +180,7 @@ def load_i3d(path, bn_eps=TF_BN_EPS):
     """An I3D with the weights of a file, batch norm folded.
 
     Args:
-        path: safetensors (as `nbp.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`,
+        path: safetensors (as `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`,
             read with weights_only), in the port's key names.
         bn_eps: `TF_BN_EPS` or `PORT_BN_EPS`.
 

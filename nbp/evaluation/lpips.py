@@ -1,6 +1,6 @@
 """LPIPS, the learned perceptual distance of Zhang et al. (arXiv 1801.03924), as metric and as training loss.
 
-Weights: the file written by `nbp.fetch.fetch_lpips`. Images are (B,3,H,W) in [0,1]; the two
+Weights: the file written by `nbp.hub.fetch.fetch_lpips`. Images are (B,3,H,W) in [0,1]; the two
 rescalings the networks expect happen here, once, so callers never normalise.
 Legend: B images, C channels, H W pixels.
 """
@@ -66,7 +66,7 @@ class LPIPS(nn.Module):
 
     @classmethod
     def from_file(cls, path, net="vgg"):
-        """Load the safetensors file written by `nbp.fetch.fetch_lpips(net)`.
+        """Load the safetensors file written by `nbp.hub.fetch.fetch_lpips(net)`.
 
         Raises:
             ValueError: the file holds other tensors than this network has.

@@ -10,8 +10,8 @@ import torch
 
 from nbp.evaluation.i3d import PORT_BN_EPS, TF_BN_EPS, load_i3d, read_state
 from nbp.evaluation.protocols import prepare
-from nbp.fetch import I3D, tensors_sha256
-from nbp.files import sha256
+from nbp.hub.fetch import I3D, tensors_sha256
+from nbp.system.files import sha256
 
 BFLOAT16_ERROR = 0.02  # largest change of a Kinetics-400 logit by bfloat16, as a share of the largest logit
 # i3d_torchscript.pt as published by StyleGAN-V.
@@ -39,7 +39,7 @@ def load_network(name, path, device="cpu", trust_torchscript=False):
 
     Args:
         name: `Protocol.network`.
-        path: weight file: what `nbp.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
+        path: weight file: what `nbp.hub.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
             user's `i3d_torchscript.pt`.
         device: torch device.
         trust_torchscript: load a TorchScript file of unknown hash. Such a file is a program.

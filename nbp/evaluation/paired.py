@@ -7,7 +7,7 @@ import torch
 
 from nbp.evaluation import quality
 from nbp.evaluation.protocols import to_video
-from nbp.files import progress
+from nbp.system.files import progress
 
 
 @torch.inference_mode()

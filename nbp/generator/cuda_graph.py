@@ -2,7 +2,6 @@
 
 import torch
 
-
 MAX_SEQUENCES = 8
 
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from nbp import checkpoint
 from nbp.generator.cuda_graph import Recorded, can_record
 from nbp.generator.masks import attention_mask
 from nbp.generator.sampling import Sampling, decode, row_generators
 from nbp.generator.sequence import Layout, check_grid, raster_order, to_grid, to_steps
 from nbp.generator.transformer import KVCache, Transformer
+from nbp.hub import models
 
 
 class Generator(nn.Module):
@@ -56,12 +56,12 @@ class Generator(nn.Module):
 
     def save_pretrained(self, folder):
         """Write `model.safetensors` and `config.json` into `folder`, ready to be uploaded as it is."""
-        checkpoint.save_pretrained(self, "generator", folder)
+        models.save_pretrained(self, "generator", folder)
 
     @classmethod
     def from_pretrained(cls, path, device="cpu"):
         """Build the generator of a folder (or a model hub id) in eval mode on `device`."""
-        return checkpoint.load_pretrained(path, "generator", device)
+        return models.load_pretrained(path, "generator", device)
 
     # ---- training
 

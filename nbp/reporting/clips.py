@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from nbp.data.video_io import write_video
-from nbp.files import atomic_path
+from nbp.system.files import atomic_path
 
 SCALE, MAX_ZOOM = 2, 3
 SHEET_FRAMES = 6

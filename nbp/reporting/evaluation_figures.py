@@ -13,7 +13,7 @@ def presets_figure(rows):
     """Bars of the same pair of sets under every preset that could be scored.
 
     Args:
-        rows: `nbp.sensitivity.preset_scores`.
+        rows: `nbp.workflows.sensitivity.preset_scores`.
     """
     scored = [row for row in rows if "fvd" in row]
     with matplotlib.rc_context(STYLE):
@@ -59,7 +59,7 @@ def corruptions_figure(responses):
     """A panel for each kind of damage.
 
     Args:
-        responses: `nbp.sensitivity.responses`.
+        responses: `nbp.workflows.sensitivity.responses`.
     """
     columns = 3
     num_rows = math.ceil(len(responses) / columns)

@@ -12,9 +12,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nbp.files import atomic_path
 from nbp.generator.masks import attention_mask
 from nbp.generator.sequence import Layout
+from nbp.system.files import atomic_path
 
 INK = "#1b1f25"                          # becomes the page's own text colour
 BLUE, ORANGE, GREEN = "#4a7fdc", "#e0782f", "#2f9e77"

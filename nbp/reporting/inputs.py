@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from nbp import clipset
 from nbp.config import GeneratorConfig, load_config, load_run
+from nbp.data import clip_set
 from nbp.data.tokens import TokenDataset
-from nbp.files import read_json
+from nbp.system.files import read_json
 from nbp.training.metrics_log import read_metrics
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors")
@@ -47,11 +47,11 @@ def read_run(folder):
         ValueError: an output is missing, with the file and the stage that writes it, or cannot be read.
     """
     folder = Path(folder)
-    clips = {"real": clipset.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
+    clips = {"real": clip_set.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
     for name, stage in (("reconstruction", "reconstruct"), ("generated", "generate"), ("predicted", "predict"),
                         ("baselines/pooled", "baselines"), ("baselines/frozen", "baselines")):
         _required(folder / name / "clips.npz", stage)
-        clips[Path(name).name] = clipset.load(folder / name)
+        clips[Path(name).name] = clip_set.load(folder / name)
     runs = {kind: load_run(_required(folder / kind / "config.yaml", kind)) for kind in ("tokenizer", "generator")}
     tokens = TokenDataset(_required(folder / "tokens/train/meta.json", "tokens").parent)
     phases = list(itertools.accumulate(phase.steps for phase in runs["tokenizer"].curriculum))

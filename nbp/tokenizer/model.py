@@ -173,7 +173,7 @@ class Tokenizer(nn.Module):
 
     def save_pretrained(self, folder):
         """Write `model.safetensors` and `config.json` into `folder`."""
-        from nbp.checkpoint import save_pretrained
+        from nbp.hub.models import save_pretrained
 
         save_pretrained(self, "tokenizer", folder)
 
@@ -184,6 +184,6 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: not a native tokenizer, or its tensors do not fit its config.
         """
-        from nbp.checkpoint import load_pretrained
+        from nbp.hub.models import load_pretrained
 
         return load_pretrained(path, "tokenizer", device, resolution=resolution)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from nbp.files import check_writable
+from nbp.system.files import check_writable
 from nbp.training import callbacks, checkpoints, generator_run, tokenizer_run
 from nbp.training.guard import Guard, RollBack
 from nbp.training.loggers import build_loggers

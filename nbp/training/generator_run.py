@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from nbp.checkpoint import model_hash
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
 from nbp.download import load_magvit2
 from nbp.generator.conditions import condition_encoder
+from nbp.hub.models import model_hash
 from nbp.training.datamodule import ClipDataModule
 from nbp.training.generator_module import GeneratorModule
 from nbp.training.pictures import GeneratedSamples, SampleClips

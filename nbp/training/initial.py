@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from nbp import checkpoint
 from nbp.download import load_magvit2, load_transformer
+from nbp.hub import models
 from nbp.tokenizer.inflation import inflate
 
 # Fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
@@ -34,7 +34,7 @@ def load_initial(model, kind, path):
             f"model.{name} is {getattr(model.config, name)}, there it is {getattr(source.config, name)}"
             for name in differing))
     state = source.state_dict()
-    checkpoint.check_state_dict(model, state, path)
+    models.check_state_dict(model, state, path)
     model.load_state_dict(state)
 
 
@@ -48,5 +48,5 @@ def load_inflated(model, path):
     Raises:
         ValueError: no tokenizer there, or one whose tensors do not inflate to the model's.
     """
-    _, _, state = checkpoint.load_model(path, "tokenizer")
+    _, _, state = models.load_model(path, "tokenizer")
     model.load_state_dict(inflate(state, model, f"inflate_from={path}"))

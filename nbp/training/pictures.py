@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import Callback
 
 from nbp.data.clips import video_to_frames
 from nbp.data.video_io import write_video
-from nbp.files import atomic_path
+from nbp.system.files import atomic_path
 from nbp.training.loggers import log_media
 
 NUM_FRAMES = 5   # of each clip in a picture

@@ -3,8 +3,16 @@ import pytest
 import torch
 from videos import numbered
 
-from nbp.data.clips import (clip_offsets, fit_square, flip, frames_to_video, num_starts, place_clip, spaced_starts,
-                            video_to_frames)
+from nbp.data.clips import (
+    clip_offsets,
+    fit_square,
+    flip,
+    frames_to_video,
+    num_starts,
+    place_clip,
+    spaced_starts,
+    video_to_frames,
+)
 
 
 def test_offsets_follow_time_stamps():

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 
-from conftest import Moments
+from moments import Moments
 
 from nbp import evaluate
 from nbp.evaluation import features

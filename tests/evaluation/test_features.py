@@ -11,8 +11,8 @@ from nbp.evaluation import features, networks
 from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import get_protocol
-from nbp.fetch import tensors_sha256
-from nbp.files import sha256
+from nbp.hub.fetch import tensors_sha256
+from nbp.system.files import sha256
 
 
 def test_independent_of_batch_size(network, protocol, make_frames):

@@ -26,7 +26,7 @@ def evaluate_by_ranks(ranks, real, fake, folder, *options, **environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                str(HERE / "scored_by_ranks.py"), "--real", str(real), "--fake", str(fake), "--device", "cpu",
                "--out", str(folder / "out"), "--cache", str(folder / "cache"), *options]
-    paths = os.pathsep.join([str(ROOT), str(HERE)])
+    paths = os.pathsep.join([str(ROOT), str(HERE), str(ROOT / "tests")])
     result = subprocess.run(command, capture_output=True, text=True, timeout=300,
                             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment)
     assert result.returncode == 0 or environment, result.stderr[-3000:]

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from nbp.clipsource import Cut, open_clips
 from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.scoring import choose_parts, evaluate_sets, nearest_centroid_accuracy
 from nbp.evaluation.statement import finite, markdown_table, table
+from nbp.workflows.clip_sources import Cut, open_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 

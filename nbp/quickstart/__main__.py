@@ -1,0 +1,40 @@
+"""The whole pipeline on Procgen, one command per stage: python -m nbp.quickstart [--smoke] [--out runs/quickstart]
+
+Makes the videos, trains tokenizer and generator, generates, predicts, scores and writes RUN/report.html.
+Stopped at any point, the same command goes on. A finished stage runs again only if its command, a config that it
+names or an earlier stage has changed; its old folder is kept as FOLDER.old. --smoke runs the same stages with a few
+steps and clips, to see in about two minutes that everything works here.
+"""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from nbp.quickstart.runner import StageError, run_stages
+from nbp.quickstart.stages import FULL, SMOKE, stages
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m nbp.quickstart", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="few steps and clips: does it run here?")
+    parser.add_argument("--out", help="run folder (default: runs/quickstart, with --smoke runs/smoke)")
+    options = parser.parse_args(arguments)
+    out = Path(options.out or ("runs/smoke" if options.smoke else "runs/quickstart"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        run_stages(stages(out, SMOKE if options.smoke else FULL), out)
+    except StageError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
+                                              if options.smoke else ""))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
