@@ -14,6 +14,7 @@ import torch
 
 from nbp.download import load_magvit2, load_transformer
 from nbp.generator.model import Generator
+from nbp.system.command import run_command
 from nbp.system.files import write_json
 
 
@@ -91,4 +92,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -5,13 +5,13 @@ Both directions are exact and strict; each prints how many tensors and parameter
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
 from nbp.hub import models, official
+from nbp.system.command import run_command
 from nbp.system.files import atomic_path, read_json
 from nbp.training import checkpoints
 
@@ -158,19 +158,16 @@ def main(argv=None):
         if name == "official-to-native":
             command.add_argument("--kind", choices=("tokenizer", "generator"), help="which of two models in one file")
     args = parser.parse_args(argv)
-    try:
-        if args.command == "official-to-native":
-            tensors, parameters = official_to_native(args.source, args.target, args.kind)
-        elif args.command == "native-to-official":
-            tensors, parameters = native_to_official(args.source, args.target)
-        elif args.command == "checkpoint-to-native":
-            tensors, parameters = checkpoint_to_native(args.source, args.target)
-        else:
-            tensors, parameters = deepspeed_to_fp32(args.source, args.target)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    if args.command == "official-to-native":
+        tensors, parameters = official_to_native(args.source, args.target, args.kind)
+    elif args.command == "native-to-official":
+        tensors, parameters = native_to_official(args.source, args.target)
+    elif args.command == "checkpoint-to-native":
+        tensors, parameters = checkpoint_to_native(args.source, args.target)
+    else:
+        tensors, parameters = deepspeed_to_fp32(args.source, args.target)
     print(f"{args.target}: {tensors} tensors, {parameters:,} parameters")
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

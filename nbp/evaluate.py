@@ -17,6 +17,7 @@ from nbp.evaluation.protocols import PROTOCOLS, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import markdown_table, table
 from nbp.hub.fetch import fetch_i3d
+from nbp.system.command import run_command
 from nbp.system.distributed import barrier, default_device, rank_and_world
 from nbp.system.files import check_writable, write_json, write_text
 from nbp.workflows import memorisation, sensitivity
@@ -149,4 +150,4 @@ def sets_of_run(run):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,6 +19,7 @@ from nbp.data.dataset import VideoDataset
 from nbp.download import load_magvit2, load_transformer
 from nbp.generator.conditions import condition_encoder
 from nbp.hub.models import model_hash
+from nbp.system.command import run_command
 from nbp.system.distributed import barrier, default_device, rank_and_world
 from nbp.system.files import progress
 from nbp.workflows.generating import check_prefix, generate_clips, plan
@@ -96,4 +97,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

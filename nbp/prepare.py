@@ -17,6 +17,7 @@ from nbp.data.annotations import count_per_class, read_annotations
 from nbp.data.classes import read_classes
 from nbp.data.integrity import BAD_FILES, read_bad_files, verify
 from nbp.data.sources import folder, k600, procgen, ucf101
+from nbp.system.command import run_command
 
 
 def main(arguments=None):
@@ -127,4 +128,4 @@ def summary(root, motion):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,6 +20,7 @@ from nbp.evaluation.scoring import counts
 from nbp.evaluation.statement import markdown_table, table
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
 from nbp.hub.models import model_hash
+from nbp.system.command import run_command
 from nbp.system.distributed import barrier, default_device, rank_and_world
 from nbp.system.files import sha256, write_json, write_text
 from nbp.workflows.reconstructing import reconstruct_clips, score_folder, split_real
@@ -109,4 +110,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

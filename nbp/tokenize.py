@@ -15,6 +15,7 @@ from nbp.data.dataset import VideoDataset, evaluation_batches
 from nbp.data.tokens import TokenWriter
 from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
+from nbp.system.command import run_command
 from nbp.system.distributed import default_device, rank_and_world
 from nbp.system.files import progress
 
@@ -81,4 +82,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

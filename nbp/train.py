@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nbp.config import load_run
 from nbp.convert import checkpoint_to_native
+from nbp.system.command import run_command
 from nbp.training import checkpoints
 from nbp.training.fitting import fit
 from nbp.training.stop_signals import Stopped
@@ -37,4 +38,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -18,6 +18,7 @@ from nbp.evaluation.features import extract_features
 from nbp.evaluation.networks import load_network, run_network
 from nbp.evaluation.protocols import get_protocol, prepare
 from nbp.hub.fetch import fetch_i3d
+from nbp.system.command import run_command
 from nbp.system.distributed import default_device
 from nbp.system.files import write_json
 from nbp.workflows.clip_sources import Cut, open_clips
@@ -102,4 +103,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from nbp.hub.flax_weights import i3d_state, lpips_state, read_arrays
+from nbp.system.command import UserError, run_command
 from nbp.system.files import atomic_path, sha256
 
 
@@ -73,7 +74,7 @@ SAMPLES = (
 )
 
 
-class FetchError(RuntimeError):
+class FetchError(UserError):
     """A file is neither here nor to be had; the message says what to do."""
 
 
@@ -224,4 +225,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,8 +11,9 @@ import signal
 import sys
 from pathlib import Path
 
-from nbp.quickstart.runner import StageError, run_stages
+from nbp.quickstart.runner import run_stages
 from nbp.quickstart.stages import FULL, SMOKE, stages
+from nbp.system.command import run_command
 
 
 def main(arguments=None):
@@ -23,18 +24,10 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     out = Path(options.out or ("runs/smoke" if options.smoke else "runs/quickstart"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run_stages(stages(out, SMOKE if options.smoke else FULL), out)
-    except StageError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    run_stages(stages(out, SMOKE if options.smoke else FULL), out)
     print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
                                               if options.smoke else ""))
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -19,6 +19,7 @@ from nbp.data.clips import video_to_frames
 from nbp.data.tokens import TokenDataset
 from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
+from nbp.system.command import run_command
 from nbp.system.files import progress
 
 
@@ -161,4 +162,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

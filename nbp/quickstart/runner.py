@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Optional
 
 from nbp.config import config_digest
+from nbp.system.command import UserError
 from nbp.system.files import read_json, write_json
 
 LAST_LINES = 20
@@ -29,7 +30,7 @@ LOCK_PATIENCE_S = 10.0   # a command that was killed with its parent takes a mom
 PROGRESS = re.compile(rb"(\d+)/(\d+)\b.* s left")   # what `nbp.system.files.progress` and the training print
 
 
-class StageError(RuntimeError):
+class StageError(UserError):
     """A stage that failed; the text holds its name, its log and the last lines."""
 
 

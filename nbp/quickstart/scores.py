@@ -25,6 +25,7 @@ from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
 from nbp.evaluation.uncertainty import bootstrap_interval
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
+from nbp.system.command import run_command
 from nbp.system.files import progress, read_json, write_json
 from nbp.workflows.clip_sources import open_clips
 
@@ -160,4 +161,4 @@ def parse(arguments):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

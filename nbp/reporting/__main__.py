@@ -10,6 +10,7 @@ from pathlib import Path
 from nbp.reporting import page, sections
 from nbp.reporting.checks import checks
 from nbp.reporting.inputs import machine, read_run
+from nbp.system.command import run_command
 from nbp.system.files import write_json, write_text
 
 
@@ -36,4 +37,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
