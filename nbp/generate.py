@@ -21,7 +21,7 @@ from nbp.generator.conditions import condition_encoder
 from nbp.hub.models import model_hash
 from nbp.system.command import run_command
 from nbp.system.distributed import barrier, default_device, rank_and_world
-from nbp.system.files import progress
+from nbp.system.progress import progress
 from nbp.workflows.generating import check_prefix, generate_clips, plan
 
 

@@ -17,7 +17,7 @@ from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
 from nbp.system.command import run_command
 from nbp.system.distributed import default_device, rank_and_world
-from nbp.system.files import progress
+from nbp.system.progress import progress
 
 
 def main(arguments=None):

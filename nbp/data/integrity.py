@@ -13,7 +13,8 @@ from pathlib import Path
 
 from nbp.data.annotations import read_annotations
 from nbp.data.video_io import VideoError, check_video
-from nbp.system.files import progress, write_text
+from nbp.system.files import write_text
+from nbp.system.progress import progress
 
 RECORD, BAD_FILES = "verified.jsonl", "bad_files.txt"
 LISTS = ("train.txt", "val.txt", "test.txt")

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from nbp.evaluation.networks import network_features
-from nbp.system.files import atomic_path, progress, write_json
+from nbp.system.files import atomic_path, write_json
+from nbp.system.progress import progress
 
 CHUNK = 32
 FEATURES_VERSION = 2  # raise it when the same inputs give other features

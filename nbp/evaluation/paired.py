@@ -7,7 +7,7 @@ import torch
 
 from nbp.evaluation import quality
 from nbp.evaluation.protocols import to_video
-from nbp.system.files import progress
+from nbp.system.progress import progress
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from nbp.data.tokens import TokenDataset
 from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
 from nbp.system.command import run_command
-from nbp.system.files import progress
+from nbp.system.progress import progress
 
 
 def main(arguments=None):

@@ -27,7 +27,7 @@ from nbp.system.files import read_json, write_json
 
 LAST_LINES = 20
 LOCK_PATIENCE_S = 10.0   # a command that was killed with its parent takes a moment to go
-PROGRESS = re.compile(rb"(\d+)/(\d+)\b.* s left")   # what `nbp.system.files.progress` and the training print
+PROGRESS = re.compile(rb"(\d+)/(\d+)\b.* s left")   # what `nbp.system.progress` and the training print
 
 
 class StageError(UserError):

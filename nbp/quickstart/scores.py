@@ -26,7 +26,8 @@ from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
 from nbp.evaluation.uncertainty import bootstrap_interval
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
 from nbp.system.command import run_command
-from nbp.system.files import progress, read_json, write_json
+from nbp.system.files import read_json, write_json
+from nbp.system.progress import progress
 from nbp.workflows.clip_sources import open_clips
 
 SETS = {"reconstruction": "reconstruction", "pooled": "baselines/pooled", "generated": "generated",

@@ -7,12 +7,12 @@ import os
 PATIENCE = datetime.timedelta(days=2)
 
 
-def rank_and_world():
+def rank_and_world() -> tuple[int, int]:
     """(rank, world size) of this process; (0, 1) without a launcher."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def default_device():
+def default_device() -> str:
     """This rank's GPU, "cuda:<local rank>", or "cpu" where there is none."""
     import torch
 
@@ -20,7 +20,7 @@ def default_device():
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
 
 
-def barrier(problem=""):
+def barrier(problem: str = "") -> None:
     """Wait until every rank is here; nothing to wait for without a launcher.
 
     Args:
@@ -30,13 +30,13 @@ def barrier(problem=""):
         ValueError: something went wrong at one of them. All hear of it, so that none goes on or waits alone.
     """
     world = rank_and_world()[1]
-    problems = [problem]
+    problems: list[str] = [problem]
     if world > 1:
         import torch.distributed as dist
 
         if not dist.is_initialized():
             dist.init_process_group("gloo", timeout=PATIENCE)
-        problems = [None] * world
+        problems = [""] * world
         dist.all_gather_object(problems, problem)
     if any(problems):
         raise ValueError(next(filter(None, problems)))

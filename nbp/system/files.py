@@ -1,19 +1,25 @@
-"""Files that are never half-written, their hashes, and progress bars for long loops."""
+"""Files that are never half-written, JSON, and hashes."""
+
+from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
-import sys
+import shutil
 import tempfile
-import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
+
+AnyPath: TypeAlias = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path: AnyPath) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
 
     The suffix is kept, because codec libraries choose the container by it.
@@ -29,13 +35,26 @@ def atomic_path(path):
         yield Path(temporary)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        full = _is_full(path.parent)  # asked before the rest of the file gives its space back
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = str(path)
+        elif full and isinstance(error, (RuntimeError, ValueError)):
+            # torch and others report a full disk by exceptions of their own, which do not say so.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
 
 
-def check_writable(folder, name):
+def _is_full(folder: Path) -> bool:
+    try:
+        return shutil.disk_usage(folder).free < 1 << 20
+    except OSError:
+        return False
+
+
+def check_writable(folder: AnyPath, name: str) -> None:
     """Make a folder and try to write in it, before work whose result goes there.
 
     Args:
@@ -53,24 +72,24 @@ def check_writable(folder, name):
         raise ValueError(f"{name}{folder} cannot be written: {error}") from error
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def write_text(path, text):
+def write_text(path: AnyPath, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: AnyPath, value: object) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinite numbers, which JSON lacks, become null."""
     write_text(path, json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _finite(value):
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -78,7 +97,7 @@ def _finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path):
+def read_json(path: AnyPath) -> Any:  # noqa: ANN401 - a file may hold anything
     """Read a JSON file.
 
     Raises:
@@ -90,69 +109,10 @@ def read_json(path):
         raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
-def sha256(path):
+def sha256(path: AnyPath) -> str:
     """Hex sha256 of a file, read in pieces of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def progress(iterable, total, description, unit="it", initial=0):
-    """Yield from `iterable` while showing count, rate and time left.
-
-    A live bar on a terminal; elsewhere (log files) one line every ten seconds, so logs stay readable.
-
-    Args:
-        iterable: what to iterate over.
-        total: number of items of the whole task, `initial` included.
-        description: name of the task.
-        unit: what one item is, as in "clips".
-        initial: items done by an earlier, interrupted run.
-    """
-    if sys.stderr.isatty():
-        yield from _bar(iterable, total, description, unit, initial)
-    else:
-        yield from _lines(iterable, total, description, unit, initial)
-
-
-def _bar(iterable, total, description, unit, initial):
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-               TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()]
-    start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, completed=initial, rate="")
-        for count, item in enumerate(iterable, 1):
-            yield item
-            bar.update(task, advance=1, rate=f"{count / max(time.monotonic() - start, 1e-9):.2f} {unit}/s")
-
-
-def _lines(iterable, total, description, unit, initial, every_s=10.0):
-    start = last = time.monotonic()
-    count = 0
-
-    def line(now):
-        rate = count / max(now - start, 1e-9)
-        left = (total - initial - count) / max(rate, 1e-9)
-        print(f"{description}: {initial + count}/{total} {unit}, {rate:.2f} {unit}/s, {left:.0f} s left",
-              file=sys.stderr, flush=True)
-
-    for item in iterable:
-        yield item
-        count += 1
-        now = time.monotonic()
-        if now - last >= every_s:
-            line(now)
-            last = now
-    line(time.monotonic())

@@ -20,7 +20,8 @@ import numpy as np
 
 from nbp.data import clip_set
 from nbp.evaluation.features import Clips
-from nbp.system.files import progress, sha256
+from nbp.system.files import sha256
+from nbp.system.progress import progress
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
 MAX_PER_VIDEO = 4  # more random clips of one video would repeat its frames instead of adding to the set

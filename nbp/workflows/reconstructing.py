@@ -17,7 +17,8 @@ from nbp.evaluation.protocols import quantize
 from nbp.evaluation.quality import code_statistics, count_codes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import finite
-from nbp.system.files import progress, read_json
+from nbp.system.files import read_json
+from nbp.system.progress import progress
 
 
 @torch.inference_mode()

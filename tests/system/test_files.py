@@ -1,11 +1,12 @@
-"""Files are whole or absent, and progress reaches its end."""
+"""Files are whole or absent."""
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from nbp.system.files import atomic_path, progress, read_json, sha256, write_json
+from nbp.system.files import atomic_path, read_json, sha256, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_rest(tmp_path):
@@ -26,10 +27,23 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left on device: '.*/scores.json'"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
     assert os.listdir(tmp_path) == ["scores.json"]
+
+
+def test_a_library_that_reports_a_full_disk_in_its_own_words_is_understood(tmp_path, monkeypatch):
+    def fail():
+        with atomic_path(tmp_path / "last.ckpt"):
+            raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    with pytest.raises(RuntimeError, match="failed writing"):
+        fail()
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match=r"No space left on device: '.*/last.ckpt'"):
+        fail()
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_file_keeps_the_usual_permissions(tmp_path):
@@ -45,7 +59,8 @@ def test_a_damaged_json_file_is_named(tmp_path):
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    write_json(tmp_path / "a.json", {"psnr": float("inf"), "parts": [(1.5, float("nan")), {"x": -float("inf")}], "n": 2})
+    value = {"psnr": float("inf"), "parts": [(1.5, float("nan")), {"x": -float("inf")}], "n": 2}
+    write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == {"psnr": None, "parts": [[1.5, None], {"x": None}], "n": 2}
     text = (tmp_path / "a.json").read_text()
     assert "NaN" not in text and "Infinity" not in text
@@ -54,8 +69,3 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256(tmp_path / "abc").startswith("ba7816bf8f01cfea")
-
-
-def test_progress_yields_everything_and_says_where_it_is(capsys):
-    assert list(progress(range(3), 5, "count", "things", initial=2)) == [0, 1, 2]
-    assert "count: 5/5 things" in capsys.readouterr().err

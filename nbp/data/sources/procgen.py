@@ -14,7 +14,8 @@ import numpy as np
 
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
-from nbp.system.files import progress, read_json, write_json
+from nbp.system.files import read_json, write_json
+from nbp.system.progress import progress
 
 GAMES = ("bigfish", "bossfight", "caveflyer", "climber", "coinrun", "dodgeball",
          "fruitbot", "jumper", "leaper", "ninja", "plunder", "starpilot")
