@@ -11,6 +11,8 @@ from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import Protocol
 from nbp.hub.fetch import fetch_i3d, fetch_lpips, fetch_samples
 
+pytest_plugins = ["training_runs"]
+
 CKPT = Path(__file__).parents[1] / "ckpt"
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 # These start first: whole files go to one process, and a long one at the end would keep the others waiting.
