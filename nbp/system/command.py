@@ -25,10 +25,11 @@ class UserError(RuntimeError):
     """Something that a person puts right outside the code, as a missing network; the message says how."""
 
 
-def run_command(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and end the process with what it returns, or as the module header says."""
+def run_command(main: Callable[[], object]) -> NoReturn:
+    """Call `main` and end the process as the module header says; an int that it returns is the exit code."""
     try:
-        sys.exit(main())
+        code = main()
+        sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
@@ -61,11 +62,20 @@ def mistake(error: Exception) -> str | None:
         return _line(str(error))
     if isinstance(error, ValueError):
         return _from_a_worker(str(error))
-    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("nbp"):
-        extra = EXTRAS.get(error.name.split(".")[0])
-        place = f'".[{extra}]"' if extra else "."
-        return f"{error.name} is not installed; in the folder of the repository: python -m pip install {place}"
+    if isinstance(error, ModuleNotFoundError):
+        return _not_installed(str(error))
     return None
+
+
+def _not_installed(text: str) -> str | None:
+    """Which package is missing and how it is installed; None for a module of nbp itself."""
+    named = re.search(r"No module named '(\w+)", text)
+    if named is None:  # a library that says in its own words what it misses
+        return _line(text)
+    name = named[1]
+    place = f'".[{EXTRAS[name]}]"' if name in EXTRAS else "."
+    advice = f"{name} is not installed; in the folder of the repository: python -m pip install {place}"
+    return None if name == "nbp" else advice
 
 
 def _raised_by_nbp(error: Exception) -> bool:
