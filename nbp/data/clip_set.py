@@ -1,23 +1,32 @@
 """A clip set: a folder with lossless clips, made by generate, reconstruct and baselines, read by evaluate and report.
 
 clips.npz holds video uint8 (N,T,H,W,3), label int64 (N,), -1 without a class, path (N,) str and, where there
-are tokens, indices int32 (N,t,h,w); meta.json says how it was made.
+are tokens, indices int32 (N,t,h,w); meta.json says how it was made. `numpy.load("clips.npz")["video"]` reads it.
 """
 
-import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.lib import format as npy
 
+from nbp.data.sheet import contact_sheet, write_picture
+from nbp.data.video_io import write_video
 from nbp.system.files import atomic_path, read_json, write_json
 
 MAX_OPEN = 64  # parts that are open at a time; each of their arrays holds a file descriptor
+_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+Arrays = dict[str, np.ndarray]
 
 
-def save(folder, video, label, path=None, indices=None, meta=None):
+def save(folder: str | Path, video: np.ndarray, label: Sequence[int] | np.ndarray,
+         path: Sequence[str] | np.ndarray | None = None, indices: np.ndarray | None = None,
+         meta: Mapping[str, object] | None = None) -> None:
     """Write a clip set, atomically.
 
     Args:
@@ -25,7 +34,7 @@ def save(folder, video, label, path=None, indices=None, meta=None):
         label: integers (N,).
         path: N source paths, or None.
         indices: integers (N, t, h, w), or None.
-        meta: dict of JSON values.
+        meta: JSON values.
     """
     video = np.asarray(video)
     if video.ndim != 5 or video.shape[-1] != 3 or video.dtype != np.uint8:
@@ -38,8 +47,8 @@ def save(folder, video, label, path=None, indices=None, meta=None):
     write_json(Path(folder) / "meta.json", meta or {})
 
 
-def load(folder, verify=False):
-    """Arrays of a clip set as a dict; see `read_arrays`.
+def load(folder: str | Path, verify: bool = False) -> Arrays:
+    """Arrays of a clip set; see `read_arrays`.
 
     Raises:
         ValueError: no clips.npz in there, or one without `video` and `label`.
@@ -53,13 +62,13 @@ def load(folder, verify=False):
     return arrays
 
 
-def write_arrays(path, arrays):
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write an npz file, atomically; uncompressed, so that `read_arrays` can map it into memory."""
     with atomic_path(path) as temporary:
-        np.savez(temporary, **arrays)
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # numpy's stub knows no names in **
 
 
-def read_arrays(path, verify=False):
+def read_arrays(path: str | Path, verify: bool = False) -> Arrays:
     """All arrays of an npz file; never unpickles.
 
     Arrays that are stored uncompressed are mapped: only what is looked at takes memory, and a change stays in it.
@@ -80,28 +89,27 @@ def read_arrays(path, verify=False):
         raise ValueError(f"{path} is not an npz file of plain arrays: {error}") from error
 
 
-def _member(path, archive, info):
+def _member(path: str | Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """One array: mapped into memory where it lies there as it is, else read."""
+    if info.compress_type == zipfile.ZIP_STORED and (mapped := _mapped(path, info.header_offset)) is not None:
+        return mapped
     with archive.open(info) as file:
-        shape, fortran_order, dtype = _npy_header(file)
-        header = file.tell()
+        return npy.read_array(file, allow_pickle=False)
+
+
+def _mapped(path: str | Path, start: int) -> np.ndarray | None:
+    """The first npy array behind place `start` of a file, mapped into memory; None if it can't be."""
     with open(path, "rb") as file:
-        file.seek(info.header_offset + 26)   # lengths of name and extra field, which end the zip's own header
-        start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + header
-    mappable = 0 not in shape and start % dtype.alignment == 0 and not dtype.hasobject
-    if info.compress_type == zipfile.ZIP_STORED and mappable:
-        return np.memmap(path, dtype, "c", start, shape, "F" if fortran_order else "C")
-    with archive.open(info) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _npy_header(file):
-    """(shape, whether in Fortran's order, dtype)."""
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read:
-        raise ValueError(f"an array has version {version} of the npy format; accepted: 1.0, 2.0")
-    return read[version](file)
+        file.seek(start)
+        # Behind the name of the array, which has at most 2 ** 16 bytes.
+        file.seek(start + file.read(1 << 17).index(npy.MAGIC_PREFIX))
+        version = npy.read_magic(file)
+        if version not in _NPY_HEADERS:
+            raise ValueError(f"an array has version {version} of the npy format; accepted: 1.0, 2.0")
+        shape, fortran_order, dtype = _NPY_HEADERS[version](file)
+        if 0 in shape or file.tell() % dtype.alignment or dtype.hasobject:
+            return None
+        return np.memmap(path, dtype, "c", file.tell(), shape, "F" if fortran_order else "C")
 
 
 class Parts:
@@ -115,7 +123,7 @@ class Parts:
         ValueError: the folder holds clips made with other settings.
     """
 
-    def __init__(self, folder, meta):
+    def __init__(self, folder: str | Path, meta: Mapping[str, object]) -> None:
         self.folder, self.parts = Path(folder), Path(folder) / "parts"
         path = self.folder / "meta.json"
         if path.is_file() and (found := read_json(path)) != meta:
@@ -124,17 +132,17 @@ class Parts:
                              "another folder or remove it")
         write_json(path, meta)
 
-    def done(self):
+    def done(self) -> set[int]:
         """Numbers of the clips that are stored."""
         if (self.folder / "clips.npz").is_file():
             return set(range(len(load(self.folder)["label"])))
         return {int(n) for path in self.parts.glob("*.npz") for n in read_arrays(path)["number"]}
 
-    def add(self, numbers, **arrays):
+    def add(self, numbers: list[int], **arrays: np.ndarray) -> None:
         """Store a batch of clips under their numbers."""
         write_arrays(self.parts / f"{numbers[0]:07d}.npz", {"number": np.asarray(numbers), **arrays})
 
-    def merge(self, total):
+    def merge(self, total: int) -> None:
         """Join the parts into clips.npz, ordered by number, and remove them; memory does not grow with the clips.
 
         Raises:
@@ -144,7 +152,8 @@ class Parts:
         if target.is_file():
             return
         files = sorted(self.parts.glob("*.npz"))
-        places, kinds = {}, {}
+        places: dict[int, tuple[Path, int]] = {}
+        kinds: dict[str, list[np.ndarray]] = {}
         for path in files:
             arrays = read_arrays(path)
             places |= {int(number): (path, row) for row, number in enumerate(arrays.pop("number"))}
@@ -155,7 +164,7 @@ class Parts:
         opened = lru_cache(MAX_OPEN)(read_arrays)
         with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, empty in kinds.items():
-                rows = (opened(path)[name][row] for path, row in map(places.get, range(total)))
+                rows = (opened(path)[name][row] for path, row in map(places.__getitem__, range(total)))
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     _write_rows(member, rows, total, np.concatenate(empty))
         for path in files:
@@ -163,33 +172,18 @@ class Parts:
         self.parts.rmdir()
 
 
-def _write_rows(file, rows, count, like):
+def _write_rows(file: IO[bytes], rows: Iterable[np.ndarray], count: int, like: np.ndarray) -> None:
     """Write `count` rows as one array to an npy file, one at a time; dtype and shape of a row are those of `like`."""
-    np.lib.format.write_array_header_1_0(file, {"descr": np.lib.format.dtype_to_descr(like.dtype),
-                                                "fortran_order": False, "shape": (count, *like.shape[1:])})
+    npy.write_array_header_1_0(file, {"descr": npy.dtype_to_descr(like.dtype), "fortran_order": False,
+                                      "shape": (count, *like.shape[1:])})
     for row in rows:
         file.write(np.ascontiguousarray(row, like.dtype).tobytes())
 
 
-def grid_picture(video, columns, num_frames=5):
-    """Contact sheet uint8 (H', W', 3): clips in `columns` columns, each as a strip of `num_frames` frames."""
-    video = np.asarray(video)
-    pick = np.linspace(0, video.shape[1] - 1, min(num_frames, video.shape[1])).round().astype(int)
-    strips = [np.concatenate(list(clip[pick]), axis=1) for clip in video]
-    strips += [np.zeros_like(strips[0])] * (-len(strips) % columns)
-    rows = [np.concatenate(strips[i:i + columns], axis=1) for i in range(0, len(strips), columns)]
-    return np.concatenate(rows)
-
-
-def write_pictures(folder, fps, columns=4):
+def write_pictures(folder: str | Path, fps: float, columns: int = 4) -> None:
     """Write mp4/NNNNN.mp4 for every clip of a set, and grid.png of the first 48."""
-    from PIL import Image
-
-    from nbp.data.video_io import write_video
-
     folder = Path(folder)
     video = load(folder)["video"]
     for number, clip in enumerate(video):
         write_video(folder / "mp4" / f"{number:05d}.mp4", clip, fps)
-    with atomic_path(folder / "grid.png") as temporary:
-        Image.fromarray(grid_picture(video[:48], columns)).save(temporary)
+    write_picture(folder / "grid.png", contact_sheet(video[:48], columns=columns))

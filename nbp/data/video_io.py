@@ -9,11 +9,19 @@ Legend: T frames, H height, W width.
 import contextlib
 import itertools
 import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nbp.system.files import atomic_path
+
+if TYPE_CHECKING:
+    import av
+
+File = str | os.PathLike[str]
 
 READERS = ("pyav", "decord")
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
@@ -29,7 +37,7 @@ class VideoError(ValueError):
     `path` is optional only because DataLoader rebuilds the exception of a worker from its text.
     """
 
-    def __init__(self, text, path=None):
+    def __init__(self, text: str, path: File | None = None) -> None:
         super().__init__(text if path is None else f"{path}: {text}")
         self.path = None if path is None else str(path)
 
@@ -45,7 +53,7 @@ class VideoInfo:
     duration_s: float
 
 
-def probe(path):
+def probe(path: File) -> VideoInfo:
     """Read the header of a video file.
 
     Raises:
@@ -55,7 +63,7 @@ def probe(path):
         return _info(path, container, stream)
 
 
-def read_frames(path, indices, reader="pyav", strict=False):
+def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict: bool = False) -> np.ndarray:
     """Decode the asked frames and no more than lies between the key frame before and the last of them.
 
     Args:
@@ -84,7 +92,7 @@ def read_frames(path, indices, reader="pyav", strict=False):
     raise ValueError(f"reader is {reader!r}; accepted: {', '.join(READERS)}")
 
 
-def check_video(path):
+def check_video(path: File) -> VideoInfo:
     """Decode a whole file: what `read_frames` may meet anywhere in it.
 
     Returns:
@@ -107,7 +115,8 @@ def check_video(path):
     return info
 
 
-def write_video(path, frames, fps, crf=18, pixel_format="yuv420p", preset="medium"):
+def write_video(path: File, frames: np.ndarray, fps: float, crf: int = 18, pixel_format: str = "yuv420p",
+                preset: str = "medium") -> None:
     """Write an h264 file, atomically: `path` never holds half a video.
 
     Args:
@@ -136,7 +145,7 @@ def write_video(path, frames, fps, crf=18, pixel_format="yuv420p", preset="mediu
         container.mux(stream.encode(None))
 
 
-def _check_frames(path, frames, crf, pixel_format):
+def _check_frames(path: File, frames: np.ndarray, crf: int, pixel_format: str) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
         raise ValueError(f"{path}: frames must be uint8 of shape (T, H, W, 3), got {frames.dtype} {frames.shape}")
     if pixel_format not in PIXEL_FORMATS:
@@ -148,16 +157,14 @@ def _check_frames(path, frames, crf, pixel_format):
         raise ValueError(f"{path}: crf is {crf}; accepted: 0 to 51")
 
 
-def _fraction(fps):
-    from fractions import Fraction
-
+def _fraction(fps: float) -> Fraction:
     if not fps > 0:
         raise ValueError(f"fps must be positive, got {fps}")
     return Fraction(fps).limit_denominator(1001)
 
 
 @contextlib.contextmanager
-def _open(path, strict=False):
+def _open(path: File, strict: bool = False) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
     """Yield (container, video stream), turning every codec error inside the block into VideoError.
 
     With `strict` the decoder reports damage that it would otherwise paint over.
@@ -181,9 +188,9 @@ def _open(path, strict=False):
         raise VideoError(f"cannot be decoded: {error}", path) from error
 
 
-def _info(path, container, stream):
+def _info(path: File, container: "av.container.InputContainer", stream: "av.VideoStream") -> VideoInfo:
     fps = stream.average_rate or stream.guessed_rate
-    if not fps:
+    if not fps or not stream.time_base:
         raise VideoError("the file states no frame rate", path)
     num_frames = stream.frames
     if not num_frames and stream.duration:
@@ -195,7 +202,7 @@ def _info(path, container, stream):
     return VideoInfo(num_frames, float(fps), stream.width, stream.height, num_frames / float(fps))
 
 
-def _read_strictly(path, indices):
+def _read_strictly(path: File, indices: list[int]) -> np.ndarray:
     try:
         return _read_pyav(path, indices, strict=True)
     except VideoError:
@@ -203,7 +210,7 @@ def _read_strictly(path, indices):
         return _read_pyav(path, indices, strict=True, seek=False)
 
 
-def _read_pyav(path, indices, strict=False, seek=True):
+def _read_pyav(path: File, indices: list[int], strict: bool = False, seek: bool = True) -> np.ndarray:
     wanted = sorted(set(indices))
     found = None
     with _open(path, strict) as (container, stream):
@@ -215,7 +222,7 @@ def _read_pyav(path, indices, strict=False, seek=True):
         if wanted[0] <= 2 * _SEEK_MARGIN or not seek:
             found = _collect(itertools.chain([first], frames), wanted, _numbering(container, stream, info, first.pts))
         else:
-            ticks = (wanted[0] - _SEEK_MARGIN) / (info.fps * float(stream.time_base))
+            ticks = (wanted[0] - _SEEK_MARGIN) / (info.fps * float(stream.time_base or 0))
             container.seek(first.pts + int(ticks), stream=stream)
             found = _collect(_decode(path, container, stream, strict), wanted,
                              _numbering(container, stream, info, first.pts))
@@ -223,39 +230,43 @@ def _read_pyav(path, indices, strict=False, seek=True):
         with _open(path, strict) as (container, stream):
             found = _collect(_decode(path, container, stream, strict), wanted,
                              _numbering(container, stream, info, first.pts))
-    missing = [index for index in wanted if found is None or index not in found]
+    found = found or {}
+    missing = [index for index in wanted if index not in found]
     if missing:
         raise VideoError(f"ends before frame {missing[0]} (its header announces {info.num_frames} frames)", path)
     return np.stack([found[index] for index in indices])
 
 
-def _decode(path, container, stream, strict):
+def _decode(path: File, container: "av.container.InputContainer", stream: "av.VideoStream",
+            strict: bool) -> Iterator["av.VideoFrame"]:
     for frame in container.decode(stream):
         if strict and frame.is_corrupt:
             raise VideoError(f"the frame at {frame.time} s is damaged", path)
         yield frame
 
 
-def _numbering(container, stream, info, pts0):
+def _numbering(container: "av.container.InputContainer", stream: "av.VideoStream", info: VideoInfo,
+               pts0: int) -> Callable[["av.VideoFrame"], int]:
     """Function from the next decoded frame to its number.
 
     AVI stores no presentation times and what FFmpeg guesses is out of order for h264 inside it. Each of its
     chunks is one tick, so there only the frame behind the seek, a key frame, is placed by time.
     """
-    ticks = float(stream.time_base) * info.fps
+    ticks = float(stream.time_base or 0) * info.fps
     if container.format.name != "avi":
-        return lambda frame: round((frame.pts - pts0) * ticks)
+        return lambda frame: round(((frame.pts or 0) - pts0) * ticks)
     counter = None
 
-    def count(frame):
+    def count(frame: "av.VideoFrame") -> int:
         nonlocal counter
-        counter = round((frame.pts - pts0) * ticks) if counter is None else counter + 1
+        counter = round(((frame.pts or 0) - pts0) * ticks) if counter is None else counter + 1
         return counter
 
     return count
 
 
-def _collect(frames, wanted, number_of):
+def _collect(frames: Iterable["av.VideoFrame"], wanted: Sequence[int],
+             number_of: Callable[["av.VideoFrame"], int]) -> dict[int, np.ndarray] | None:
     """Pick the frames `wanted` (sorted numbers) from decoded frames; None if those begin behind the first wanted one.
 
     Returns:
@@ -264,14 +275,16 @@ def _collect(frames, wanted, number_of):
     from av.video.reformatter import VideoReformatter
 
     converter = VideoReformatter()  # shared: setting up a colour conversion costs more than one small frame
-    found, shown, end, position = {}, None, 0, 0
+    found: dict[int, np.ndarray] = {}
+    shown: av.VideoFrame | None = None
+    end = position = 0
     for frame in frames:
         if frame.pts is None:
             continue
         number = number_of(frame)
         if shown is None and number > wanted[0]:
             return None
-        while wanted[position] < number:
+        while shown is not None and wanted[position] < number:
             found[wanted[position]] = converter.reformat(shown, format="rgb24", threads=1).to_ndarray()
             position += 1
             if position == len(wanted):
@@ -284,7 +297,7 @@ def _collect(frames, wanted, number_of):
     return found
 
 
-def _read_decord(path, indices):
+def _read_decord(path: File, indices: list[int]) -> np.ndarray:
     import decord
 
     probe(path)  # clear errors for missing, empty and foreign files: decord's own do not say which

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from nbp.data import clip_set
-from nbp.data.clips import video_to_frames
+from nbp.data.clips import frames_to_video, video_to_frames
 from nbp.data.tokens import TokenDataset
 from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
@@ -70,7 +70,7 @@ def pool(frames, strides):
     if (frames.shape[0] - 1) % t or frames.shape[1] % h or frames.shape[2] % w:
         raise ValueError(f"clip of {frames.shape[0]} frames of {frames.shape[1]}x{frames.shape[2]} does not fit the "
                          f"strides {tuple(strides)}")
-    video = torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).float().div(255)
+    video = frames_to_video(frames)
     parts = []
     for part, depth in ((video[:, :1], 1), (video[:, 1:], t)):
         if part.shape[1]:
@@ -142,8 +142,8 @@ def decode(tokenizer, indices, batch_size, name):
     device = next(tokenizer.parameters()).device
     clips = []
     for batch in progress(indices.split(batch_size), -(-len(indices) // batch_size), f"decode {name}", "batches"):
-        clips += [video_to_frames(clip) for clip in tokenizer.decode_from_code_indices(batch.to(device))]
-    return np.stack(clips)
+        clips.append(video_to_frames(tokenizer.decode_from_code_indices(batch.to(device))))
+    return np.concatenate(clips)
 
 
 def parse(arguments):

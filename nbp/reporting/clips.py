@@ -1,4 +1,4 @@
-"""Clips as moving pictures inside a page and as contact sheets.
+"""Clips as moving pictures inside a page and as contact sheets with titles.
 
 Legend: T frames, H W pixels; frames are uint8 (T,H,W,3).
 """
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nbp.data.sheet import contact_sheet, write_picture
 from nbp.data.video_io import write_video
-from nbp.system.files import atomic_path
 
 SCALE, MAX_ZOOM = 2, 3
 SHEET_FRAMES = 6
@@ -46,17 +46,7 @@ def moving(frames, fps):
         return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode(), width
 
 
-def write_sheet(path, rows, margin=150):
+def write_sheet(path, rows):
     """Write a contact sheet: one row for each (title, frames), SHEET_FRAMES frames spread over the clip."""
-    from PIL import Image, ImageDraw
-
-    height, width = rows[0][1].shape[1:3]
-    sheet = Image.new("RGB", (margin + SHEET_FRAMES * (width + 2), len(rows) * (height + 2)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (title, frames) in enumerate(rows):
-        top = number * (height + 2)
-        draw.text((4, top + height // 2 - 6), title, fill="black")
-        for column, t in enumerate(np.linspace(0, len(frames) - 1, SHEET_FRAMES).round().astype(int)):
-            sheet.paste(Image.fromarray(np.ascontiguousarray(frames[t])), (margin + column * (width + 2), top))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary)
+    titles, clips = zip(*rows)
+    write_picture(path, contact_sheet(clips, SHEET_FRAMES, titles=titles))

@@ -104,7 +104,7 @@ def generate_clips(generator, tokenizer, requests, encode_condition, dataset=Non
             prefix = tokenizer.encode(given.to(device))[1].long()
         indices = generator.generate(condition, prefix, generator=streams, **sampling)
         video = tokenizer.decode_from_code_indices(indices)
-    frames = np.stack([video_to_frames(clip.cpu()) for clip in video])
+    frames = video_to_frames(video)
     if given is not None:
-        frames[:, :prefix_frames] = np.stack([video_to_frames(clip) for clip in given])
+        frames[:, :prefix_frames] = video_to_frames(given)
     return frames, indices.cpu().numpy().astype(np.int32)

@@ -42,13 +42,9 @@ def reconstruct_clips(tokenizer, dataset, parts, num_clips, how, batch_size=8, n
     for batch in progress(batches, total, "reconstruct", "batches"):
         codes, indices = tokenizer.encode(batch["video"].to(device))
         video = quantize(tokenizer.decode(codes).float().clamp(0, 1).cpu(), how)
-        parts.add(batch["item"].tolist(), video=_frames(video), real=_frames(batch["video"]),
+        parts.add(batch["item"].tolist(), video=video_to_frames(video), real=video_to_frames(batch["video"]),
                   indices=indices.cpu().numpy().astype(np.int32), label=batch["label"].numpy(),
                   path=np.array(batch["path"], dtype=np.str_))
-
-
-def _frames(video):
-    return np.stack([video_to_frames(clip) for clip in video])
 
 
 def split_real(folder):

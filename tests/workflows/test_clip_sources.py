@@ -49,8 +49,11 @@ def test_videos_give_their_middle_frames(make_frames, tmp_path):
     assert shown(folder[1]) == list(range(6, 15))
     assert torch.equal(rows[0], folder[1]) and torch.equal(rows[1], folder[0])
     assert len(open_clips(tmp_path)[0]) == 21
+    assert shown(open_clips(tmp_path, Cut(23))[1]) == [*range(21), 20, 20]
+    with pytest.raises(VideoError, match="a.mp4: too short: 21 frames give 21 of 43 clip frames"):
+        open_clips(tmp_path, Cut(43))[0]
     with pytest.raises(VideoError, match="a.mp4: has 21 frames, 22 are needed"):
-        open_clips(tmp_path, Cut(22))[0]
+        open_clips(tmp_path, Cut(22, place="first"))[0]
 
 
 def test_picture_sequences(make_frames, tmp_path):
@@ -202,8 +205,9 @@ def test_rate_and_places(tmp_path):
     assert len(starts) == 16 and len(set(starts)) > 4 and starts == [shown(clip)[0] for clip in random]
     other = open_clips(tmp_path, Cut(4, place="random", clips_per_video=8, seed=1))
     assert [shown(clip)[0] for clip in other] != starts and other.fingerprint != random.fingerprint
+    assert shown(open_clips(tmp_path, Cut(16, fps=3.3))[0])[-6:] == [30] * 6
     with pytest.raises(VideoError, match=r"a.mp4: has 31 frames, 46 are needed for 16 at 3.3 fps \(the file has 10"):
-        open_clips(tmp_path, Cut(16, fps=3.3))[0]
+        open_clips(tmp_path, Cut(16, fps=3.3, place="first"))[0]
 
 
 def test_the_rate_of_a_protocol_is_that_of_real_files(tmp_path):
@@ -244,6 +248,30 @@ def test_data_config(config, tmp_path):
     (tmp_path / "videos" / "val" / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(VideoError, match="1.mp4"):   # max_bad_files does not hold for scores
         open_clips(config)[1]
+
+
+@pytest.mark.parametrize("cut", [Cut(5), Cut(5, fps=4.0), Cut(5, place="spaced", clips_per_video=3),
+                                 Cut(5, place="random", clips_per_video=4), Cut(5, place="random", clips_per_video=4, seed=2),
+                                 Cut(40)], ids=str)
+def test_a_folder_a_list_and_a_data_config_give_the_same_clips(config, tmp_path, cut):
+    """Also of files that are shorter than a clip, whose last frame is held."""
+    for number in range(2):
+        write_video(tmp_path / "videos" / f"val/{number}.mp4", ramp(24 + number, 5), 10, crf=0)
+    config.write_text(config.read_text().replace("resolution: 8", "resolution: 16").replace("num_frames: 5",
+                                                                                            f"num_frames: {cut.num_frames}"))
+    (tmp_path / "list.txt").write_text("videos/val/0.mp4\nvideos/val/1.mp4\n")
+    folder, rows, data = (open_clips(source, cut) for source in (tmp_path / "videos/val", tmp_path / "list.txt", config))
+    assert len(folder) == len(rows) == len(data)
+    for number in range(len(folder)):
+        assert torch.equal(folder[number], rows[number]) and torch.equal(folder[number], data[number]), number
+
+
+def test_a_data_config_is_cropped_at_its_centre_wherever_clips_begin(config, tmp_path):
+    frames = np.zeros((21, 16, 48, 3), np.uint8)
+    frames[:, :, 16:32] = 200
+    write_video(tmp_path / "videos" / "val" / "0.mp4", frames, 10, crf=0)
+    for place in ("centre", "spaced", "random"):
+        assert all(int(open_clips(config, Cut(place=place, clips_per_video=4))[number].min()) > 150 for number in range(4))
 
 
 def test_content_is_the_same_however_it_is_cut(config, tmp_path):
