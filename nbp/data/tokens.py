@@ -25,7 +25,6 @@ META_FIELDS = ("grid", "num_codes", "tokenizer_hash", "data", "classes")
 
 class Rows(Protocol):
     """Indices of a shard, uint16 (n, t, h, w): an array, or a slice of a file that is mapped into memory."""
-
     def __getitem__(self, row: int) -> np.ndarray: ...
 
 

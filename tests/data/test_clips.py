@@ -75,7 +75,8 @@ def test_frames_and_video_round_trip():
     assert (video.min(), video.max()) == (0, 1)
     assert np.array_equal(video_to_frames(video), frames)
     batch = np.stack([frames, frames[::-1]])
-    assert torch.equal(frames_to_video(batch)[0], video) and np.array_equal(video_to_frames(frames_to_video(batch)), batch)
+    assert torch.equal(frames_to_video(batch)[0], video)
+    assert np.array_equal(video_to_frames(frames_to_video(batch)), batch)
     assert np.array_equal(video_to_frames(torch.tensor([-1.0, 0.5, 2.0]).view(1, 3, 1, 1)).ravel(), [0, 128, 255])
 
 
