@@ -1,4 +1,4 @@
-"""Video files <-> uint8 frames; the only importer of the codec libraries.
+"""Video files -> uint8 frames; the door to the codec libraries, also for writing.
 
 Frame i of a file is the picture on screen i / fps seconds after its first one, time stamps rounded to that
 rate. At a constant frame rate it is the i-th decoded frame, however mp4, mov, mkv, webm or avi is coded;
@@ -11,20 +11,20 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbp.system.files import atomic_path
+from nbp.data.video_writing import write_video
 
 if TYPE_CHECKING:
     import av
 
 File = str | os.PathLike[str]
 
+__all__ = ["READERS", "VideoError", "VideoInfo", "check_video", "probe", "read_frames", "write_video"]
+
 READERS = ("pyav", "decord")
-PIXEL_FORMATS = ("yuv420p", "yuv444p")
 
 # A seek lands on the key frame at or before (target - margin). AVI stores decoding times, which run ahead of
 # presentation by the B-frame delay (at most 3 frames in practice), so a margin of 0 is off by one there.
@@ -113,54 +113,6 @@ def check_video(path: File) -> VideoInfo:
     if end + 1 < info.num_frames - 1:  # one frame of grace, as in reading
         raise VideoError(f"ends after {end + 1} frames (its header announces {info.num_frames})", path)
     return info
-
-
-def write_video(path: File, frames: np.ndarray, fps: float, crf: int = 18, pixel_format: str = "yuv420p",
-                preset: str = "medium") -> None:
-    """Write an h264 file, atomically: `path` never holds half a video.
-
-    Args:
-        path: target; its suffix (".mp4") chooses the container.
-        frames: uint8 (T, H, W, 3), RGB.
-        fps: frames per second.
-        crf: x264 quality, 0 (lossless in YUV) to 51; 18 looks unchanged.
-        pixel_format: "yuv420p" plays everywhere; "yuv444p" keeps the colour resolution, which small
-            pictures need (Procgen 64x64 at crf 6: 45 dB against 31 dB).
-        preset: x264 speed; "superfast" writes 64x64 clips 2.5 times as fast as "medium" into 1.6 times the bytes.
-
-    Raises:
-        ValueError: frames of another dtype or shape, or an odd size with "yuv420p".
-    """
-    import av
-
-    frames = np.asarray(frames)
-    _check_frames(path, frames, crf, pixel_format)
-    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=_fraction(fps), options={"crf": str(crf), "preset": preset})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixel_format
-        stream.thread_count = 1
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def _check_frames(path: File, frames: np.ndarray, crf: int, pixel_format: str) -> None:
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
-        raise ValueError(f"{path}: frames must be uint8 of shape (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    if pixel_format not in PIXEL_FORMATS:
-        raise ValueError(f"{path}: pixel_format is {pixel_format!r}; accepted: {', '.join(PIXEL_FORMATS)}")
-    if pixel_format == "yuv420p" and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ValueError(f"{path}: yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; "
-                         "use yuv444p")
-    if not 0 <= crf <= 51:
-        raise ValueError(f"{path}: crf is {crf}; accepted: 0 to 51")
-
-
-def _fraction(fps: float) -> Fraction:
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
-    return Fraction(fps).limit_denominator(1001)
 
 
 @contextlib.contextmanager
