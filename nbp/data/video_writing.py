@@ -13,8 +13,8 @@ from nbp.system.files import atomic_path
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 
 
-def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, crf: int = 18, pixel_format: str = "yuv420p",
-                preset: str = "medium") -> None:
+def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, crf: int = 18,
+                pixel_format: str = "yuv420p", preset: str = "medium") -> None:
     """Write an h264 file, atomically: `path` never holds half a video.
 
     Args:
