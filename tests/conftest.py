@@ -1,4 +1,4 @@
-"""Tests marked `slow` run only with --slow."""
+"""What tests of several folders read and use."""
 
 from pathlib import Path
 
@@ -11,28 +11,10 @@ from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import Protocol
 from nbp.hub.fetch import fetch_i3d, fetch_lpips, fetch_samples
 
-pytest_plugins = ["training_runs"]
+pytest_plugins = ["pytester", "suite_options", "training_runs"]
 
 CKPT = Path(__file__).parents[1] / "ckpt"
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
-# These start first: whole files go to one process, and a long one at the end would keep the others waiting.
-LONGEST_FILES = ("test_quickstart.py", "test_generator_training.py", "test_training.py", "test_checkpoints.py")
-
-
-def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the tests marked slow as well")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than half a minute")
-
-
-def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.name not in LONGEST_FILES)
-    if not config.getoption("--slow"):
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="needs --slow"))
 
 
 @pytest.fixture(scope="session")
