@@ -7,7 +7,8 @@ import pytest
 
 from nbp import evaluate
 from nbp.data.video_io import write_video
-from nbp.evaluation.protocols import PROTOCOLS
+from nbp.evaluation.protocols import PROTOCOLS, get_protocol
+from nbp.workflows import scoring_sets
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 def fast(monkeypatch, network, tmp_path):
     """The command with a network that needs no weights, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "load_network", lambda *_: network)
-    monkeypatch.setattr(evaluate, "fetch_i3d", lambda folder: "none")
+    monkeypatch.setattr(scoring_sets, "load_network", lambda *_: network)
+    monkeypatch.setattr(scoring_sets, "fetch_i3d", lambda folder: "none")
 
 
 def test_command(fast, make_frames, tmp_path, capsys):
@@ -60,7 +61,7 @@ def test_the_same_folder_on_both_sides_is_refused_under_every_preset(fast, make_
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(fast, make_frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "evaluate_sets", lambda *_, **__: pytest.fail("work was begun"))
+    monkeypatch.setattr(scoring_sets, "evaluate_sets", lambda *_, **__: pytest.fail("work was begun"))
     for seed, name in enumerate(("a", "b")):
         np.save(f"{name}.npy", make_frames(12, seed))
     Path("taken").write_text("")
@@ -71,9 +72,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(fast, make_f
 
 
 def test_styleganv_weights_are_the_users(tmp_path):
-    options = evaluate.parse(["--real", "a", "--fake", "b", "--protocol", "larp", "--ckpt", str(tmp_path)])
-    protocol = evaluate.choose_protocol(options)
-    assert evaluate.weights_path(protocol, options) == tmp_path / "i3d_torchscript.pt"
+    larp = get_protocol("larp")
+    networks = scoring_sets.Networks(larp, None, str(tmp_path), "cpu", False)
+    assert networks.path(larp) == tmp_path / "i3d_torchscript.pt"
 
 
 def test_a_run_is_scored_set_by_set(fast, make_frames, tmp_path, capsys):

@@ -17,6 +17,7 @@ from nbp.data.annotations import write_lists
 from nbp.data.video_io import probe, write_video
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
+from nbp.workflows import generating
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,7 +67,7 @@ def test_two_ranks_make_what_one_makes(models, one_by_one, tmp_path):
 
 
 def test_a_stopped_run_goes_on(models, one_by_one, tmp_path, monkeypatch):
-    original, calls = generate.generate_clips, []
+    original, calls = generating.generate_clips, []
 
     def stops(*arguments, **sampling):
         calls.append(1)
@@ -74,7 +75,7 @@ def test_a_stopped_run_goes_on(models, one_by_one, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments, **sampling)
 
-    monkeypatch.setattr(generate, "generate_clips", stops)
+    monkeypatch.setattr(generating, "generate_clips", stops)
     command = [*models, "--out", str(tmp_path), "--batch-size", "1"]
     with pytest.raises(KeyboardInterrupt):
         generate.main(command)

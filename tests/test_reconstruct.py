@@ -10,11 +10,12 @@ from nbp.config import TokenizerConfig
 from nbp.data import clip_set
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
+from nbp.evaluation.features import Extraction
 from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.protocols import to_video
 from nbp.evaluation.quality import psnr
 from nbp.tokenizer.model import Tokenizer
-from nbp.workflows.reconstructing import score_folder
+from nbp.workflows import reconstructing
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 NUM_CLIPS = 9
@@ -24,8 +25,8 @@ NUM_CLIPS = 9
 def run(tmp_path, make_frames, network, monkeypatch, lpips_path):
     """Function(*arguments) that runs the command on a small set with a small tokenizer; files are in tmp_path."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reconstruct, "load_network", lambda *_: network)
-    monkeypatch.setattr(reconstruct, "fetch_i3d", lambda folder: "none")
+    monkeypatch.setattr(reconstructing, "load_network", lambda *_: network)
+    monkeypatch.setattr(reconstructing, "fetch_i3d", lambda folder: "none")
     for split, count in (("train", 1), ("val", NUM_CLIPS)):
         for number, clip in enumerate(make_frames(count, seed=count, size=32)):
             write_video(tmp_path / "data" / split / f"{number}.mp4", clip, 10)
@@ -112,7 +113,7 @@ def test_identical_clips_have_no_finite_psnr(network, protocol, lpips_path, make
     clip_set.save(tmp_path / "set", changed, np.zeros(9), indices=np.zeros((9, 1, 2, 2)))
     clip_set.write_arrays(tmp_path / "set" / "real.npz", {"video": video})
     model = LPIPS.from_file(lpips_path("alex"), "alex")
-    report = score_folder(tmp_path / "set", 16, protocol, network, model, tmp_path / "cache")
+    report = reconstructing.score_folder(tmp_path / "set", 16, protocol, network, model, Extraction(tmp_path / "cache"))
     assert json.dumps(report, allow_nan=False) and report["scores"]["psnr"] is None
     assert "psnr is inf, stated as null" in report["notes"]
 

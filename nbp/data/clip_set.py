@@ -132,9 +132,14 @@ class Parts:
                              "another folder or remove it")
         write_json(path, meta)
 
+    @property
+    def finished(self) -> bool:
+        """Whether the set is merged."""
+        return (self.folder / "clips.npz").is_file()
+
     def done(self) -> set[int]:
         """Numbers of the clips that are stored."""
-        if (self.folder / "clips.npz").is_file():
+        if self.finished:
             return set(range(len(load(self.folder)["label"])))
         return {int(n) for path in self.parts.glob("*.npz") for n in read_arrays(path)["number"]}
 
@@ -142,11 +147,15 @@ class Parts:
         """Store a batch of clips under their numbers."""
         write_arrays(self.parts / f"{numbers[0]:07d}.npz", {"number": np.asarray(numbers), **arrays})
 
-    def merge(self, total: int) -> None:
+    def merge(self, total: int, max_missing: int = 0) -> None:
         """Join the parts into clips.npz, ordered by number, and remove them; memory does not grow with the clips.
 
+        Args:
+            total: number of clips, whose numbers are 0 to total - 1.
+            max_missing: so many may be left out, if any is there.
+
         Raises:
-            ValueError: clips are missing.
+            ValueError: more clips are missing.
         """
         target = self.folder / "clips.npz"
         if target.is_file():
@@ -159,14 +168,15 @@ class Parts:
             places |= {int(number): (path, row) for row, number in enumerate(arrays.pop("number"))}
             for name, values in arrays.items():
                 kinds.setdefault(name, []).append(values[:0])
-        if sorted(places) != list(range(total)):
-            raise ValueError(f"{self.parts} holds {len(places)} of {total} clips; run the command again")
+        if not places or total - len(places) > max_missing:
+            raise ValueError(f"{self.parts} holds {len(places)} of {total} clips" + (
+                f", of which {max_missing} may be left out" if max_missing else "") + "; run the command again")
         opened = lru_cache(MAX_OPEN)(read_arrays)
         with atomic_path(target) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for name, empty in kinds.items():
-                rows = (opened(path)[name][row] for path, row in map(places.__getitem__, range(total)))
+                rows = (opened(path)[name][row] for path, row in map(places.__getitem__, sorted(places)))
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    _write_rows(member, rows, total, np.concatenate(empty))
+                    _write_rows(member, rows, len(places), np.concatenate(empty))
         for path in files:
             path.unlink()
         self.parts.rmdir()

@@ -9,6 +9,7 @@ steps and clips, to see in about two minutes that everything works here.
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbp.quickstart.runner import run_stages
@@ -16,7 +17,7 @@ from nbp.quickstart.stages import FULL, SMOKE, stages
 from nbp.system.command import run_command
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nbp.quickstart", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="few steps and clips: does it run here?")

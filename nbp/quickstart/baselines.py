@@ -1,18 +1,20 @@
 """Clip sets to beat, made from nothing but pixels, code counts and chance.
 
-python -m nbp.quickstart.baselines --real RUN/reconstruction/real.npz --generated RUN/generated --predicted RUN/predicted \
-    --tokenizer RUN/tokenizer/model --tokens RUN/tokens/train --out RUN/baselines
+python -m nbp.quickstart.baselines --real RUN/reconstruction/real.npz --generated RUN/generated \
+    --predicted RUN/predicted --tokenizer RUN/tokenizer/model --tokens RUN/tokens/train --out RUN/baselines
 pooled: real clips averaged over the tokenizer's strides and spread out again; frozen: the given frames, then
-the last of them for ever; class_tokens: tokens drawn independently by how often their class uses them;
+the last of them to the end; class_tokens: tokens drawn independently by how often their class uses them;
 uniform_tokens: any code as likely as any other. Legend: N clips, T H W pixels, t h w latent grid, V codes.
 """
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from nbp.data import clip_set
 from nbp.data.clips import frames_to_video, video_to_frames
@@ -21,9 +23,10 @@ from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
 from nbp.system.command import run_command
 from nbp.system.progress import progress
+from nbp.tokenizer.model import Tokenizer
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     out, generator = Path(options.out), torch.Generator().manual_seed(options.seed)
     real = clip_set.read_arrays(options.real)
@@ -45,7 +48,7 @@ def main(arguments=None):
         save(out / name, video, {"label": labels, "indices": indices.numpy()}, options)
 
 
-def save(folder, video, like, options):
+def save(folder: Path, video: np.ndarray, like: Mapping[str, np.ndarray], options: argparse.Namespace) -> None:
     """Write a clip set with the labels, paths and indices of `like`."""
     clip_set.save(folder, video, like["label"], like.get("path"), like.get("indices"),
                  {"seed": options.seed, "real": options.real, "tokenizer": options.tokenizer, "tokens": options.tokens,
@@ -53,7 +56,7 @@ def save(folder, video, like, options):
     print(f"wrote {len(video)} clips to {folder}")
 
 
-def pool(frames, strides):
+def pool(frames: np.ndarray, strides: Sequence[int]) -> np.ndarray:
     """Average a clip over the tokenizer's causal grid and repeat the averages: the grid in raw pixels.
 
     Args:
@@ -79,7 +82,7 @@ def pool(frames, strides):
     return video_to_frames(torch.cat(parts, 1))
 
 
-def freeze(video, num_given):
+def freeze(video: np.ndarray, num_given: int) -> np.ndarray:
     """Clips (N, T, ...) that stand still after their first `num_given` frames.
 
     Raises:
@@ -91,7 +94,7 @@ def freeze(video, num_given):
     return np.concatenate([video[:, :num_given], still], axis=1)
 
 
-def clips_of(real, paths, source):
+def clips_of(real: Mapping[str, np.ndarray], paths: np.ndarray, source: str) -> dict[str, np.ndarray]:
     """The clips of `real` (arrays by name) with these paths, in their order.
 
     Raises:
@@ -105,7 +108,7 @@ def clips_of(real, paths, source):
     return {name: real[name][order] for name in ("video", "label", "path")}
 
 
-def class_frequencies(tokens):
+def class_frequencies(tokens: TokenDataset) -> Tensor:
     """How often each class uses each code, float64 (classes, V), each row with the sum 1.
 
     Raises:
@@ -123,21 +126,22 @@ def class_frequencies(tokens):
     return counts / counts.sum(1, keepdim=True)
 
 
-def draw(frequencies, labels, shape, generator):
+def draw(frequencies: Tensor, labels: Sequence[int] | np.ndarray, shape: tuple[int, ...],
+         generator: torch.Generator | None) -> Tensor:
     """Indices int64 (N, t, h, w), each drawn by itself from the frequencies (classes, V) of its clip's class.
 
     Raises:
         ValueError: a label without frequencies.
     """
-    labels = torch.as_tensor(labels)
-    if labels.min() < 0 or labels.max() >= len(frequencies):
-        raise ValueError(f"labels must lie in 0..{len(frequencies) - 1}, got {int(labels.min())}..{int(labels.max())}")
+    chosen = torch.as_tensor(labels)  # (N,)
+    if chosen.min() < 0 or chosen.max() >= len(frequencies):
+        raise ValueError(f"labels must lie in 0..{len(frequencies) - 1}, got {int(chosen.min())}..{int(chosen.max())}")
     count = int(np.prod(shape))
-    return torch.multinomial(frequencies[labels], count, replacement=True, generator=generator).view(-1, *shape)
+    return torch.multinomial(frequencies[chosen], count, replacement=True, generator=generator).view(-1, *shape)
 
 
 @torch.inference_mode()
-def decode(tokenizer, indices, batch_size, name):
+def decode(tokenizer: Tokenizer, indices: Tensor, batch_size: int, name: str) -> np.ndarray:
     """Indices (N, t, h, w) -> uint8 frames (N, T, H, W, 3)."""
     device = next(tokenizer.parameters()).device
     clips = []
@@ -146,7 +150,7 @@ def decode(tokenizer, indices, batch_size, name):
     return np.concatenate(clips)
 
 
-def parse(arguments):
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.quickstart.baselines", description=__doc__.splitlines()[0])
     parser.add_argument("--real", required=True, help="npz with video, label and path of the real clips")
     parser.add_argument("--generated", required=True, help="clip set whose labels and grid the token baselines take")

@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import IO, Any
 
 from nbp.config import config_digest
 from nbp.system.command import UserError
@@ -27,6 +28,7 @@ from nbp.system.files import read_json, write_json
 
 LAST_LINES = 20
 LOCK_PATIENCE_S = 10.0   # a command that was killed with its parent takes a moment to go
+CLEAR_LINE = b"\x1b[K"   # from the cursor to the end of a terminal's line
 PROGRESS = re.compile(rb"(\d+)/(\d+)\b.* s left")   # what `nbp.system.progress` and the training print
 
 
@@ -43,16 +45,16 @@ class Stage:
 
     name: str
     module: str
-    arguments: tuple
+    arguments: tuple[str, ...]
     output: Path
-    folder: Optional[Path] = None
+    folder: Path | None = None
 
     @property
-    def command(self):
+    def command(self) -> str:
         """What a person types to run it."""
         return shlex.join(["python", "-m", self.module, *self.arguments])
 
-    def configs(self):
+    def configs(self) -> dict[str, str]:
         """{YAML file that the command names: digest of what it says, its bases included}."""
         files = [argument for argument in self.arguments if argument.endswith((".yaml", ".yml"))]
         return {file: config_digest(file) for file in files if Path(file).is_file()}
@@ -63,10 +65,10 @@ class Record:
 
     Args:
         out: run folder.
-        stages: list of `Stage`; entries of other stages are dropped.
+        stages: of the run; entries of others are dropped.
     """
 
-    def __init__(self, out, stages):
+    def __init__(self, out: Path, stages: Sequence[Stage]) -> None:
         self.path = Path(out) / "stages.json"
         found = {row["name"]: row for row in read_json(self.path)["stages"]} if self.path.is_file() else {}
         self.rows, self.fresh, self.changes = {}, {}, {}
@@ -78,11 +80,11 @@ class Record:
             self.fresh[stage.name], self.changes[stage.name] = new, _changes(old, new)
             self.rows[stage.name] = dict(new if self.changes[stage.name] else old)
 
-    def is_done(self, stage):
+    def is_done(self, stage: Stage) -> bool:
         """Whether the stage finished with this command and these configs, and its output is still there."""
         return self.rows[stage.name]["finished"] and stage.output.exists()
 
-    def begin_at(self, stages):
+    def begin_at(self, stages: Sequence[Stage]) -> None:
         """Prepare for running `stages`: the first, and what was made from its old output.
 
         It is on disk before anything runs, so that a stop in between leaves no stage that looks finished.
@@ -90,21 +92,23 @@ class Record:
         self.rows[stages[0].name]["finished"] = False
         self.rows |= {stage.name: self.fresh[stage.name] for stage in stages[1:]}
         for place, stage in enumerate(stages):
-            why = self.changes[stage.name] or place and "an earlier stage has to run"
+            why = self.changes[stage.name]
+            if not why and place > 0:
+                why = "an earlier stage has to run"
             if why and stage.folder is not None and stage.folder.exists():
                 print(f"{stage.name}: {why}, so {stage.folder} is now {_set_aside(stage.folder)}", flush=True)
         self._write()
 
-    def update(self, stage, **changes):
+    def update(self, stage: Stage, **changes: object) -> None:
         """Change a stage's row and write the file."""
         self.rows[stage.name].update(changes)
         self._write()
 
-    def _write(self):
+    def _write(self) -> None:
         write_json(self.path, {"stages": list(self.rows.values())})
 
 
-def _changes(old, new):
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """What differs between two rows of a stage, in words; empty if nothing."""
     if old["command"] != new["command"]:
         return "its command has changed"
@@ -113,7 +117,7 @@ def _changes(old, new):
     return f"{', '.join(files)} changed" if files else ""
 
 
-def _set_aside(folder):
+def _set_aside(folder: Path) -> Path:
     """Rename a folder to FOLDER.old, in place of an older one."""
     old = folder.with_name(folder.name + ".old")
     if old.exists():
@@ -121,7 +125,7 @@ def _set_aside(folder):
     return folder.rename(old)
 
 
-def run_stages(stages, out):
+def run_stages(stages: Sequence[Stage], out: str | Path) -> None:
     """Run every stage that is not done, in order; what follows one that ran runs too, as its input is new.
 
     Args:
@@ -150,7 +154,7 @@ def run_stages(stages, out):
             print(f"{title}: {row['seconds']:.0f} s, peak memory {peak:.2f} GiB", flush=True)
 
 
-def _run(stage, record, out, lock):
+def _run(stage: Stage, record: Record, out: Path, lock: int) -> None:
     """Run one stage to its end, keeping its row up to date."""
     row = record.rows[stage.name]
     log_path, before, start = out / row["log"], row["seconds"], time.monotonic()
@@ -158,11 +162,12 @@ def _run(stage, record, out, lock):
     process = subprocess.Popen([sys.executable, "-u", "-m", stage.module, *stage.arguments], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=[lock])
 
-    def note(peak):
+    def note(peak: int) -> None:
         record.update(stage, seconds=before + time.monotonic() - start,
                       peak_memory_bytes=max(peak, row["peak_memory_bytes"]))
 
     meter = MemoryMeter(process.pid, note)
+    assert process.stdout is not None
     try:
         last = _stream(process.stdout, log_path, stage.command)
         _, status, usage = os.wait4(process.pid, 0)
@@ -184,9 +189,9 @@ def _run(stage, record, out, lock):
     record.update(stage, finished=True)
 
 
-def _stream(pipe, log_path, command):
+def _stream(pipe: IO[bytes], log_path: Path, command: str) -> deque[bytes]:
     """Copy what a process prints to its log and the terminal; returns the last lines."""
-    last = deque(maxlen=LAST_LINES)
+    last: deque[bytes] = deque(maxlen=LAST_LINES)
     live = sys.stdout.isatty()
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path, "ab") as log:
@@ -196,16 +201,20 @@ def _stream(pipe, log_path, command):
             log.flush()
             last.append(line)
             count = PROGRESS.search(line) if live else None
-            sys.stdout.buffer.write(_bar(line, *count.groups()) if count else b"\x1b[K" * live + line)
+            if count is not None:
+                line = _bar(line, count[1], count[2])
+            elif live:
+                line = CLEAR_LINE + line
+            sys.stdout.buffer.write(line)
             sys.stdout.flush()
     return last
 
 
-def _bar(line, done, total, width=24):
+def _bar(line: bytes, done: bytes, total: bytes, width: int = 24) -> bytes:
     """A progress line drawn as a bar that the next line overwrites; the last one stays."""
     filled = min(width, width * int(done) // max(1, int(total)))
     text = b"[" + b"#" * filled + b"." * (width - filled) + b"] " + line.rstrip()
-    return text[:shutil.get_terminal_size().columns - 1] + b"\x1b[K" + (b"\n" if done == total else b"\r")
+    return text[:shutil.get_terminal_size().columns - 1] + CLEAR_LINE + (b"\n" if done == total else b"\r")
 
 
 class MemoryMeter:
@@ -218,25 +227,25 @@ class MemoryMeter:
         note: function(peak bytes), called after every sample.
     """
 
-    def __init__(self, pid, note):
+    def __init__(self, pid: int, note: Callable[[int], None]) -> None:
         self.peak = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, args=(pid, note), daemon=True)
         self._thread.start()
 
-    def _sample(self, pid, note):
+    def _sample(self, pid: int, note: Callable[[int], None]) -> None:
         wait = 0.5
         while not self._stop.wait(wait):
             self.peak = max(self.peak, sum(map(_memory, _family(pid))))
             note(self.peak)
             wait = min(5.0, wait * 1.1)   # the kernel walks all pages for it: 40 ms for 4 processes of 1 GiB
 
-    def stop(self):
+    def stop(self) -> None:
         self._stop.set()
         self._thread.join()
 
 
-def _family(pid):
+def _family(pid: int) -> Iterator[int]:
     """A process and its descendants."""
     yield pid
     with contextlib.suppress(OSError):
@@ -245,7 +254,7 @@ def _family(pid):
                 yield from _family(int(child))
 
 
-def _memory(pid):
+def _memory(pid: int) -> int:
     """Proportional set size of a process in bytes; 0 once it is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -255,7 +264,7 @@ def _memory(pid):
 
 
 @contextlib.contextmanager
-def _lock(out):
+def _lock(out: Path) -> Iterator[int]:
     """Hold OUT/.lock; commands inherit it, so that it stays held while one outlives a killed parent."""
     import fcntl
 

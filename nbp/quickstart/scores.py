@@ -10,13 +10,15 @@ Legend: N clips, D features.
 import argparse
 import dataclasses
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from nbp.data import clip_set
-from nbp.evaluation.features import extract_features
+from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
 from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.networks import load_network
@@ -34,27 +36,29 @@ SETS = {"reconstruction": "reconstruction", "pooled": "baselines/pooled", "gener
         "class_tokens": "baselines/class_tokens", "uniform_tokens": "baselines/uniform_tokens",
         "predicted": "predicted", "frozen": "baselines/frozen"}
 PROTOCOL = "quickstart"
+Scores: TypeAlias = dict[str, Any]  # what scores.json says of one set
 PIXEL_SCORES = ("psnr", "ssim", "lpips", "frame_difference_error", "code_usage", "code_perplexity")
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     run, protocol = Path(options.run), get_protocol(PROTOCOL)
     real = open_clips(run / "reconstruction" / "real.npz")
     fakes = {name: open_clips(run / folder) for name, folder in SETS.items()}
-    train = some_of_each_class(open_clips(options.data, split="train"), options.clips_per_centroid)
+    train, train_labels = some_of_each_class(open_clips(options.data, split="train"), options.clips_per_centroid)
     network = load_network(protocol.network, fetch_i3d(options.ckpt), options.device)
-    features = {name: extract_features(clips, network, protocol, run / "features")
+    how = Extraction(run / "features")
+    features = {name: extract_features(clips, network, protocol, how)
                 for name, clips in {"train": train, "real": real, **fakes}.items()}
 
-    judge = Judge(features["train"], train.labels)
-    scores = {"real": judge(features["real"], real.labels)}
+    judge = Judge(features["train"], train_labels)
+    scores = {"real": judge(features["real"], labels_of(real))}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # As many training clips as there are validation clips: what a perfect generator would score.
-        alike = spread(train.labels, len(real) // len(set(real.labels.tolist())))
+        alike = spread(train_labels, len(real) // len(set(labels_of(real).tolist())))
         scores["train"] = {"clips": len(alike)}
-        scores |= {name: judge(features[name], clips.labels) for name, clips in fakes.items()}
+        scores |= {name: judge(features[name], labels_of(clips)) for name, clips in fakes.items()}
         sets = {"train": features["train"][alike]} | {name: features[name] for name in fakes}
         for name, fake in progress(sets.items(), len(sets), "distances", "sets"):
             scores[name] |= distances(features["real"], fake, options.draws, options.seed)
@@ -71,7 +75,7 @@ def main(arguments=None):
     print(f"wrote {run / 'scores.json'}")
 
 
-def state(report):
+def state(report: Mapping[str, Any]) -> None:
     """Print protocol, scores and notes."""
     fields = ", ".join(f"{name}={value}" for name, value in report["protocol_fields"].items() if name != "name")
     print(f"protocol {report['protocol']}: {fields}\nI3D weights sha256 {report['weights_sha256'][:12]}, LPIPS network "
@@ -83,7 +87,7 @@ def state(report):
         print(f"note: {note}")
 
 
-def distances(real, fake, draws, seed):
+def distances(real: np.ndarray, fake: np.ndarray, draws: int, seed: int) -> Scores:
     """Frechet distance with its interval over `draws` resampled sets, and kernel distance, of features (N,D), (M,D)."""
     return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake, draws, seed=seed),
             "kvd": polynomial_mmd(real, fake)}
@@ -97,10 +101,10 @@ class Judge:
         labels: (N,) ints.
     """
 
-    def __init__(self, features, labels):
+    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
         self.features, self.labels = features, labels
 
-    def __call__(self, features, labels):
+    def __call__(self, features: np.ndarray, labels: np.ndarray) -> Scores:
         """{"clips", "class_consistency", "class_consistency_by_class": {label: share}} of features (M,D)."""
         shares = {label: nearest_centroid_accuracy(self.features, self.labels, features[labels == label],
                                                    labels[labels == label]) for label in sorted(set(labels.tolist()))}
@@ -109,7 +113,7 @@ class Judge:
                 "class_consistency_by_class": shares}
 
 
-def spread(labels, count):
+def spread(labels: np.ndarray, count: int) -> list[int]:
     """Places of `count` clips of each class, evenly spread over the list, or of all of a class that has fewer."""
     chosen = []
     for label in sorted(set(labels.tolist())):
@@ -118,18 +122,25 @@ def spread(labels, count):
     return chosen
 
 
-def some_of_each_class(clips, count):
-    """A smaller set of clips: those that `spread` picks.
+def some_of_each_class(clips: Clips, count: int) -> tuple[Clips, np.ndarray]:
+    """A smaller set of clips, those that `spread` picks, and their labels (N,)."""
+    labels = labels_of(clips)
+    chosen = spread(labels, count)
+    return clips.subset(chosen), labels[chosen]
+
+
+def labels_of(clips: Clips) -> np.ndarray:
+    """Labels (N,) of a set.
 
     Raises:
-        ValueError: clips without labels.
+        ValueError: clips without a class.
     """
     if clips.labels is None or clips.labels.min() < 0:
         raise ValueError(f"{clips.name} has clips without a class; class centroids need labels")
-    return clips.subset(spread(clips.labels, count))
+    return clips.labels
 
 
-def pixel_scores(run, options):
+def pixel_scores(run: Path, options: argparse.Namespace) -> tuple[str, dict[str, Scores]]:
     """PSNR, SSIM, LPIPS and frame-difference error of pooled pixels and of reconstructions, and these' code use.
 
     Those of the reconstructions are what `nbp.reconstruct` measured; pooled pixels take the same way.
@@ -149,7 +160,7 @@ def pixel_scores(run, options):
                                                                 device=options.device)}
 
 
-def parse(arguments):
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.quickstart.scores", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of the quickstart run")
     parser.add_argument("--data", required=True, help="data config, for the training clips of the class centroids")

@@ -2,13 +2,30 @@
 
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from nbp.quickstart.runner import Stage
 
-FULL = {
+
+class Size(TypedDict):
+    """How much a run does: its data set, its counts, and what is added to the commands of stages."""
+
+    data: str
+    root: str
+    train_clips: int
+    val_clips: int
+    num_clips: int
+    tokenizer: tuple[str, ...]
+    generator: tuple[str, ...]
+    scores: tuple[str, ...]
+    benchmark: tuple[str, ...]
+
+
+FULL: Size = {
     "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 1400, "val_clips": 60, "num_clips": 60,
     "tokenizer": (), "generator": (), "scores": ("--clips-per-centroid", "6"), "benchmark": (),
 }
-SMOKE = {
+SMOKE: Size = {
     "data": "configs/data/procgen_smoke.yaml", "root": "data/procgen-smoke", "train_clips": 24, "val_clips": 12,
     "num_clips": 8,
     "tokenizer": ("curriculum=[{steps: 4, num_frames: 1, batch_size: 4}, {steps: 2, num_frames: 5, batch_size: 2}, "
@@ -21,7 +38,7 @@ SMOKE = {
 }
 
 
-def stages(out, size):
+def stages(out: Path, size: Size) -> list[Stage]:
     """The commands of a run, in order.
 
     Args:
@@ -37,8 +54,8 @@ def stages(out, size):
     # The rate of Procgen's files; after five minutes of training much of what is unlikely is also wrong.
     how = ("--num-clips", str(size["num_clips"]), "--fps", "15", "--temperature", "0.7")
 
-    def stage(name, module, output, *arguments):
-        if isinstance(output, Path):      # the data set, which is not this run's: prepare makes it fit its arguments
+    def stage(name: str, module: str, output: str | Path, *arguments: str) -> Stage:
+        if isinstance(output, Path):      # the data set, which other runs use too: prepare makes it fit its arguments
             return Stage(name, f"nbp.{module}", arguments, output)
         top = Path(output).parts[0]
         return Stage(name, f"nbp.{module}", arguments, out / output, out / top if top != output else None)

@@ -5,6 +5,7 @@ the run folder. Everything is read from what the stages wrote; nothing is measur
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from nbp.reporting import page, sections
@@ -14,7 +15,7 @@ from nbp.system.command import run_command
 from nbp.system.files import write_json, write_text
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nbp.reporting", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of the quickstart run")
     run = read_run(parser.parse_args(arguments).run)

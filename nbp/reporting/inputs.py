@@ -3,9 +3,13 @@
 import itertools
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from nbp.config import GeneratorConfig, load_config, load_run
 from nbp.data import clip_set
@@ -13,6 +17,7 @@ from nbp.data.tokens import TokenDataset
 from nbp.system.files import read_json
 from nbp.training.metrics_log import read_metrics
 
+Curves: TypeAlias = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # metric -> (steps, values)
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors")
 
 
@@ -20,27 +25,27 @@ PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors"
 class Run:
     """Everything of one run that the report shows.
 
-    clips: {name: arrays of a clip set}, "real" among them; curves: {"tokenizer", "generator"} -> {metric:
-    (steps, values)}; classes: names in id order; phases: steps at which the tokenizer's clips get longer;
-    num_steps: of both trainings; num_given: frames that predictions were given.
+    clips: {name: arrays of a clip set}, "real" among them; curves, num_steps: of "tokenizer" and "generator"; classes:
+    names in id order; phases: steps at which the tokenizer's clips get longer; num_given: frames that predictions
+    were given.
     """
 
     folder: Path
-    scores: dict
-    benchmark: dict
-    stages: list
-    clips: dict
-    curves: dict
-    phases: list
-    seeds: dict
+    scores: dict[str, Any]
+    benchmark: dict[str, Any]
+    stages: list[dict[str, Any]]
+    clips: dict[str, dict[str, np.ndarray]]
+    curves: dict[str, Curves]
+    phases: list[int]
+    seeds: dict[str, int]
     generator: GeneratorConfig
-    classes: list
+    classes: list[str]
     num_train: int
-    num_steps: dict
+    num_steps: dict[str, int]
     num_given: int
 
 
-def read_run(folder):
+def read_run(folder: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
@@ -72,18 +77,20 @@ def read_run(folder):
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
 
 
-def _curves(folder):
-    return {name: tuple(zip(*sorted(points.items()))) for name, points in read_metrics(folder).items()}
+def _curves(folder: Path) -> Curves:
+    """(steps, values) of each metric, by step."""
+    return {name: (sorted(points), [points[step] for step in sorted(points)])
+            for name, points in read_metrics(folder).items()}
 
 
-def _required(path, stage):
+def _required(path: Path, stage: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} is missing; the stage `{stage}` writes it: run `python -m nbp.quickstart` with the "
                          "same --out, it goes on where it stopped")
     return path
 
 
-def machine():
+def machine() -> dict[str, str]:
     """Processor, cores, memory, system and versions of this machine, as {what: text}."""
     versions = {package: metadata.version(package) for package in PACKAGES}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -92,7 +99,7 @@ def machine():
             "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
-def _processor():
+def _processor() -> str:
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text().splitlines():

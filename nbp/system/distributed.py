@@ -2,9 +2,11 @@
 
 import datetime
 import os
+from typing import Any, TypeVar
 
 # A rank that resumes has less to do than one whose part was lost, so they may come hours apart.
 PATIENCE = datetime.timedelta(days=2)
+T = TypeVar("T")
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -20,6 +22,20 @@ def default_device() -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
 
 
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in their order; only the own one without a launcher."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values
+
+
 def barrier(problem: str = "") -> None:
     """Wait until every rank is here; nothing to wait for without a launcher.
 
@@ -29,14 +45,5 @@ def barrier(problem: str = "") -> None:
     Raises:
         ValueError: something went wrong at one of them. All hear of it, so that none goes on or waits alone.
     """
-    world = rank_and_world()[1]
-    problems: list[str] = [problem]
-    if world > 1:
-        import torch.distributed as dist
-
-        if not dist.is_initialized():
-            dist.init_process_group("gloo", timeout=PATIENCE)
-        problems = [""] * world
-        dist.all_gather_object(problems, problem)
-    if any(problems):
-        raise ValueError(next(filter(None, problems)))
+    if problems := list(filter(None, gather(problem))):
+        raise ValueError(problems[0])

@@ -7,21 +7,45 @@ both real sets at equal counts, clips chosen as for a score: a generator that me
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nbp.evaluation.diversity import nearest
-from nbp.evaluation.features import extract_features
+from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features
 from nbp.evaluation.fvd import check_enough
-from nbp.evaluation.scoring import check_pair, choose, choose_parts, counts, distances
-from nbp.evaluation.statement import provenance
+from nbp.evaluation.networks import FeatureNetwork
+from nbp.evaluation.protocols import Protocol
+from nbp.evaluation.scoring import check_pair, choose, choose_parts, distances, scored_counts
+from nbp.evaluation.statement import Provenance, provenance
+from nbp.reporting.clips import write_sheet
 from nbp.system.files import write_json
 
 NUM_PAIRS = 16
 
 
-def check(train, real, fakes, protocol):
+class Memorisation(Provenance):
+    """The report on one generated set; `pairs` are (generated clip, training clip, distance), the closest first."""
+
+    protocol: str
+    protocol_fields: dict[str, Any]
+    fvd_train: float
+    fvd_real: float
+    clips_of_each_real_set: int
+    median_distance: float
+    median_distance_of_real: float
+    threshold: float
+    share_below_threshold: float
+    pairs: list[tuple[int, int, float]]
+    sets: dict[str, dict[str, str | int]]
+    notes: list[str]
+    seed: int
+    weights_sha256: str
+
+
+def check_sets(train: Clips, real: Clips, fakes: Sequence[Clips], protocol: Protocol) -> None:
     """Refuse a training set that is the held-out or a generated one, and sets that are too small, before anything is
     scored.
 
@@ -35,63 +59,64 @@ def check(train, real, fakes, protocol):
         check_pair(train, fake, protocol, ("training set", "fake set"))
 
 
-def run(train, real, fakes, protocol, network, cache, out, seed=0, **extraction):
+def report_sets(train: Clips, real: Clips, fakes: Sequence[Clips], protocol: Protocol, network: FeatureNetwork,
+                how: Extraction, out: str | Path, seed: int = 0) -> None:
     """Report on every generated set; rank 0 prints and writes. Arguments as in `memorisation`, `out` is a folder."""
     for number, fake in enumerate(fakes):
-        report = memorisation(train, real, fake, protocol, network, cache, seed, **extraction)
-        if extraction.get("rank", 0) == 0:
+        report = memorisation(train, real, fake, protocol, network, how, seed)
+        if how.rank == 0:
             print(*lines(report), sep="\n")
             name = f"memorisation_{number}" if len(fakes) > 1 else "memorisation"
-            print(f"wrote {write(report, train, fake, out, name)}")
+            print(f"wrote {write_report(report, train, fake, Path(out), name)}")
 
 
-def memorisation(train, real, fake, protocol, network, cache, seed=0, **extraction):
+def memorisation(train: Clips, real: Clips, fake: Clips, protocol: Protocol, network: FeatureNetwork,
+                 how: Extraction = ALONE, seed: int = 0) -> Memorisation:
     """Scores and nearest pairs.
 
     Args:
         train: Clips that the generator was trained on.
         real: Clips that it was not.
         fake: generated Clips.
-        protocol, network, cache, extraction: see `extract_features`.
+        protocol, network, how: see `extract_features`.
         seed: for choosing clips, as in `evaluate_sets`.
-
-    Returns:
-        dict that JSON can hold; `pairs` are (generated clip, training clip, distance), the closest first.
     """
-    check(train, real, [fake], protocol)
-    features = {name: extract_features(clips, network, protocol, cache, **extraction)
-                for name, clips in (("train", train), ("real", real), ("fake", fake))}
+    check_sets(train, real, [fake], protocol)
+    sets = {"train": train, "real": real, "fake": fake}
+    features = {name: extract_features(clips, network, protocol, how) for name, clips in sets.items()}
     numbers, nearness = nearest(features["fake"], features["train"])
     _, held_out = nearest(features["real"], features["train"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scores, counted = _distances_at_equal_counts(**features, protocol=protocol, seed=seed)
+        fvd_train, fvd_real, num_real, counted = _distances_at_equal_counts(**features, protocol=protocol, seed=seed)
     threshold = float(np.quantile(held_out, 0.01))
     order = np.argsort(nearness)
     return {
-        "protocol": counted.name, "protocol_fields": dataclasses.asdict(counted), **scores,
+        "protocol": counted.name, "protocol_fields": dataclasses.asdict(counted),
+        "fvd_train": fvd_train, "fvd_real": fvd_real, "clips_of_each_real_set": num_real,
         "median_distance": float(np.median(nearness)), "median_distance_of_real": float(np.median(held_out)),
         "threshold": threshold, "share_below_threshold": float((nearness < threshold).mean()),
         "pairs": [(int(number), int(numbers[number]), float(nearness[number])) for number in order],
         "sets": {name: {"name": clips.name, "clips": len(clips), "sha256": clips.fingerprint}
-                 for name, clips in (("train", train), ("real", real), ("fake", fake))},
+                 for name, clips in sets.items()},
         "notes": sorted({str(warning.message) for warning in caught} | ({network.note} - {""})), "seed": seed,
         "weights_sha256": network.weights_sha256, **provenance(network.device)}
 
 
-def _distances_at_equal_counts(train, real, fake, protocol, seed):
-    """(scores, protocol as it is then called) of feature matrices."""
+def _distances_at_equal_counts(train: np.ndarray, real: np.ndarray, fake: np.ndarray, protocol: Protocol,
+                               seed: int) -> tuple[float, float, int, Protocol]:
+    """(distance to the training set, to the real set, clips of each, protocol as it is then called) of features."""
     fewer = min(len(train), len(real))
-    num_real, num_fake, repeats, counted = counts(protocol, fewer, len(fake), allow_fewer=True)
+    num_real, num_fake, repeats, counted = scored_counts(protocol, fewer, len(fake), allow_fewer=True)
     if num_real < len(real) and protocol.num_real is None:   # the whole list is not what is scored
         counted = counted.replace(num_real=num_real)
     parts = [fake[part] for part in choose_parts(len(fake), num_fake, repeats, seed)]
-    scores = {f"fvd_{name}": distances(features[choose(len(features), num_real, seed)], parts)["fvd"]
-              for name, features in (("train", train), ("real", real))}
-    return scores | {"clips_of_each_real_set": num_real}, counted
+    fvd_train, fvd_real = (distances(features[choose(len(features), num_real, seed)], parts)["fvd"]
+                           for features in (train, real))
+    return fvd_train, fvd_real, num_real, counted
 
 
-def lines(report):
+def lines(report: Memorisation) -> list[str]:
     """The report as lines for the terminal."""
     sets = report["sets"]
     return [f"memorisation {sets['fake']['name']} ({report['protocol']}, {report['clips_of_each_real_set']} clips of "
@@ -103,19 +128,17 @@ def lines(report):
             "clips"]
 
 
-def write(report, train, fake, out, name):
+def write_report(report: Memorisation, train: Clips, fake: Clips, out: Path, name: str) -> Path:
     """Write OUT/NAME.json and OUT/NAME.png, the closest pairs one above the other; returns the picture's path."""
-    from nbp.reporting.clips import write_sheet
-
     rows = []
     for generated, nearest_clip, distance in report["pairs"][:NUM_PAIRS]:
         rows += [(f"generated {generated}", _pixels(fake, generated)),
                  (f"training {nearest_clip}: {distance:.3g}", _pixels(train, nearest_clip))]
-    write_json(Path(out) / f"{name}.json", report)
-    write_sheet(Path(out) / f"{name}.png", rows)
-    return Path(out) / f"{name}.png"
+    write_json(out / f"{name}.json", report)
+    write_sheet(out / f"{name}.png", rows)
+    return out / f"{name}.png"
 
 
-def _pixels(clips, number):
+def _pixels(clips: Clips, number: int) -> np.ndarray:
     frames = clips[number].numpy()
     return frames if frames.dtype == np.uint8 else (frames * 255).round().clip(0, 255).astype(np.uint8)

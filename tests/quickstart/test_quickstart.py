@@ -177,7 +177,7 @@ def test_progress_lines_become_a_bar():
 def test_centroid_clips_are_spread_over_every_class():
     labels = np.array([0] * 9 + [1] * 2)
     frames = np.arange(11 * 12, dtype=np.uint8).reshape(11, 1, 2, 2, 3)
-    chosen = some_of_each_class(Clips.from_array("train", frames, labels), 3)
+    chosen, _ = some_of_each_class(Clips.from_array("train", frames, labels), 3)
     assert chosen.labels.tolist() == [0, 0, 0, 1, 1] and chosen.name == "train, 5 clips"
     assert [int(chosen[number][0, 0, 0, 0]) // 12 for number in range(5)] == [0, 4, 8, 9, 10]
     with pytest.raises(ValueError, match="train has clips without a class"):

@@ -142,7 +142,7 @@ def test_a_missing_output_is_named_with_its_stage(run, missing, stage):
 
 def test_curves_skip_empty_cells(run):
     curves = read_run(run).curves["generator"]
-    assert curves["val/top1"] == ((599,), (0.5,)) and len(curves["train/loss"][0]) == 60
+    assert curves["val/top1"] == ([599], [0.5]) and len(curves["train/loss"][0]) == 60
 
 
 def test_a_training_without_metrics_is_named(run):

@@ -16,7 +16,6 @@ from nbp.system.files import read_json
 
 ROOT = Path(__file__).parents[2]
 MISTAKES = {  # command: what is typed, and what the line names
-    "benchmarking.features": (["--clips", "nowhere", "--protocol", "none"], "none"),
     "benchmark": (["--generator", "nowhere", "--tokenizer", "nowhere"], "nowhere"),
     "convert": (["official-to-native", "nowhere.pt", "out"], "nowhere.pt"),
     "evaluate": (["--real", "nowhere", "--fake", "nowhere", "--protocol", "none"], "none"),

@@ -8,7 +8,7 @@ from nbp import evaluate
 from nbp.evaluation.features import Clips
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol
-from nbp.workflows import sensitivity
+from nbp.workflows import scoring_sets, sensitivity
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -35,8 +35,8 @@ def smooth():
 
 
 def test_command(smooth, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "load_network", stand_in)
-    monkeypatch.setattr(evaluate, "fetch_i3d", lambda folder: "none")
+    monkeypatch.setattr(scoring_sets, "load_network", stand_in)
+    monkeypatch.setattr(scoring_sets, "fetch_i3d", lambda folder: "none")
     for name, seed in (("real", 0), ("fake", 1)):
         np.save(tmp_path / f"{name}.npy", smooth(11, seed))
     out = tmp_path / "out"
@@ -68,7 +68,7 @@ def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
             return video[:, :, 0].mean((2, 3))   # sees the first frame only
 
     found = sensitivity.responses(Clips.from_array("set", smooth(8, 0)), get_protocol("quickstart"),
-                                  FeatureNetwork("i3d-tf", Blind(), "0"), tmp_path)
+                                  FeatureNetwork("i3d-tf", Blind(), "0"))
     assert not found["frozen"]["monotone"] and found["frozen"]["fvd"] == pytest.approx([0, 0, 0], abs=1e-9)
     assert "DOES NOT RISE" in "\n".join(sensitivity.lines(
         {"presets": [], "curve": {"clips": [], "fvd": [], "infinite": 0.0, "notes": []}, "corruptions": found, "protocol": "p",
@@ -79,7 +79,7 @@ def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
 def test_the_real_network_answers_to_every_damage_of_natural_clips(natural_frames, i3d_path, tmp_path):
     protocol = get_protocol("nbp-rfvd+frames=16")
     found = sensitivity.responses(Clips.from_array("natural", natural_frames[:12]), protocol,
-                                  load_network(protocol.network, i3d_path), tmp_path)
+                                  load_network(protocol.network, i3d_path))
     for name, row in found.items():
         print(f"{name}: {dict(zip(row['levels'], (round(value, 2) for value in row['fvd'])))}")
         assert row["monotone"], f"{name}: {row}"
