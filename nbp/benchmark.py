@@ -7,32 +7,35 @@ python -m nbp.benchmark evaluation --clips runs/quickstart/generated/mp4 --proto
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nbp.benchmarking.evaluation import benchmark_evaluation
 from nbp.benchmarking.sampling import benchmark_sampling
 from nbp.system.command import run_command
 from nbp.system.distributed import default_device
 
-BENCHMARKS: dict[str, Callable[..., None]] = {"sampling": benchmark_sampling, "evaluation": benchmark_evaluation}
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(parse(arguments))
-    BENCHMARKS[options.pop("benchmark")](**options)
+    measure = options.pop("measure")
+    measure(**options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
-    add = benchmarks.add_parser("sampling", help="next-block against next-token prediction").add_argument
+    benchmarks = parser.add_subparsers(required=True)
+    sampling = benchmarks.add_parser("sampling", help="next-block against next-token prediction")
+    sampling.set_defaults(measure=benchmark_sampling)
+    add = sampling.add_argument
     add("--generator", required=True, help="native model folder or official checkpoint")
     add("--tokenizer", required=True, help="native model folder or official file")
     add("--out", help="JSON file for the figures")
     add("--repeats", type=int, default=3)
     add("--device", default=default_device())
-    add = benchmarks.add_parser("evaluation", help="feature extraction against the bare network").add_argument
+    evaluation = benchmarks.add_parser("evaluation", help="feature extraction against the bare network")
+    evaluation.set_defaults(measure=benchmark_evaluation)
+    add = evaluation.add_argument
     add("--clips", help="a set of clips, as of nbp.evaluate; default: made up")
     add("--protocol", default="tats-2048", help="preset or YAML file")
     add("--weights", help="weights of the network; default: fetched")

@@ -7,13 +7,9 @@ steps and clips, to see in about two minutes that everything works here.
 """
 
 import argparse
-import signal
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from nbp.quickstart.runner import run_stages
-from nbp.quickstart.stages import FULL, SMOKE, stages
+from nbp.quickstart.stages import run_quickstart
 from nbp.system.command import run_command
 
 
@@ -22,12 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="few steps and clips: does it run here?")
     parser.add_argument("--out", help="run folder (default: runs/quickstart, with --smoke runs/smoke)")
-    options = parser.parse_args(arguments)
-    out = Path(options.out or ("runs/smoke" if options.smoke else "runs/quickstart"))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    run_stages(stages(out, SMOKE if options.smoke else FULL), out)
-    print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
-                                              if options.smoke else ""))
+    run_quickstart(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":

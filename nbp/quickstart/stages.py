@@ -1,10 +1,12 @@
 """The stages of the quickstart: which command makes what, from which settings."""
 
+import signal
+import sys
 from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from nbp.quickstart.runner import Stage
+from nbp.quickstart.runner import Stage, run_stages
 
 
 class Size(TypedDict):
@@ -36,6 +38,15 @@ SMOKE: Size = {
                   "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1"),
     "scores": ("--clips-per-centroid", "1", "--draws", "4"), "benchmark": ("--repeats", "1"),
 }
+
+
+def run_quickstart(smoke: bool, out: str | Path | None = None) -> None:
+    """Run the stages that are not done in OUT; the arguments are those of the command."""
+    out = Path(out or ("runs/smoke" if smoke else "runs/quickstart"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is told to stop as well
+    run_stages(stages(out, SMOKE if smoke else FULL), out)
+    print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
+                                              if smoke else ""))
 
 
 def stages(out: Path, size: Size) -> list[Stage]:
