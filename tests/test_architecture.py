@@ -164,8 +164,8 @@ def imports(path):
     ("omegaconf", ["config/loading.py"]),
     ("av", ["data/video_"]),
     ("decord", ["data/video_"]),
-    ("pytorch_lightning", ["train.py", "training/", "convert.py"]),
-    ("deepspeed", ["training/", "convert.py"]),
+    ("pytorch_lightning", ["train.py", "training/", "workflows/converting.py"]),
+    ("deepspeed", ["training/", "workflows/converting.py"]),
     ("torchvision", []),
 ])
 def test_a_library_has_one_home(library, allowed):

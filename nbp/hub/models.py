@@ -1,45 +1,70 @@
-"""Native model folders, `model.safetensors` + `config.json`, and strict loading of any state dict.
+"""Models as files: native folders, `model.safetensors` + `config.json`, and strict loading of any source.
 
 A folder holds exactly one model and nothing that is executed on reading; it can be uploaded to a model hub as
 it is. Files are replaced whole, weights first, so that an interrupted save never leaves a half-written file.
+Which class a model has is the caller's business: `build` and `empty_model` take a function that makes it.
 """
 
 import dataclasses
 import hashlib
-import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from nbp.config import GeneratorConfig, TokenizerConfig
+from nbp.config import GeneratorConfig, TokenizerConfig, build_config
+from nbp.hub import official
 from nbp.system.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-KINDS = ("tokenizer", "generator")
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")   # a name with one is a file's, no model hub id
 
+State = dict[str, Tensor]
+ModelConfig = GeneratorConfig | TokenizerConfig
+Model = TypeVar("Model", bound=nn.Module)
+CONFIG_CLASSES: dict[str, type[GeneratorConfig] | type[TokenizerConfig]] = {
+    "tokenizer": TokenizerConfig, "generator": GeneratorConfig}
 
-def save_model(folder, kind, config, state_dict):
-    """Write a native model folder.
+
+def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> tuple[ModelConfig, State]:
+    """Config and tensors of a model, whatever it is stored as; what it is, its content says.
 
     Args:
-        folder: created if missing.
+        path: official file, native folder, or a model hub id such as "name/model".
+        kind: "tokenizer" or "generator".
+        config: replaces what an official file says of itself.
+
+    Raises:
+        ValueError: no model of that kind there, or one that cannot be read; the message names the file.
+    """
+    if Path(path).is_file():
+        return official.read_model(path, kind, config)
+    return load_model(path, kind)[1:]
+
+
+def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
+    """Write a native model folder, which is created if missing.
+
+    Args:
+        folder: its path.
         kind: "tokenizer" or "generator".
         config: its config dataclass.
-        state_dict: name -> tensor.
+        state: name -> tensor.
     """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     with atomic_path(Path(folder) / WEIGHTS) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})
     write_json(Path(folder) / CONFIG, {"kind": kind, "format_version": FORMAT_VERSION,
                                        "config": dataclasses.asdict(config)})
 
 
-def load_model(path, kind=None):
+def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelConfig, State]:
     """Read a native model folder, its weights memory-mapped.
 
     Args:
@@ -63,109 +88,19 @@ def load_model(path, kind=None):
     content = read_json(folder / CONFIG)
     if not isinstance(content, dict) or not {"kind", "format_version", "config"} <= set(content):
         raise ValueError(f"{folder / CONFIG} must hold kind, format_version and config")
-    if content["kind"] not in ((kind,) if kind else KINDS):
-        raise ValueError(f"{folder} holds a {content['kind']}, expected a {kind or ' or '.join(KINDS)}")
+    if content["kind"] not in ((kind,) if kind else CONFIG_CLASSES):
+        raise ValueError(f"{folder} holds a {content['kind']}, expected a {kind or ' or '.join(CONFIG_CLASSES)}")
     if content["format_version"] != FORMAT_VERSION:
         raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
                          f"this code reads {FORMAT_VERSION}")
+    config = build_config(CONFIG_CLASSES[content["kind"]], content["config"], folder / CONFIG)
     try:
-        config = read_config(content["kind"], content["config"], folder / CONFIG)
         return content["kind"], config, load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
 
 
-def save_pretrained(model, kind, folder):
-    """Write a model as a native folder."""
-    save_model(folder, kind, model.config, model.state_dict())
-
-
-def load_pretrained(path, kind, device="cpu", **arguments):
-    """Model of a native folder, in eval mode.
-
-    Args:
-        path, kind: as for `load_model`.
-        device: where its tensors go.
-        arguments: further constructor arguments of the model.
-
-    Raises:
-        ValueError: from `load_model` and `build`.
-    """
-    _, config, state_dict = load_model(path, kind)
-    return build(kind, config, state_dict, path, device, **arguments)
-
-
-def build(kind, config, state_dict, source, device="cpu", **arguments):
-    """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory.
-
-    Raises:
-        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
-            is asked for where there is none.
-    """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device {device!r} is not available here: pass device="cpu"')
-    model = empty_model(kind, config, **arguments)
-    check_state_dict(model, state_dict, source)
-    model.load_state_dict(state_dict, assign=True)
-    return model.to(device).eval()
-
-
-def empty_model(kind, config, **arguments):
-    """Model whose parameters are on the meta device and whose buffers are computed, as the constructor does."""
-    hook = register_module_parameter_registration_hook(
-        lambda module, name, parameter: torch.nn.Parameter(parameter.to("meta"), parameter.requires_grad))
-    try:
-        return _classes(kind)[0](config, **arguments)
-    finally:
-        hook.remove()
-
-
-def check_state_dict(model, state_dict, source):
-    """Refuse weights that are not exactly the model's.
-
-    Raises:
-        ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`.
-    """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    problems = []
-    for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
-        if names:
-            problems.append(f"{len(names)} {label} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})")
-    for name in sorted(expected.keys() & found.keys()):
-        if expected[name] != found[name]:
-            problems.append(f"{name} is {found[name]}, expected {expected[name]}")
-            break
-    if problems:
-        raise ValueError(f"{source}: weights of {len(found)} tensors do not fit a model of {len(expected)}: "
-                         + "; ".join(problems))
-
-
-def count(state_dict):
-    """(number of tensors, number of parameters), buffers included."""
-    return len(state_dict), sum(tensor.numel() for tensor in state_dict.values())
-
-
-def model_hash(model):
-    """Hex sha256 over the names, dtypes, shapes and bytes of a model's tensors; the same from whatever file it came."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _classes(kind):
-    if kind == "tokenizer":
-        from nbp.tokenizer.model import Tokenizer
-
-        return Tokenizer, TokenizerConfig
-    from nbp.generator.model import Generator
-
-    return Generator, GeneratorConfig
-
-
-def _folder(path):
+def _folder(path: str | Path) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
@@ -182,43 +117,71 @@ def _folder(path):
         raise ValueError(f"{path} is neither a model folder nor a model hub id that can be read: {error}") from error
 
 
-def read_config(kind, values, source):
-    """Config dataclass of a model from a dict.
+def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path,
+          device: str | torch.device = "cpu") -> Model:
+    """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory.
 
     Args:
-        kind: "tokenizer" or "generator".
-        values: its fields.
-        source: names them in errors.
+        make: constructs the model.
+        state: its tensors.
+        source: named in errors.
+        device: where the tensors go.
 
     Raises:
-        ValueError: unknown or missing fields, wrong types or values.
+        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
+            is asked for where there is none.
     """
-    config_class = _classes(kind)[1]
-    names = {field.name for field in dataclasses.fields(config_class)}
-    unknown = sorted(set(values) - names)
-    if unknown:
-        raise ValueError(f"{source}: unknown config fields {', '.join(unknown)}; known: {', '.join(sorted(names))}")
-    config = config_class(**values)
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value == "???":
-            raise ValueError(f"{source}: config field {field.name} is missing")
-        if not _has_type(value, field.type):
-            raise ValueError(f"{source}: config field {field.name} must be {field.type}, got {value!r}")
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device {device!r} is not available here: pass device="cpu"')
+    model = empty_model(make)
+    check_state_dict(model, state, source)
+    model.load_state_dict(state, assign=True)
+    return model.to(device).eval()
+
+
+def empty_model(make: Callable[[], Model]) -> Model:
+    """Model whose parameters are on the meta device and whose buffers are computed, as the constructor does."""
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    # What a hook returns is taken instead; torch's annotation does not know it.
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
     try:
-        config.check()
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    return config
+        return make()
+    finally:
+        hook.remove()
 
 
-def _has_type(value, expected):
-    """Whether a JSON value has a dataclass field's type; an int will do for a float, a bool never for an int."""
-    origin, inner = typing.get_origin(expected), typing.get_args(expected)
-    if origin is list:
-        return isinstance(value, list) and all(_has_type(item, inner[0]) for item in value)
-    if origin is typing.Union:
-        return any(_has_type(value, option) for option in inner)
-    if isinstance(value, bool):
-        return expected is bool
-    return isinstance(value, (int, float) if expected is float else expected)
+def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights that are not exactly the model's.
+
+    Raises:
+        ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    problems = []
+    for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
+        if names:
+            problems.append(f"{len(names)} {label} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})")
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name] != found[name]:
+            problems.append(f"{name} is {found[name]}, expected {expected[name]}")
+            break
+    if problems:
+        raise ValueError(f"{source}: weights of {len(found)} tensors do not fit a model of {len(expected)}: "
+                         + "; ".join(problems))
+
+
+def count(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(number of tensors, number of parameters), buffers included."""
+    return len(state), sum(tensor.numel() for tensor in state.values())
+
+
+def model_hash(model: nn.Module) -> str:
+    """Hex sha256 over the names, dtypes, shapes and bytes of a model's tensors; the same from whatever file it came."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

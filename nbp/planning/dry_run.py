@@ -13,7 +13,7 @@ import torch
 from nbp.config import TokenizerConfig
 from nbp.evaluation.lpips import LPIPS
 from nbp.hub.models import load_model
-from nbp.hub.official import TOKENIZER_CONFIG
+from nbp.hub import official
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.generator_module import GeneratorModule
 from nbp.training.tokenizer_module import TokenizerModule
@@ -61,7 +61,7 @@ def tokenizer_config(path):
         ValueError: not a native folder.
     """
     if Path(path).suffix in (".pt", ".ckpt"):
-        return TokenizerConfig(**TOKENIZER_CONFIG)
+        return official.tokenizer_config()
     if not Path(path).exists():
         raise ValueError(f"tokenizer={path} does not exist yet, and its architecture counts; tokenizer=released.pt, or "
                          "any other name of an official file, stands for the released one")

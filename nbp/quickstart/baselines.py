@@ -19,7 +19,6 @@ from torch import Tensor
 from nbp.data import clip_set
 from nbp.data.clips import frames_to_video, video_to_frames
 from nbp.data.tokens import TokenDataset
-from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
 from nbp.system.command import run_command
 from nbp.system.progress import progress
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, generator = Path(options.out), torch.Generator().manual_seed(options.seed)
     real = clip_set.read_arrays(options.real)
     generated, predicted = clip_set.load(options.generated), clip_set.load(options.predicted)
-    tokenizer = load_magvit2(options.tokenizer, device=options.device)
+    tokenizer = Tokenizer.from_pretrained(options.tokenizer, device=options.device)
     tokens = TokenDataset(options.tokens, model_hash(tokenizer))
 
     pooled = np.stack([pool(clip, tokenizer.config.downsample) for clip in real["video"]])

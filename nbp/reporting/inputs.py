@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nbp.config import GeneratorConfig, load_config, load_run
+from nbp.config import GeneratorConfig, build_config, load_run
 from nbp.data import clip_set
 from nbp.data.tokens import TokenDataset
 from nbp.system.files import read_json
@@ -72,7 +72,7 @@ def read_run(folder: str | Path) -> Run:
         num_steps={"tokenizer": phases[-1], "generator": runs["generator"].max_steps},
         seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
                "generate": read_json(_required(folder / "generated/meta.json", "generate"))["seed"]},
-        generator=load_config(GeneratorConfig, values=model["config"]),
+        generator=build_config(GeneratorConfig, model["config"], folder / "generator/model/config.json"),
         classes=tokens.classes, num_train=len(tokens),
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
 

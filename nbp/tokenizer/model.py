@@ -5,14 +5,19 @@
 Legend: B batch, T H W pixels, t h w latent grid, d FSQ channels.
 """
 
-import torch
-from torch import nn
+from pathlib import Path
+from typing import cast
 
+import torch
+from torch import Tensor, nn
+
+from nbp.config import TokenizerConfig
+from nbp.hub import models
 from nbp.tokenizer.fsq import FSQ
 from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish
 
 
-def _residual_stage(in_channels, out_channels, num_units):
+def _residual_stage(in_channels: int, out_channels: int, num_units: int) -> nn.Sequential:
     widths = [in_channels] + [out_channels] * num_units
     return nn.Sequential(*[ResidualUnit(a, b) for a, b in zip(widths, widths[1:])])
 
@@ -20,7 +25,7 @@ def _residual_stage(in_channels, out_channels, num_units):
 class Encoder(nn.Module):
     """Video (B, 3, T, H, W) -> latents (B, d, t, h, w)."""
 
-    def __init__(self, config):
+    def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         widths, num_units = config.widths, config.num_res_blocks
         self.conv_in = CausalConv3d(3, widths[0])
@@ -30,19 +35,19 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]),
                                   nn.Conv3d(widths[-1], len(config.fsq_levels), 1))
 
-    def forward(self, x):
-        x = self.conv_in(x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)                        # (B, widths[0], T, H, W)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.downsamples):
-                x = self.downsamples[index](x)
-        return self.head(x)
+                x = self.downsamples[index](x)     # coarser by strides[index]
+        return self.head(x)                        # (B, d, t, h, w)
 
 
 class Decoder(nn.Module):
     """Codes (B, d, t, h, w) -> video (B, 3, T, H, W), not clamped; mirrors the encoder."""
 
-    def __init__(self, config):
+    def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         widths, num_units = config.widths[::-1], config.num_res_blocks[::-1]
         self.conv_in = CausalConv3d(len(config.fsq_levels), widths[0])
@@ -51,13 +56,13 @@ class Decoder(nn.Module):
         self.upsamples = nn.ModuleList(DepthToSpaceUpsample(w, s) for w, s in zip(widths, config.strides[::-1]))
         self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]), CausalConv3d(widths[-1], 3))
 
-    def forward(self, x):
-        x = self.conv_in(x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)                        # (B, widths[-1], t, h, w)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.upsamples):
-                x = self.upsamples[index](x)
-        return self.head(x)
+                x = self.upsamples[index](x)       # finer by a stride
+        return self.head(x)                        # (B, 3, T, H, W)
 
 
 class Tokenizer(nn.Module):
@@ -68,7 +73,7 @@ class Tokenizer(nn.Module):
         resolution: pixels; only needed to decode flat tokens (B, t*h*w), whose grid is then square.
     """
 
-    def __init__(self, config, resolution=None):
+    def __init__(self, config: TokenizerConfig, resolution: int | None = None) -> None:
         super().__init__()
         config.check()
         self.config = config
@@ -79,27 +84,28 @@ class Tokenizer(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Variance-preserving weights, quiet residual branches, latents that reach all levels, a mid-grey output.
 
         PyTorch's default shrinks the signal at every convolution, and training then starts with a handful of codes.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-                nn.init.zeros_(module.bias)
+                module.weight.normal_(std=module.weight[0].numel() ** -0.5)
+                cast(Tensor, module.bias).zero_()
         for module in self.modules():
             if isinstance(module, ResidualUnit):
-                module.layers[-1].conv.weight.mul_(0.2)
-        self.encoder.head[-1].weight.mul_(2)
-        self.decoder.head[-1].conv.weight.mul_(0.3)
-        self.decoder.head[-1].conv.bias.fill_(0.5)
+                cast(CausalConv3d, module.layers[-1]).conv.weight.mul_(0.2)
+        cast(nn.Conv3d, self.encoder.head[-1]).weight.mul_(2)
+        last = cast(CausalConv3d, self.decoder.head[-1]).conv
+        last.weight.mul_(0.3)
+        cast(Tensor, last.bias).fill_(0.5)
 
     @property
-    def num_codes(self):
+    def num_codes(self) -> int:
         return self.config.num_codes
 
-    def forward(self, video):
+    def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Autoencode for training: no input check, no clamp.
 
         Args:
@@ -111,7 +117,7 @@ class Tokenizer(nn.Module):
         codes, indices = self.fsq(self.encoder(video))
         return self.decoder(codes.to(video.dtype)), indices
 
-    def encode(self, video, quantize=True):
+    def encode(self, video: Tensor, quantize: bool = True) -> tuple[Tensor, Tensor] | Tensor:
         """Encode video, in the precision of the weights also under autocast.
 
         Tokens are data that are kept and compared: bfloat16 would change several in a hundred.
@@ -131,11 +137,11 @@ class Tokenizer(nn.Module):
             latents = self.encoder(video.to(self.encoder.conv_in.conv.weight.dtype))
         return self.fsq(latents) if quantize else latents
 
-    def decode(self, codes):
-        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1]; as the official code, not clamped."""
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1] but not clamped, as officially."""
         return self.decoder(codes.to(self.decoder.conv_in.conv.weight.dtype))
 
-    def decode_from_code_indices(self, indices):
+    def decode_from_code_indices(self, indices: Tensor) -> Tensor:
         """Indices (B, t, h, w), or flat (B, t*h*w) in raster order, -> video (B, 3, T, H, W) as from `decode`.
 
         Raises:
@@ -147,7 +153,7 @@ class Tokenizer(nn.Module):
             raise ValueError(f"indices must be (B, t, h, w) or (B, t*h*w), got shape {tuple(indices.shape)}")
         return self.decode(self.fsq.indices_to_codes(indices))
 
-    def _unflatten(self, indices):
+    def _unflatten(self, indices: Tensor) -> Tensor:
         if self.resolution is None:
             raise ValueError("flat indices need a grid: pass (B, t, h, w), or build the tokenizer with resolution=...")
         _, h, w = self.config.latent_grid(1, self.resolution, self.resolution)
@@ -156,7 +162,7 @@ class Tokenizer(nn.Module):
                              f"{self.resolution})")
         return indices.view(indices.shape[0], -1, h, w)
 
-    def _check_video(self, video):
+    def _check_video(self, video: Tensor) -> None:
         if video.ndim != 5 or video.shape[1] != 3:
             raise ValueError(f"video must be (B, 3, T, H, W), got shape {tuple(video.shape)}")
         if not video.is_floating_point():
@@ -171,19 +177,17 @@ class Tokenizer(nn.Module):
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"video must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
 
-    def save_pretrained(self, folder):
-        """Write `model.safetensors` and `config.json` into `folder`."""
-        from nbp.hub.models import save_pretrained
-
-        save_pretrained(self, "tokenizer", folder)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into `folder`, ready to be uploaded as it is."""
+        models.save_model(folder, "tokenizer", self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, path, resolution=None, device="cpu"):
-        """Build the tokenizer of a folder (or a model hub id) in eval mode on `device`.
+    def from_pretrained(cls, path: str | Path, resolution: int | None = None,
+                        device: str | torch.device = "cpu") -> "Tokenizer":
+        """Build the tokenizer of a native folder, an official file or a model hub id, in eval mode on `device`.
 
         Raises:
-            ValueError: not a native tokenizer, or its tensors do not fit its config.
+            ValueError: no tokenizer there, or its tensors do not fit its config.
         """
-        from nbp.hub.models import load_pretrained
-
-        return load_pretrained(path, "tokenizer", device, resolution=resolution)
+        config, state = models.open_model(path, "tokenizer")
+        return models.build(lambda: cls(cast(TokenizerConfig, config), resolution), state, path, device)

@@ -16,8 +16,10 @@ from nbp import convert
 from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.download import load_magvit2, load_transformer
 from nbp.generator.model import Generator
-from nbp.hub import models, official
+from nbp.hub import models, name_tables, official
+from nbp.hub.torch_files import read_file
 from nbp.tokenizer.model import Tokenizer
+from nbp.workflows import converting
 
 PARITY = Path(__file__).parents[1] / "parity"
 RELEASED = json.loads((PARITY / "generator_keys.json").read_text())
@@ -99,10 +101,10 @@ def test_interrupted_save_keeps_the_old_file(generator, tmp_path, monkeypatch):
     (lambda folder: (folder / "config.json").write_text("{}"), "must hold kind"),
     (lambda folder: edit(folder, lambda c: c.update(kind="tokenizer")), "holds a tokenizer, expected a generator"),
     (lambda folder: edit(folder, lambda c: c.update(format_version=9)), "format_version 9"),
-    (lambda folder: edit(folder, lambda c: c["config"].update(depth=3)), "unknown config fields depth"),
-    (lambda folder: edit(folder, lambda c: c["config"].pop("width")), "field width is missing"),
-    (lambda folder: edit(folder, lambda c: c["config"].update(width="16")), "field width must be <class 'int'>, got '16'"),
-    (lambda folder: edit(folder, lambda c: c["config"].update(grid=[5, 4.0, 4])), "field grid must be"),
+    (lambda folder: edit(folder, lambda c: c["config"].update(depth=3)), "unknown field depth"),
+    (lambda folder: edit(folder, lambda c: c["config"].pop("width")), "no value for width"),
+    (lambda folder: edit(folder, lambda c: c["config"].update(width="16")), "width must be an integer, got '16'"),
+    (lambda folder: edit(folder, lambda c: c["config"].update(grid=[5, 4.0, 4])), r"grid\[1\] must be an integer, got 4.0"),
     (lambda folder: edit(folder, lambda c: c["config"].update(start="both")), "start must be plain or hybrid"),
     (lambda folder: edit(folder, lambda c: c["config"].update(width=32)), "expected"),
     (lambda folder: edit(folder, lambda c: c["config"].update(num_layers=3)), "missing"),
@@ -158,10 +160,10 @@ def test_native_official_native(config, tmp_path):
     torch.manual_seed(0)
     generator = Generator(config)
     generator.save_pretrained(tmp_path / "first")
-    convert.native_to_official(tmp_path / "first", tmp_path / "model.ckpt")
-    content = official.read_file(tmp_path / "model.ckpt")
+    converting.native_to_official(tmp_path / "first", tmp_path / "model.ckpt")
+    content = read_file(tmp_path / "model.ckpt")
     assert set(content["state_dict"]) == released_names(config.num_layers)
-    convert.official_to_native(tmp_path / "model.ckpt", tmp_path / "second")
+    converting.official_to_native(tmp_path / "model.ckpt", tmp_path / "second")
     second = Generator.from_pretrained(tmp_path / "second")
     assert second.config == config
     assert identical(second.state_dict(), generator.state_dict())
@@ -184,11 +186,11 @@ def test_released_shapes(name):
         state = {key.removeprefix("transformer."): torch.empty(shape) for key, shape in released["shapes"].items()}
         config = official.generator_config(state, None, name)
         generator = Generator(config)
-        exported = official.to_official(generator.state_dict(), official.generator_table(config))
+        exported = name_tables.to_official(generator.state_dict(), name_tables.generator_table(config))
     assert {f"transformer.{key}": list(value.shape) for key, value in exported.items()} == released["shapes"]
     assert sum(p.numel() for p in generator.parameters()) == released["params"]
     assert len(exported) == released["n_keys_transformer"]
-    native = official.to_native(exported, official.generator_table(config), name)
+    native = name_tables.to_native(exported, name_tables.generator_table(config), name)
     models.check_state_dict(generator, native, name)
     assert (config.num_codes, config.block_size) == (64000, 16)
     assert config.condition == ("text" if "ucf" in name else "none")
@@ -197,19 +199,19 @@ def test_released_shapes(name):
 def test_released_tokenizer_shapes():
     recorded = json.loads((PARITY / "tokenizer_keys.json").read_text())
     config = official.tokenizer_config()
-    tokenizer = models.empty_model("tokenizer", config)
-    exported = official.to_official(tokenizer.state_dict(), official.tokenizer_table(config))
+    tokenizer = models.empty_model(lambda: Tokenizer(config))
+    exported = name_tables.to_official(tokenizer.state_dict(), name_tables.tokenizer_table(config))
     assert {name: list(value.shape) for name, value in exported.items()} == recorded["shapes_in_state_dict_order"]
     assert models.count(exported) == (recorded["n_keys"], recorded["n_params"])
-    native = official.to_native(exported, official.tokenizer_table(config), "file")
+    native = name_tables.to_native(exported, name_tables.tokenizer_table(config), "file")
     models.check_state_dict(tokenizer, native, "file")
 
 
 def write_official(path, config=None, **changes):
     torch.manual_seed(0)
     generator = Generator(config or official_config())
-    state = official.to_official(generator.state_dict(), official.generator_table(generator.config))
-    content = convert.generator_checkpoint(generator.config, state, "model")
+    state = name_tables.to_official(generator.state_dict(), name_tables.generator_table(generator.config))
+    content = converting.generator_checkpoint(generator.config, state, "model")
     content.update(changes)
     torch.save(content, path)
     return generator, content
@@ -228,13 +230,13 @@ def test_deepspeed_converted_file(tmp_path):
 def test_tokenizer_inside_a_generator_file_is_skipped(tmp_path, monkeypatch):
     tokenizer = small_tokenizer()
     monkeypatch.setattr(official, "tokenizer_config", lambda: tokenizer.config)
-    inside = official.to_official(tokenizer.state_dict(), official.tokenizer_table(tokenizer.config))
+    inside = name_tables.to_official(tokenizer.state_dict(), name_tables.tokenizer_table(tokenizer.config))
     generator, content = write_official(tmp_path / "model.ckpt")
     content["state_dict"] |= {f"first_stage_model.{name}": value for name, value in inside.items()}
     torch.save(content, tmp_path / "model.ckpt")
     assert identical(load_transformer(tmp_path / "model.ckpt", device="cpu").state_dict(), generator.state_dict())
     assert identical(load_magvit2(tmp_path / "model.ckpt", device="cpu").state_dict(), tokenizer.state_dict())
-    convert.official_to_native(tmp_path / "model.ckpt", tmp_path / "native", "tokenizer")
+    converting.official_to_native(tmp_path / "model.ckpt", tmp_path / "native", "tokenizer")
     assert identical(Tokenizer.from_pretrained(tmp_path / "native").state_dict(), tokenizer.state_dict())
 
 
@@ -246,13 +248,13 @@ def test_tokenizer_with_other_codes(tmp_path):
 
 MEASURED = """
 import resource, sys
-from nbp import convert
+from nbp.workflows import converting
 from nbp.download import load_transformer
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 load_transformer(sys.argv[1], device="cpu")
 loaded = peak()
-convert.official_to_native(sys.argv[1], sys.argv[2])
+converting.official_to_native(sys.argv[1], sys.argv[2])
 print(loaded - before, peak() - before)
 """
 
@@ -380,7 +382,7 @@ def test_grid_of_an_official_file(tmp_path, changes, grid):
 def test_models_the_official_code_cannot_express(tmp_path, changes, field):
     Generator(official_config(**changes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=field):
-        convert.native_to_official(tmp_path, tmp_path / "model.ckpt")
+        converting.native_to_official(tmp_path, tmp_path / "model.ckpt")
     assert not (tmp_path / "model.ckpt").exists()
 
 
@@ -388,14 +390,14 @@ def test_text_model_that_hides_its_pads_has_no_official_form(tmp_path):
     Generator(official_config(condition="text", num_condition_ids=32000, condition_len=8, block_shape=[1, 1, 1],
                               pad_token=2, pad_visibility="never")).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pad_visibility=never"):
-        convert.native_to_official(tmp_path, tmp_path / "model.ckpt")
+        converting.native_to_official(tmp_path, tmp_path / "model.ckpt")
 
 
 def test_weights_that_are_not_the_configs_are_not_exported(tmp_path):
     Generator(official_config()).save_pretrained(tmp_path)
     edit(tmp_path, lambda content: content["config"].update(num_layers=3))
     with pytest.raises(ValueError, match="missing"):
-        convert.native_to_official(tmp_path, tmp_path / "model.ckpt")
+        converting.native_to_official(tmp_path, tmp_path / "model.ckpt")
     assert not (tmp_path / "model.ckpt").exists()
 
 
@@ -409,7 +411,7 @@ def test_tokenizer_to_official_and_back_by_command(tmp_path, monkeypatch, capsys
     convert.main(["official-to-native", str(tmp_path / "model.pt"), str(tmp_path / "second")])
     tensors, parameters = models.count(tokenizer.state_dict())
     assert capsys.readouterr().out.count(f"{tensors} tensors, {parameters:,} parameters") == 2
-    assert all(name.startswith("module.") for name in official.read_file(tmp_path / "model.pt")["model_state_dict"])
+    assert all(name.startswith("module.") for name in read_file(tmp_path / "model.pt")["model_state_dict"])
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second")]
     assert files[0] == files[1]
 
