@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from nbp.config import load_run
-from nbp.convert import checkpoint_to_native
 from nbp.system.command import run_command
 from nbp.training import checkpoints
 from nbp.training.stop_signals import Stopped
+from nbp.workflows.converting import checkpoint_to_native
 
 
 def main(arguments=None):

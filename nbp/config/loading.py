@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from nbp.config.checking import AnySection, Section, build_config, check_layer
 from nbp.config.runs import GeneratorRun, TokenizerRun
-from nbp.system.files import write_text
+from nbp.system.files import AnyPath, write_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-PathLike = str | Path
 
-
-def load_run(path: PathLike, overrides: Iterable[str] = ()) -> TokenizerRun | GeneratorRun:
+def load_run(path: AnyPath, overrides: Iterable[str] = ()) -> TokenizerRun | GeneratorRun:
     """Load a run file: its `kind` field picks the schema. Raises as `load_config`."""
     kind = _read_yaml(path).get("kind")
     schemas: dict[str, type[TokenizerRun] | type[GeneratorRun]] = {"tokenizer": TokenizerRun, "generator": GeneratorRun}
@@ -27,7 +25,7 @@ def load_run(path: PathLike, overrides: Iterable[str] = ()) -> TokenizerRun | Ge
     return load_config(schemas[kind], path, overrides)
 
 
-def load_config(schema: type[AnySection], path: PathLike, overrides: Iterable[str] = ()) -> AnySection:
+def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str] = ()) -> AnySection:
     """Build a config dataclass from a YAML file and dotted overrides.
 
     Args:
@@ -45,7 +43,7 @@ def load_config(schema: type[AnySection], path: PathLike, overrides: Iterable[st
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    layers: list[tuple[PathLike, DictConfig]] = [(path, _read_yaml(path))]
+    layers: list[tuple[AnyPath, DictConfig]] = [(path, _read_yaml(path))]
     for item in overrides:
         if "=" not in item and item.endswith((".yaml", ".yml")):
             layers.append((item, _read_yaml(item)))
@@ -62,7 +60,7 @@ def load_config(schema: type[AnySection], path: PathLike, overrides: Iterable[st
     return build_config(schema, values, path, advice=": set it in the file or as NAME=VALUE")
 
 
-def config_digest(path: PathLike) -> str:
+def config_digest(path: AnyPath) -> str:
     """Hex sha256 of what a YAML file says with its bases merged, whatever its comments and order of fields.
 
     Raises:
@@ -78,14 +76,14 @@ def to_dict(config: Section) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def save_config(config: Section, path: PathLike) -> None:
+def save_config(config: Section, path: AnyPath) -> None:
     """Write the resolved config as YAML, atomically."""
     from omegaconf import OmegaConf
 
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 
 
-def _read_yaml(path: PathLike) -> DictConfig:
+def _read_yaml(path: AnyPath) -> DictConfig:
     from omegaconf import OmegaConf
 
     path = Path(path)

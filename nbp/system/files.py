@@ -39,7 +39,7 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
         full = _is_full(path.parent)  # asked before the rest of the file gives its space back
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename in (None, temporary):
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, temporary):
             error.filename = str(path)
         elif full and isinstance(error, (RuntimeError, ValueError)):
             # torch and others report a full disk by exceptions of their own, which do not say so.
