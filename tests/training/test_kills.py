@@ -52,7 +52,7 @@ def test_three_kills(generator_run, tmp_path):
     assert same_run(tmp_path / "whole", out, Generator)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=180)
 def test_twenty_kills_of_a_generator(generator_run, tmp_path):
     more = ("trainer.val_samples=0", "max_steps=240")
     assert train_in_a_fork([GENERATOR, *generator_run(tmp_path / "whole", *more)])[0] == 0
@@ -61,7 +61,7 @@ def test_twenty_kills_of_a_generator(generator_run, tmp_path):
     assert same_run(tmp_path / "whole", out, Generator)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=180)
 def test_twenty_kills_of_a_tokenizer(tokenizer_run, tmp_path):
     more = ("trainer.val_samples=0", "loss.lecam=0.001", "trainer.ema_decay=0.9",
             "curriculum=[{steps: 60, num_frames: 1, batch_size: 2}, {steps: 80, num_frames: 5, batch_size: 2}]")
