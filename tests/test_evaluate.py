@@ -71,6 +71,23 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(fast, make_f
                            "taken"])
 
 
+def test_videos_of_several_sizes(fast, make_frames, tmp_path, capsys):
+    """As those of Kinetics; the case of https://github.com/Yaziwel/FEAT/issues/4."""
+    for number in range(16):
+        wide = make_frames(1, number, size=48)[0][:, :32]
+        write_video(tmp_path / "real" / f"{number:02d}.mp4", wide if number % 2 else wide.swapaxes(1, 2), 25)
+        write_video(tmp_path / "fake" / f"{number:02d}.mp4", make_frames(1, 50 + number, size=64)[0], 25)
+    command = ["--real", "real", "--fake", "fake", "--protocol", "quickstart", "--set", "frames=9", "--no-intervals",
+               "--device", "cpu", "--out", "out", "--cache", "cache"]
+    with pytest.raises(ValueError, match="48x32 pixels and clips of fake 64x64.*--set resolution=N brings both"):
+        evaluate.main(command)
+    [report] = evaluate.main([*command[:8], "resolution=32", *command[8:]])
+    assert report["protocol"] == "quickstart+frames=9+resolution=32" and report["scores"]["fvd"] > 0
+    assert "real has clips of several sizes, which are all brought to 32 pixels; that of the first is stated" in (
+        report["notes"])
+    assert not any("fake has clips" in note for note in report["notes"])
+
+
 def test_styleganv_weights_are_the_users(tmp_path):
     larp = get_protocol("larp")
     networks = scoring_sets.Networks(larp, None, str(tmp_path), "cpu", False)
@@ -88,6 +105,10 @@ def test_a_run_is_scored_set_by_set(fast, make_frames, tmp_path, capsys):
               "--cache", str(tmp_path / "cache"), "--device", "cpu", "--no-intervals"]
     reports = evaluate.main(["--run", str(run), *common])
     assert len(reports) == 3 and len({report["scores"]["fvd"] for report in reports}) == 3
+    for set_aside in ("generated.old", "tokenizer.old/samples"):
+        clip_set.save(run / set_aside, make_frames(12, 3), np.full(12, -1))
+    assert [report["fake"]["name"] for report in evaluate.main(["--run", str(run), *common])] == [
+        report["fake"]["name"] for report in reports]
     with pytest.raises(ValueError, match="is not a finished run: expected .*real.npz"):
         evaluate.main(["--run", str(tmp_path), *common])
     with pytest.raises(SystemExit):

@@ -174,6 +174,45 @@ def test_bad_requests_for_continuations_are_refused(models, tmp_path, arguments,
     assert not (tmp_path / "out").exists()
 
 
+def test_bad_files_that_may_be_skipped_are_left_out(models, tmp_path, capsys):
+    frames = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
+    data = data_set(tmp_path, frames, *(f"{name}.mp4" for name in "abcde"))
+    for name in "be":
+        (tmp_path / "data" / f"{name}.mp4").write_bytes(b"damaged")
+    command = [*models, "--data", data, "--batch-size", "1", "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="b.mp4"):
+        generate.main(command)
+    assert not clip_set.Parts(tmp_path / "out", json.loads((tmp_path / "out/meta.json").read_text())).done()
+    with open(data, "a", encoding="utf-8") as config:
+        config.write("max_bad_files: 2\n")
+    command[-1] = str(tmp_path / "skipping")
+    for _ in range(2):      # the second time all is done
+        generate.main(command)
+        assert "wrote 2 clips to" in (out := capsys.readouterr().out) and "2 are left out, their files are bad" in out
+        clips = clip_set.load(tmp_path / "skipping")
+        assert clips["path"].tolist() == ["c.mp4", "d.mp4"] and len(clips["video"]) == 2
+        assert not (tmp_path / "skipping" / "parts").exists()
+
+
+def test_another_text_tokenizer_in_the_same_folder_is_refused(models, tmp_path):
+    from nbp.generator.conditions import train_text_tokenizer
+
+    Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "text", "hybrid", num_condition_ids=300,
+                              condition_len=4, pad_token=2)).save_pretrained(tmp_path / "generator")
+    for name, words in (("one", ["archery", "yo yo"]), ("other", ["yo yo", "bowling", "archer"])):
+        train_text_tokenizer(words * 9, tmp_path / name, 300)
+    command = [*models[:2], "--generator", str(tmp_path / "generator"), "--texts", "archery", "--num-clips", "1",
+               "--out", str(tmp_path / "out"), "--text-tokenizer"]
+    generate.main([*command, str(tmp_path / "one")])
+    generate.main([*command, str(tmp_path / "one")])
+    with pytest.raises(ValueError, match=r"made with other settings \(text_ids_sha256 differ"):
+        generate.main([*command, str(tmp_path / "other")])
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    del meta["text_ids_sha256"]       # as sets were made before it was recorded
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))
+    generate.main([*command, str(tmp_path / "one")])
+
+
 def test_a_changed_list_of_continued_clips_is_refused(models, tmp_path):
     frames = np.zeros((17, 32, 32, 3), np.uint8)
     command = [*models, "--out", str(tmp_path / "out"), "--data", data_set(tmp_path, frames, "a.mp4", "b.mp4"),

@@ -105,6 +105,26 @@ def test_a_list_that_the_protocol_cannot_be_met_with_is_refused_before_any_work(
     assert not Path("out").exists()
 
 
+def test_few_clips_have_all_scores_but_a_distance(run, tmp_path, capsys):
+    """The case of https://github.com/microsoft/VidTok/issues/16: one's own few videos."""
+    from PIL import Image
+
+    (tmp_path / "data" / "val.txt").write_text("".join(f"val/{number}.mp4\ta\n" for number in range(4)))
+    run()
+    report = json.loads(Path("out/scores.json").read_text())
+    assert report["scores"].keys() == {"psnr", "ssim", "frame_difference_error", "lpips", "code_usage",
+                                       "code_perplexity", "code_entropy_bits"}
+    assert report["notes"] == ["rfvd is left out: a Frechet distance needs at least 8 clips, these are 4"]
+    assert len(clip_set.load("out")["video"]) == report["real"]["clips"] == 4
+    assert report["notes"][0] in capsys.readouterr().out and "| psnr |" in Path("out/scores.md").read_text()
+    sheet = Image.open("out/sheet.png")
+    run("--out", "first", "--max-clips", "1")
+    assert json.loads(Path("first/scores.json").read_text())["protocol"] == "quickstart+real=1+fake=1"
+    assert sheet.height > 3.5 * Image.open("first/sheet.png").height
+    with pytest.raises(ValueError, match="asks for 9 real"):
+        run("--out", "other", "--protocol", "quickstart+real=9")
+
+
 def test_identical_clips_have_no_finite_psnr(network, protocol, lpips_path, make_frames, tmp_path):
     video = make_frames(9, size=32)
     changed = video.copy()

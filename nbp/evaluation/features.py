@@ -189,7 +189,7 @@ def _rows(clips: Clips, numbers: list[int], network: FeatureNetwork, protocol: P
         here = numbers[done:done + len(batch)]
         done += len(batch)
         try:
-            features = network_features(network, _stack(batch, expected, protocol), protocol)
+            features = network_features(network, _alike(batch, expected, protocol), protocol)
         except ValueError as error:
             raise ValueError(f"{clips.name}, clips {here[0]} to {here[-1]}: {error}") from error
         yield from zip(here, features.numpy())
@@ -209,26 +209,40 @@ def _ahead(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
                 future.cancel()
 
 
+def some_clips(clips: Clips) -> list[Tensor]:
+    """The first, the middle and the last clip."""
+    return [clips[number] for number in sorted({0, len(clips) // 2, len(clips) - 1})]
+
+
 def seen_shape(clips: Clips, protocol: Protocol) -> tuple[int, ...]:
     """(T,H,W,3) of the first clip as far as the protocol looks at it.
 
     Raises:
         ValueError: the first, middle and last clip are uint8 with values 0 and 1, so meant as [0,1].
     """
-    samples = [clips[number] for number in sorted({0, len(clips) // 2, len(clips) - 1})]
+    samples = some_clips(clips)
     if samples[0].dtype == torch.uint8 and max(int(clip.max()) for clip in samples) == 1:
         raise ValueError(f"{clips.name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
     return tuple(samples[0][:protocol.num_frames].shape)
 
 
-def _stack(batch: list[Tensor], expected: tuple[int, ...], protocol: Protocol) -> Tensor:
-    """Clips (T,H,W,3) of a set as (B,T',H,W,3); all of the set's must look alike, or the score would depend on how
-    they fall into batches."""
+def _alike(batch: list[Tensor], expected: tuple[int, ...], protocol: Protocol) -> list[Tensor]:
+    """Clips (T,H,W,3) of a set as (B,T',H,W,3), each by itself where they have several sizes.
+
+    Raises:
+        ValueError: clips of other sizes than the first of the set, `expected`, that the protocol does not bring to one
+            resolution, or of other lengths.
+    """
     batch = [clip[:protocol.num_frames] for clip in batch]
-    if shapes := sorted({tuple(clip.shape) for clip in batch} - {expected}):
-        raise ValueError(f"clips differ in size: {', '.join(map(str, shapes))}, the first of the set {expected}; all "
-                         "must be alike")
-    return torch.stack(batch)
+    shapes = {tuple(clip.shape) for clip in batch}
+    others = sorted(shape for shape in shapes if shape[0] != expected[0] or
+                    (protocol.resolution is None and shape != expected))
+    if others:
+        advice = "all must be of one length" if others[0][0] != expected[0] else (
+            "--set resolution=N brings all to N pixels first")
+        raise ValueError(f"clips differ in size: {', '.join(map(str, others))}, the first of the set {expected}; "
+                         f"{advice}")
+    return [torch.stack(batch)] if len(shapes) == 1 else [clip[None] for clip in batch]
 
 
 def _cache_folder(cache_dir: str | Path, clips: Clips, network: FeatureNetwork, protocol: Protocol) -> Path:

@@ -3,6 +3,7 @@
 Legend: B clips, T frames, H W pixels, D features.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +90,19 @@ class _TorchScript(torch.nn.Module):
 
 
 @torch.inference_mode()
-def network_features(network: FeatureNetwork, frames: Tensor, protocol: Protocol) -> Tensor:
+def network_features(network: FeatureNetwork, frames: Tensor | Sequence[Tensor], protocol: Protocol) -> Tensor:
     """Features of one batch: frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 (B,D) on the CPU.
+
+    Args:
+        network, protocol: the network must be the protocol's.
+        frames: one tensor, or several of other heights and widths.
 
     Raises:
         ValueError: from `prepare`, or if a feature is NaN or infinite.
     """
-    features = run_network(network, prepare(frames.to(network.device), protocol), protocol.precision).float().cpu()
+    parts = [frames] if isinstance(frames, Tensor) else frames
+    video = torch.cat([prepare(part.to(network.device), protocol) for part in parts])  # (B, 3, T, 224, 224)
+    features = run_network(network, video, protocol.precision).float().cpu()
     bad = ~torch.isfinite(features).all(1)
     if bad.any():
         raise ValueError(f"the network returned NaN or infinity for {int(bad.sum())} of {len(bad)} clips")

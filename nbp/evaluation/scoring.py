@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nbp.evaluation.diversity import inception_score
-from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features, seen_shape
+from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features, seen_shape, some_clips
 from nbp.evaluation.fvd import MIN_CLIPS, check_enough, frechet_distance, polynomial_mmd
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import Protocol
@@ -209,10 +209,18 @@ def class_accuracy(real: Clips, chosen: np.ndarray, real_features: np.ndarray, f
 
 
 def stated_set(clips: Clips, count: int, protocol: Protocol) -> SetStatement:
-    """What a report says of a set: its content, and the clips as the protocol looks at them."""
-    frames, height, width, _ = seen_shape(clips, protocol)
+    """What a report says of a set: its content, and the clips as the protocol looks at them.
+
+    Warns:
+        UserWarning: the set has clips of several sizes; that of the first is stated.
+    """
+    first, *others = some_clips(clips)
+    frames, height, width, _ = first[:protocol.num_frames].shape
+    if any(clip.shape[1:] != first.shape[1:] for clip in others):
+        warnings.warn(f"{clips.name} has clips of several sizes, which are all brought to {protocol.resolution} "
+                      "pixels; that of the first is stated")
     return {"name": clips.name, "clips": count, "of": len(clips), "frames": frames, "height": height, "width": width,
-            "dtype": str(clips[0].dtype).removeprefix("torch."), "fps": clips.rates(), "sha256": clips.fingerprint}
+            "dtype": str(first.dtype).removeprefix("torch."), "fps": clips.rates(), "sha256": clips.fingerprint}
 
 
 def choose(total: int, count: int, seed: int) -> np.ndarray:

@@ -187,13 +187,26 @@ def test_bad_sets_are_refused(network, protocol, make_frames):
         Clips.from_array("set", make_frames(2), [0, 1, 2])
     mixed = [*make_frames(3), *make_frames(1, size=20)]
     for batch_size in (1, 4):   # also where no batch holds both sizes
-        with pytest.raises(ValueError, match=r"clips [03] to 3: clips differ in size: \(9, 20, 20, 3\), the first"):
-            extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol, Extraction(batch_size=batch_size))
+        with pytest.raises(ValueError, match=r"[03] to 3: clips differ in size: \(9, 20, 20, 3\), .* --set resolution=N"):
+            extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol,
+                             Extraction(batch_size=batch_size))
     binary = make_frames(3, top=2)
     with pytest.raises(ValueError, match="set is uint8 with values 0 and 1 only; multiply"):
         extract_features(Clips("set", 3, binary.__getitem__, "0"), network, protocol)
     with pytest.raises(ValueError, match="set, clips 0 to 2: clips have 9 frames; protocol .* needs 16"):
         extract_features(Clips.from_array("set", make_frames(3)), network, protocol.replace(num_frames=16))
+
+
+def test_clips_of_several_sizes_where_the_protocol_brings_them_to_one(network, protocol, make_frames, tmp_path):
+    mixed = [*make_frames(2), *make_frames(2, 1, size=20), make_frames(1, 2, size=24)[0][:, :12]]
+    mixed_set, to_16 = Clips("set", 5, mixed.__getitem__, "0"), protocol.replace(resolution=16)
+    expected = np.concatenate([extract_features(Clips.from_array("one", clip[None]), network, to_16) for clip in mixed])
+    for batch_size in (1, 2, 8):
+        found = extract_features(mixed_set, network, to_16, Extraction(tmp_path / str(batch_size), batch_size))
+        assert np.array_equal(found, expected), batch_size
+    shorter = [*mixed, make_frames(1, num_frames=8)[0]]
+    with pytest.raises(ValueError, match=r"clips differ in size: \(8, 16, 16, 3\).*; all must be of one length"):
+        extract_features(Clips("set", 6, shorter.__getitem__, "0"), network, to_16)
 
 
 def test_nan_features_are_refused(protocol, make_frames, tmp_path):

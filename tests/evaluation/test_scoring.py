@@ -9,7 +9,7 @@ from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.scoring import choose_parts, evaluate_sets, nearest_centroid_accuracy
-from nbp.evaluation.statement import finite, markdown_table, table
+from nbp.evaluation.statement import device_name, finite, markdown_table, table
 from nbp.workflows.clip_sources import Cut, open_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
@@ -197,3 +197,10 @@ def test_nearest_centroid():
         nearest_centroid_accuracy(train, [3, 3, 7, 7], train, [3, 3, 7, 4])
     with pytest.raises(ValueError, match="4 and 4 clips, 3 and 4 labels"):
         nearest_centroid_accuracy(train, [3, 3, 7], train, [3, 3, 7, 7])
+
+
+def test_each_gpu_is_called_by_its_own_name(monkeypatch):
+    names = {None: "first", 0: "first", 1: "second"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[torch.device(device).index])
+    assert [device_name(device) for device in ("cpu", "cuda", "cuda:1", torch.device("cuda", 0))] == [
+        "cpu", "first", "second", "first"]
