@@ -11,10 +11,11 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from nbp.benchmarking.timing import timed
-from nbp.download import load_magvit2, load_transformer
+from nbp.download import load_transformer
 from nbp.evaluation.statement import device_name
 from nbp.generator.model import Generator
 from nbp.system.files import write_json
+from nbp.tokenizer.model import Tokenizer
 
 
 class Row(TypedDict):
@@ -27,7 +28,7 @@ class Row(TypedDict):
 
 def benchmark_sampling(*, generator: str, tokenizer: str, out: str | None, repeats: int, device: str) -> None:
     """Print steps and seconds of one clip and their ratio, and write them to OUT; the arguments are the command's."""
-    codec = load_magvit2(tokenizer, device=device)
+    codec = Tokenizer.from_pretrained(tokenizer, device=device)
     blocks = load_transformer(generator, codec, device=device)
     tokens = Generator(dataclasses.replace(blocks.config, block_shape=[1, 1, 1])).to(device).eval()
     rows = compare({"next_block": blocks, "next_token": tokens}, repeats)

@@ -126,12 +126,6 @@ def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol,
                      how: Extraction = ALONE) -> np.ndarray:
     """Features of a set under a protocol.
 
-    Args:
-        clips: Clips.
-        network: FeatureNetwork.
-        protocol: Protocol.
-        how: `Extraction`.
-
     Returns:
         float32 array (N,D), in the order of the set.
 

@@ -3,10 +3,11 @@
 Legend: B clips, T frames, H W pixels, D features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,19 +57,23 @@ def load_network(name: str, path: str | Path, device: str | torch.device = "cpu"
     module: torch.nn.Module
     if name in ("i3d-tf", "i3d-port"):
         state = read_state(path)
-        module, tensors = load_i3d(path, TF_BN_EPS if name == "i3d-tf" else PORT_BN_EPS), tensors_sha256(state)
+        module, tensors = load_i3d(path, TF_BN_EPS if name == "i3d-tf" else PORT_BN_EPS), _digest(state)
         note = "" if tensors == I3D.tensors_sha256 else "its tensors are not those of the public Kinetics-400 I3D"
     elif name == "i3d-styleganv":
         if digest != STYLEGANV_SHA256 and not trust_torchscript:
             raise ValueError(f"{path} has sha256 {digest}, not that of StyleGAN-V's file ({STYLEGANV_SHA256}). A "
                              "TorchScript file is a program: pass --trust-torchscript only if you know its origin")
         script = _read_script(path)
-        module, tensors = _TorchScript(script), tensors_sha256(script.state_dict())
+        module, tensors = _TorchScript(script), _digest(script.state_dict())
         note = "" if digest == STYLEGANV_SHA256 else f"its sha256 {digest} is not that of StyleGAN-V's file"
     else:
         raise ValueError(f"unknown network {name!r}; accepted: i3d-tf, i3d-port, i3d-styleganv")
     note = note and f"weights {path}: {note}"
     return FeatureNetwork(name, module.to(device), digest, str(device), tensors, note)
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    return tensors_sha256({name: np.asarray(tensor) for name, tensor in state.items()})
 
 
 def _read_script(path: str | Path) -> torch.jit.ScriptModule:

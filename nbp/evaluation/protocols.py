@@ -202,7 +202,6 @@ def prepare(frames: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
 
     Args:
         frames: (B,T,H,W,3), uint8 or float in [0,1].
-        protocol: Protocol.
 
     Returns:
         float32 (B,3,T',224,224) in [-1,1].

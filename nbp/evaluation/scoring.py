@@ -58,9 +58,6 @@ def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, netwo
     """Score any number of fake sets against one real set.
 
     Args:
-        real: Clips.
-        fakes: list of Clips.
-        protocol: Protocol.
         network: FeatureNetwork of that protocol.
         how: `Extraction`; with a cache folder a set is never extracted twice.
         allow_fewer: score sets smaller than the protocol's counts; the printed name says so.
@@ -80,7 +77,7 @@ def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, netwo
     reports = []
     for fake in fakes:
         fake_features = extract_features(fake, network, protocol, how)
-        reports.append(report(real, features, fake, fake_features, protocol, network, allow_fewer, intervals, seed))
+        reports.append(score_pair(real, features, fake, fake_features, protocol, network, allow_fewer, intervals, seed))
     return reports
 
 
@@ -89,8 +86,6 @@ def check_pair(real: Clips, fake: Clips, protocol: Protocol,
     """Refuse sets whose distance would say something else than it seems to.
 
     Args:
-        real, fake: Clips.
-        protocol: Protocol.
         roles: what the two are called in messages.
 
     Raises:
@@ -115,7 +110,6 @@ def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewe
     """(real clips, fake clips per repeat, repeats, protocol as it is then called).
 
     Args:
-        protocol: Protocol.
         have_real, have_fake: clips in the sets.
         allow_fewer: accept sets smaller than the protocol asks for.
         names: of the sets, for messages.
@@ -141,8 +135,9 @@ def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewe
     return num_real, num_fake, repeats, protocol
 
 
-def report(real: Clips, real_features: np.ndarray, fake: Clips, fake_features: np.ndarray, protocol: Protocol,
-           network: FeatureNetwork, allow_fewer: bool = False, intervals: bool = False, seed: int = 0) -> Report:
+def score_pair(real: Clips, real_features: np.ndarray, fake: Clips, fake_features: np.ndarray, protocol: Protocol,
+               network: FeatureNetwork, allow_fewer: bool = False, intervals: bool = False,
+               seed: int = 0) -> Report:
     """Scores of one pair of sets from their features, with everything needed to get them again.
 
     Values that are not finite are None, and a note says so.

@@ -129,7 +129,6 @@ def run_stages(stages: Sequence[Stage], out: str | Path) -> None:
     """Run every stage that is not done, in order; what follows one that ran runs too, as its input is new.
 
     Args:
-        stages: list of `Stage`.
         out: run folder, created if missing.
 
     Raises:

@@ -121,15 +121,11 @@ def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
 
 
 def mask_figure(config: GeneratorConfig) -> Figure:
-    """The attention mask of a generator: the whole sequence, and its beginning enlarged.
-
-    Args:
-        config: `GeneratorConfig`.
-    """
+    """The attention mask of a generator: the whole sequence, and its beginning enlarged."""
     layout = Layout(config)
     size = config.condition_len + layout.num_inputs(math.prod(config.grid))
-    mask = attention_mask(layout, 0, size)
-    mask = np.ones((size, size), bool) if mask is None else mask.numpy()
+    hidden = attention_mask(layout, 0, size)
+    mask = np.ones((size, size), bool) if hidden is None else hidden.numpy()
     near = min(size, config.condition_len + 3 * layout.block + (layout.block if layout.hybrid else 1))
     edges = np.flatnonzero(np.diff(layout.block_ids(size).numpy())) + 0.5
     with matplotlib.rc_context(STYLE):

@@ -11,13 +11,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nbp.config import GeneratorConfig, build_config, load_run
+from nbp.config import GeneratorConfig, GeneratorRun, TokenizerRun, build_config, load_run
 from nbp.data import clip_set
 from nbp.data.tokens import TokenDataset
 from nbp.system.files import read_json
 from nbp.training.metrics_log import read_metrics
 
 Curves: TypeAlias = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # metric -> (steps, values)
+KINDS = ("tokenizer", "generator")
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors")
 
 
@@ -57,9 +58,10 @@ def read_run(folder: str | Path) -> Run:
                         ("baselines/pooled", "baselines"), ("baselines/frozen", "baselines")):
         _required(folder / name / "clips.npz", stage)
         clips[Path(name).name] = clip_set.load(folder / name)
-    runs = {kind: load_run(_required(folder / kind / "config.yaml", kind)) for kind in ("tokenizer", "generator")}
+    tokenizer, generator = (load_run(_required(folder / kind / "config.yaml", kind)) for kind in KINDS)
+    assert isinstance(tokenizer, TokenizerRun) and isinstance(generator, GeneratorRun)
     tokens = TokenDataset(_required(folder / "tokens/train/meta.json", "tokens").parent)
-    phases = list(itertools.accumulate(phase.steps for phase in runs["tokenizer"].curriculum))
+    phases = list(itertools.accumulate(phase.steps for phase in tokenizer.curriculum))
     model = read_json(_required(folder / "generator/model/config.json", "generator"))
     return Run(
         folder=folder,
@@ -67,10 +69,10 @@ def read_run(folder: str | Path) -> Run:
         benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
         stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
         clips=clips,
-        curves={kind: _curves(folder / kind) for kind in runs},
+        curves={kind: _curves(folder / kind) for kind in KINDS},
         phases=phases[:-1],
-        num_steps={"tokenizer": phases[-1], "generator": runs["generator"].max_steps},
-        seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
+        num_steps={"tokenizer": phases[-1], "generator": generator.max_steps},
+        seeds={"tokenizer": tokenizer.trainer.seed, "generator": generator.trainer.seed,
                "generate": read_json(_required(folder / "generated/meta.json", "generate"))["seed"]},
         generator=build_config(GeneratorConfig, model["config"], folder / "generator/model/config.json"),
         classes=tokens.classes, num_train=len(tokens),

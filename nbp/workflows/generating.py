@@ -21,7 +21,7 @@ from nbp.data.annotations import annotations_sha256
 from nbp.data.classes import read_classes
 from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset
-from nbp.download import load_magvit2, load_transformer
+from nbp.download import load_transformer
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.model import Generator
 from nbp.hub.models import model_hash
@@ -63,7 +63,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     Raises:
         ValueError: requests that the models cannot meet, or a folder with clips of other settings.
     """
-    tokens = load_magvit2(tokenizer, device=device)
+    tokens = Tokenizer.from_pretrained(tokenizer, device=device)
     model = load_transformer(generator, tokens, device=device)
     dataset = None
     if data:

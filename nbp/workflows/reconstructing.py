@@ -14,7 +14,6 @@ from nbp.config import DataConfig, load_config, to_dict
 from nbp.data import clip_set
 from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset, evaluation_batches
-from nbp.download import load_magvit2
 from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.fvd import MIN_CLIPS
 from nbp.evaluation.lpips import LPIPS
@@ -55,7 +54,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     dataset = VideoDataset(config, split, train=False, strict=True)
     num_clips = min(max_clips or len(dataset), len(dataset))
     rules = as_scored(rules, split, config.num_frames, num_clips, len(dataset), allow_fewer)
-    model = load_magvit2(tokenizer, config.resolution, device)
+    model = Tokenizer.from_pretrained(tokenizer, config.resolution, device)
     model.config.latent_grid(config.num_frames, config.resolution, config.resolution)  # refuses what it cannot encode
     make_set(model, dataset, out, num_clips, rules.quantize, batch_size, num_workers)
 

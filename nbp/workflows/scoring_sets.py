@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbp.download import load_magvit2
 from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import Protocol, get_protocol, parse_changes
@@ -37,7 +36,8 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     rules = choose_protocol(protocol, changes, split)
     networks = Networks(get_protocol(protocol), weights, ckpt, device, trust_torchscript)
     network = networks.load(rules)
-    sets = Sets(real, fake, train, None if tokenizer is None else load_magvit2(tokenizer, device=device), seed)
+    decoder = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer, device=device)
+    sets = Sets(real, fake, train, decoder, seed)
     real_clips, fake_clips = sets.open_real(rules), [sets.open(name, rules) for name in fake]
     if train:
         train_clips, held_out = sets.open_both_lists(rules, real_clips)

@@ -76,7 +76,6 @@ def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNe
         real, fake: Clips under `protocol`.
         protocol: Protocol of the sample curve and of the damage.
         network: its FeatureNetwork.
-        how: `Extraction`.
         out: folder for the report.
         open_pair: function(Protocol) -> (real, fake) cut as that protocol says.
         load: function(Protocol) -> FeatureNetwork.

@@ -13,7 +13,6 @@ from nbp.config import DataConfig, load_config, to_dict
 from nbp.data.annotations import annotations_sha256
 from nbp.data.dataset import Batch, VideoDataset, evaluation_batches
 from nbp.data.tokens import TokenMeta, TokenWriter
-from nbp.download import load_magvit2
 from nbp.hub.models import model_hash
 from nbp.system.distributed import rank_and_world
 from nbp.system.progress import progress
@@ -24,7 +23,7 @@ def tokenize(*, tokenizer: str, data: str, overrides: Sequence[str], out: str | 
              clips_per_video: int, batch_size: int, num_workers: int, shard_size: int, device: str) -> None:
     """Write the token caches OUT/SPLIT of a data set; the arguments are those of the command."""
     config = load_config(DataConfig, data, overrides)
-    model = load_magvit2(tokenizer, device=device)
+    model = Tokenizer.from_pretrained(tokenizer, device=device)
     for split in splits:
         dataset = VideoDataset(config, split, train=False, clips_per_video=clips_per_video)
         tokenize_split(model, dataset, Path(out) / split, batch_size, num_workers, shard_size)
