@@ -22,7 +22,7 @@ def main(arguments=None):
     parser.add_argument("config", help="run file, e.g. configs/tokenizer_procgen.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
     options = parser.parse_args(arguments)
-    from nbp.training.fitting import fit  # here, as Lightning is an extra
+    from nbp.training.fit import fit  # here, as Lightning is an extra
 
     run = load_run(options.config, options.overrides)
     try:

@@ -7,8 +7,8 @@ import pytest
 
 from nbp import plan
 from nbp.config import load_run
-from nbp.planning.plan import GPUS, checkpoint_bytes
-from nbp.planning.plan import plan as make_plan
+from nbp.planning.plan import checkpoint_bytes, plan_run
+from nbp.training.flops import GPUS
 
 ROOT = Path(__file__).parents[1]
 STATED_HOURS = {path: re.search(r"# Hours: +([\d,]+) GPU-hours \((\d+) hours on (\d+)\) by nbp.plan", path.read_text())
@@ -32,23 +32,22 @@ def test_hours_follow_from_operations():
              "{steps: 260, num_frames: 17, batch_size: 4}]"
     run = load_run("configs/tokenizer_procgen.yaml", [
         "trainer.devices=4", "loss.perceptual=0.1", "model.widths=[8,8,8,8]", f"curriculum={phases}", "loss.perceptual_start_step=900", "loss.adversarial_start_step=1400"])
-    numbers = make_plan(run, "h100-80g", 0.5)
-    assert [phase["steps"] for phase in numbers["phases"]] == [900, 450, 50, 210]    # the critics start inside a phase
-    work = sum(phase["steps"] * phase["executed_flops_per_step"] for phase in numbers["phases"])
-    hours = sum(phase["hours"] for phase in numbers["phases"])
-    assert hours == pytest.approx(work / (4 * 989e12 * 0.5) / 3600)
-    flops = [phase["model_flops_per_step"] for phase in numbers["phases"]]
+    planned = plan_run(run, "h100-80g", 0.5)
+    assert [stretch.steps for stretch in planned.stretches] == [900, 450, 50, 210]    # the critics start inside a phase
+    work = sum(stretch.steps * stretch.executed_flops_per_step for stretch in planned.stretches)
+    assert planned.hours == pytest.approx(work / (4 * 989e12 * 0.5) / 3600)
+    flops = [stretch.model_flops_per_step for stretch in planned.stretches]
     assert flops[3] > flops[2]                                        # with critics
-    assert [phase["tokens_per_step"] for phase in numbers["phases"]] == [16 * n * 64 for n in (1, 2, 5, 5)]
-    assert set(numbers["memory"]) == {"ddp", "deepspeed_1", "deepspeed_2", "deepspeed_2_offload"}
+    assert [stretch.tokens_per_step for stretch in planned.stretches] == [16 * n * 64 for n in (1, 2, 5, 5)]
+    assert set(planned.memory) == {"ddp", "deepspeed_1", "deepspeed_2", "deepspeed_2_offload"}
 
 
 @pytest.mark.parametrize("gpu, precision, found", [("a100-80g", "auto", "bf16-mixed"), ("v100-32g", "auto", "32-true"),
                                                    ("a100-80g", "32-true", "32-true")])
 def test_precision_is_that_of_the_gpu(gpu, precision, found):
     run = load_run("configs/generator_procgen.yaml", [f"trainer.precision={precision}"])
-    numbers = make_plan(run, gpu, 0.3)
-    assert numbers["precision"] == found and numbers["gpu_memory"] == GPUS[gpu].memory_gb * 10**9
+    planned = plan_run(run, gpu, 0.3)
+    assert planned.precision == found and planned.gpu_memory == GPUS[gpu].memory_gb * 10**9
 
 
 @pytest.mark.parametrize("strategy, low, size", [("ddp", True, 12), ("auto", False, 12), ("deepspeed_2", False, 16),
@@ -61,9 +60,9 @@ def test_a_checkpoint_holds_weights_and_moments(strategy, low, size):
 def test_refusals(capsys):
     run = load_run("configs/generator_procgen.yaml", ["trainer.precision=bf16-mixed"])
     with pytest.raises(ValueError, match="v100-32g does not multiply bfloat16"):
-        make_plan(run, "v100-32g", 0.3)
+        plan_run(run, "v100-32g", 0.3)
     with pytest.raises(ValueError, match=r"utilisation must be in \(0, 1\], got 0"):
-        make_plan(run, "a100-80g", 0)
+        plan_run(run, "a100-80g", 0)
     with pytest.raises(SystemExit):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "abacus"])
     assert "invalid choice: 'abacus'" in capsys.readouterr().err
@@ -86,9 +85,9 @@ def test_a_tokenizer_that_is_not_trained_yet_may_be_the_released_one(monkeypatch
 @pytest.mark.parametrize("path", [path for path, stated in STATED_HOURS.items() if stated], ids=lambda path: path.stem)
 def test_the_hours_that_a_run_file_states(path):
     total, hours, devices = (int(number.replace(",", "")) for number in STATED_HOURS[path].groups())
-    numbers = make_plan(load_run(path, [f"trainer.devices={devices}"]), "a100-80g", 0.4)
-    planned = sum(phase["hours"] for phase in numbers["phases"])
-    assert total == pytest.approx(planned * devices, rel=0.01, abs=0.6) and hours == pytest.approx(planned, abs=0.6)
+    planned = plan_run(load_run(path, [f"trainer.devices={devices}"]), "a100-80g", 0.4)
+    assert total == pytest.approx(planned.hours * devices, rel=0.01, abs=0.6)
+    assert hours == pytest.approx(planned.hours, abs=0.6)
 
 
 @pytest.mark.slow

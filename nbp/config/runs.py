@@ -112,8 +112,8 @@ class TrainerConfig(Section):
     num_nodes: int = 1
     strategy: str = "auto"                 # auto (one device, or DDP) | the others of STRATEGIES
     precision: str = "auto"                # 32-true | bf16-mixed | auto: bf16-mixed where the hardware has it
-    accumulate: int = 1                    # micro-batches per optimizer step
-    global_batch: int | None = None        # clips per optimizer step over all devices; where given it sets accumulate
+    accumulate: int | None = None          # micro-batches per optimizer step; None: as global_batch asks for, or 1
+    global_batch: int | None = None        # clips per optimizer step over all devices, in place of accumulate
     num_workers: int = 2
     seed: int = 0
     ema_decay: float = 0.0                 # 0: no moving average
@@ -134,32 +134,37 @@ class TrainerConfig(Section):
         _check_one_of("trainer.strategy", self.strategy, STRATEGIES)
         _check_one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         for name in ("devices", "num_nodes", "accumulate"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
         if 0 < self.val_fvd_clips < 8:
             raise ValueError(f"trainer.val_fvd_clips must be 0 (off) or at least 8, got {self.val_fvd_clips}")
         if self.keep_last < 1:
             raise ValueError(f"trainer.keep_last must be at least 1, got {self.keep_last}")
 
-    def reach_global_batch(self, batch_size: int) -> None:
-        """Set `accumulate` so that an optimizer step sees `global_batch` clips, where that is given.
+    def micro_batches(self, batch_size: int) -> int:
+        """Micro-batches per optimizer step: `accumulate`, or as many as `global_batch` clips take.
 
         Raises:
-            ValueError: the devices do not divide it.
+            ValueError: the devices do not divide `global_batch`, or `accumulate` asks for another number.
         """
-        parallel = batch_size * self.devices * self.num_nodes
         if self.global_batch is None:
-            return
+            return self.accumulate or 1
+        parallel = batch_size * self.devices * self.num_nodes
         if self.global_batch < parallel or self.global_batch % parallel:
             raise ValueError(f"trainer.global_batch={self.global_batch} is no multiple of {parallel} = batch_size "
                              f"{batch_size} x {self.devices} devices x {self.num_nodes} nodes: change batch_size or "
                              "the number of devices")
-        self.accumulate = self.global_batch // parallel
+        count = self.global_batch // parallel
+        if self.accumulate not in (None, count):
+            raise ValueError(f"trainer.accumulate={self.accumulate}, but trainer.global_batch={self.global_batch} is "
+                             f"{count} micro-batches of {parallel} clips: set one of the two, the other to null")
+        return count
 
     def describe_batch(self, batch_size: int) -> str:
         """Batch arithmetic in words."""
-        return (f"batch {batch_size * self.devices * self.num_nodes * self.accumulate} = {batch_size} clips x "
-                f"{self.devices} devices x {self.num_nodes} nodes x {self.accumulate} accumulated")
+        accumulate = self.micro_batches(batch_size)
+        return (f"batch {batch_size * self.devices * self.num_nodes * accumulate} = {batch_size} clips x "
+                f"{self.devices} devices x {self.num_nodes} nodes x {accumulate} accumulated")
 
 
 @dataclass
@@ -179,6 +184,11 @@ class TokenizerRun(Section):
     inflate_from: str | None = None        # native folder of an image tokenizer that becomes this video tokenizer
     images: ImageConfig = field(default_factory=ImageConfig)
 
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches per optimizer step. Raises as `TrainerConfig.micro_batches`."""
+        return self.trainer.micro_batches(self.curriculum[-1].batch_size)
+
     def check(self) -> None:
         starts = [f"{name}={getattr(self, name)!r}" for name in ("pooling_start", "init_from", "inflate_from")
                   if getattr(self, name)]
@@ -189,7 +199,7 @@ class TokenizerRun(Section):
             if len(sizes) > 1:
                 raise ValueError("trainer.global_batch needs one batch_size in all phases of the curriculum, got "
                                  f"{sorted(sizes)}")
-            self.trainer.reach_global_batch(sizes.pop())
+        self.trainer.micro_batches(self.curriculum[-1].batch_size)
         stride = self.model.downsample[0]
         if self.data.num_frames < 1 or (self.data.num_frames - 1) % stride:
             raise ValueError(f"data.num_frames must be 1 + {stride}k, as the tokenizer takes them, got "
@@ -217,8 +227,13 @@ class GeneratorRun(Section):
     data: DataConfig | None = None
     init_from: str | None = None           # native folder or official file whose weights the run starts from
 
+    @property
+    def accumulate(self) -> int:
+        """Micro-batches per optimizer step. Raises as `TrainerConfig.micro_batches`."""
+        return self.trainer.micro_batches(self.batch_size)
+
     def check(self) -> None:
-        self.trainer.reach_global_batch(self.batch_size)
+        self.trainer.micro_batches(self.batch_size)
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
                              f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")
@@ -228,6 +243,9 @@ class GeneratorRun(Section):
             if self.data.num_frames not in accepted:
                 raise ValueError(f"data.num_frames must be 1 + 4k = {1 + 4 * steps} for model.grid={self.model.grid} "
                                  f"(4: the tokenizer's stride in time), got {self.data.num_frames}")
+
+
+Run = TokenizerRun | GeneratorRun
 
 
 def _check_one_of(name: str, value: str, accepted: Sequence[str]) -> None:

@@ -5,20 +5,27 @@ what an allocator must hold, but for its rounding and for scratch memory inside 
 et al., arXiv 1910.02054, section 5; its buffers: DeepSpeed's default bucket sizes.
 """
 
+from __future__ import annotations
+
 import math
 import weakref
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from nbp.config.runs import Run
 from nbp.generator.transformer import TransformerLayer
-from nbp.planning.dry_run import build_module, loss_of
+from nbp.training.flops import MicroBatch, build_module, loss_of
+from nbp.training.generator import GeneratorModule
+from nbp.training.tokenizer import TokenizerModule
 
-STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
 REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000   # elements: DeepSpeed's defaults
 
 # The largest tensors of these models under torch.autocast("cuda"): what runs in 16 bit, and what in float32.
@@ -41,25 +48,26 @@ class Memory:
     host: int           # in the host's memory, for this device
 
     @property
-    def total(self):
+    def total(self) -> int:
         """Bytes on the device."""
         return sum(getattr(self, name) for name in self.__dataclass_fields__ if name != "host")
 
 
-def device_memory(run, strategies, world, low_precision, micro_batch):
+def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision: bool,
+                  micro_batch: MicroBatch) -> dict[str, Memory]:
     """Memory of one device in the middle of an optimizer step, where gradients of earlier micro-batches exist.
 
     Args:
-        run: `TokenizerRun` or `GeneratorRun`.
-        strategies: names out of STRATEGIES.
+        run: as it would be trained.
+        strategies: of `nbp.config.runs.STRATEGIES`.
         world: number of devices.
         low_precision: bf16-mixed; False: float32.
-        micro_batch: `nbp.planning.dry_run.MicroBatch`.
+        micro_batch: the largest of the run.
 
     Returns:
-        dict: strategy -> `Memory`.
+        By strategy.
     """
-    result = {}
+    strategies, result = list(strategies), {}
     for engine in (False, True):
         names = [name for name in strategies if name.startswith("deepspeed") == engine]
         if not names:
@@ -74,12 +82,12 @@ def device_memory(run, strategies, world, low_precision, micro_batch):
                 weights=4 * trained, gradients=4 * trained, optimizer=8 * trained, host=0,
                 buffers=4 * trained if name == "ddp" else 0)        # the reducer's buckets
             result[name] = Memory(
-                **shares, average=0 if module.ema is None else _bytes(module.ema),
-                frozen=sum(map(_bytes, frozen_networks(module))), activations=activations, logits=logits)
+                **shares, average=_bytes(module.ema), frozen=_bytes(module.frozen), activations=activations,
+                logits=logits)
     return {name: result[name] for name in strategies}
 
 
-def _engine_shares(strategy, trained, world, low_precision):
+def _engine_shares(strategy: str, trained: int, world: int, low_precision: bool) -> dict[str, int]:
     """Bytes of weights, gradients, optimizer and buffers under DeepSpeed, for `trained` parameters."""
     size, stage = 2 if low_precision else 4, int(strategy.split("_")[1])
     weights, gradients, optimizer = (world if stage >= needed else 1 for needed in (3, 2, 1))
@@ -93,21 +101,19 @@ def _engine_shares(strategy, trained, world, low_precision):
     return bytes_of
 
 
-def frozen_networks(module):
-    """Networks that a training module uses and does not train."""
-    return [network for network in module._frozen if network is not None]
-
-
-def _bytes(module):
+def _bytes(module: nn.Module | None) -> int:
+    if module is None:
+        return 0
     return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
 
 
-def trace(module, micro_batch, autocast=None):
+def trace(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch,
+          autocast: torch.dtype | None = None) -> tuple[int, int]:
     """Peak of what forward and backward of one micro-batch allocate beside weights and gradients.
 
     Args:
         module: training module on the meta device; receives gradients.
-        micro_batch: `MicroBatch`.
+        micro_batch: its shape.
         autocast: torch.bfloat16, or None.
 
     Returns:
@@ -116,26 +122,26 @@ def trace(module, micro_batch, autocast=None):
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
-    standing = [t for m in [module, *frozen_networks(module)] for t in [*m.parameters(), *m.buffers()]]
+    standing = [t for m in (module, module.frozen) if m is not None for t in [*m.parameters(), *m.buffers()]]
     standing += [p.grad for p in module.parameters() if p.grad is not None]
     num_logits = 0
-    if module.run.kind == "generator":
+    if isinstance(module, GeneratorModule):
         model = module.model
         positions = model.layout.num_inputs(math.prod(model.config.grid))
         num_logits = micro_batch.batch_size * positions * model.head.out_features
     for layer in module.modules():
         if isinstance(layer, TransformerLayer):        # recomputation in the backward pass leaves the modes around it
-            layer.forward = _under_rules(layer.forward, autocast)
+            layer.forward = _under_rules(layer.forward, autocast)  # type: ignore[method-assign]
     with Allocations(standing, num_logits) as allocations, GpuRules(autocast):
         loss_of(module, micro_batch).backward()
     return allocations.peak
 
 
-def _under_rules(forward, autocast):
-    def run(*args):
+def _under_rules(forward: Callable[..., object], autocast: torch.dtype | None) -> Callable[..., object]:
+    def under_rules(*args: object) -> object:
         with GpuRules(autocast):
             return forward(*args)
-    return run
+    return under_rules
 
 
 class Allocations(TorchDispatchMode):
@@ -149,28 +155,30 @@ class Allocations(TorchDispatchMode):
         peak: (other bytes, bytes of logits) when their sum was largest.
     """
 
-    def __init__(self, standing=(), num_logits=0):
+    def __init__(self, standing: Sequence[Tensor] = (), num_logits: int = 0) -> None:
         super().__init__()
         self._kept = [t.untyped_storage() for t in standing]
         self._known = {id(storage) for storage in self._kept}
-        self._alive, self._references = [0, 0], {}
-        self.num_logits, self.peak = num_logits, (0, 0)
+        self._alive, self._references = [0, 0], dict[int, weakref.ref]()
+        self.num_logits = num_logits
+        self.peak: tuple[int, int] = (0, 0)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: torch._ops.OpOverload, types: Sequence[type], args: tuple = (),
+                           kwargs: dict[str, Any] | None = None) -> object:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._note(tensor)
         return out
 
-    def _note(self, tensor):
+    def _note(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = id(storage)
         if key in self._known:
             return
         kind, size = int(tensor.numel() == self.num_logits), storage.nbytes()
 
-        def release(_):
+        def release(_: object) -> None:
             self._known.discard(key)
             self._alive[kind] -= size
             del self._references[key]
@@ -179,17 +187,18 @@ class Allocations(TorchDispatchMode):
         self._references[key] = weakref.ref(storage, release)
         self._alive[kind] += size
         if sum(self._alive) > sum(self.peak):
-            self.peak = tuple(self._alive)
+            self.peak = (self._alive[0], self._alive[1])
 
 
 class GpuRules(TorchFunctionMode):
     """What a GPU makes of a forward pass: fused attention and, with `autocast`, the precision of each operation."""
 
-    def __init__(self, autocast=None):
+    def __init__(self, autocast: torch.dtype | None = None) -> None:
         super().__init__()
         self.autocast = autocast
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable[..., object], types: Sequence[type], args: tuple = (),
+                           kwargs: dict[str, Any] | None = None) -> object:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attention(*args, **kwargs)
@@ -198,7 +207,7 @@ class GpuRules(TorchFunctionMode):
             args, kwargs = tree_map_only(torch.Tensor, lambda t: _cast(t, dtype), (args, kwargs))
         return func(*args, **kwargs)
 
-    def _attention(self, query, key, value, attn_mask=None):
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         dtype = self.autocast or query.dtype
         query, key, value = (t.to(dtype) for t in (query, key, value))
         bias = None
@@ -207,5 +216,5 @@ class GpuRules(TorchFunctionMode):
         return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
 
 
-def _cast(tensor, dtype):
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -1,45 +1,80 @@
-"""What a run needs before it is started: parameters, operations, memory, storage, hours. `nbp.plan` prints it.
+"""What a run needs before it is started: parameters, operations, memory, storage, hours. `text.py` puts it in words.
 
 Parameters, operations and activations are counted on the real modules on the meta device; shares of ZeRO and buffers
 are arithmetic. Hours rest on a utilisation that the caller states.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
+from nbp.config import TokenizerRun
+from nbp.config.runs import STRATEGIES, Run
 from nbp.data.annotations import read_annotations
 from nbp.data.tokens import TokenDataset
-from nbp.planning.dry_run import build_module, micro_batches, num_steps
-from nbp.planning.memory import STRATEGIES, device_memory, frozen_networks
-from nbp.training.flops import flops_per_step, micro_batch_flops
+from nbp.planning.memory import Memory, device_memory
+from nbp.training.flops import GPUS, build_module, flops_per_step, micro_batch_flops, micro_batches, num_steps
+from nbp.training.generator import GeneratorModule
+from nbp.training.tokenizer import TokenizerModule
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """Memory and dense peak rates of an accelerator, from its maker's data sheet."""
+class Stretch:
+    """Steps that do the same work, on all devices together."""
 
-    memory_gb: int
-    bf16_tflops: float      # 0: bfloat16 is not multiplied in hardware
-    fp32_tflops: float
+    first_step: int
+    steps: int
+    num_frames: int
+    clips_per_step: float
+    tokens_per_step: float
+    model_flops_per_step: float
+    executed_flops_per_step: float      # with what activation checkpointing computes again
+    hours: float
 
 
-# nvidia.com data sheets: V100, A100, H100 and H200 (SXM), L40S, RTX 4090 (Ada white paper, float32 accumulation).
-GPUS = {"v100-32g": Gpu(32, 0, 15.7), "a100-40g": Gpu(40, 312, 19.5), "a100-80g": Gpu(80, 312, 19.5),
-        "h100-80g": Gpu(80, 989, 67), "h200-141g": Gpu(141, 989, 67), "l40s-48g": Gpu(48, 362, 91.6),
-        "rtx4090-24g": Gpu(24, 165, 82.6)}
+@dataclass(frozen=True)
+class Storage:
+    """Bytes on disk."""
+
+    checkpoint: int
+    model: int
+    tokens_per_1000_clips: int
 
 
-def plan(run, gpu, utilisation):
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs."""
+
+    gpus: int
+    gpu_memory: int                     # bytes of one
+    precision: str
+    strategy: str
+    utilisation: float
+    accumulate: int
+    keep_last: int
+    steps: int
+    parameters: dict[str, int]          # by part
+    stretches: list[Stretch]
+    memory: dict[str, Memory]           # of one device, by strategy
+    storage: Storage
+    train_clips: int | None             # None: the training set is not here
+
+    @property
+    def hours(self) -> float:
+        return sum(stretch.hours for stretch in self.stretches)
+
+
+def plan_run(run: Run, gpu: str, utilisation: float) -> Plan:
     """Plan a run on `trainer.devices` x `trainer.num_nodes` GPUs.
 
     Args:
-        run: `TokenizerRun` or `GeneratorRun`.
+        run: as it would be trained.
         gpu: key of GPUS.
         utilisation: share of the GPU's peak rate that the run reaches, recomputation counted as work, in (0, 1].
-
-    Returns:
-        dict of numbers; bytes, operations, hours.
 
     Raises:
         ValueError: unknown GPU, a utilisation outside (0, 1], or a bf16-mixed run on a GPU without bfloat16.
@@ -51,61 +86,58 @@ def plan(run, gpu, utilisation):
     low = _low_precision(run.trainer.precision, gpu)
     peak = 1e12 * (GPUS[gpu].bf16_tflops if low else GPUS[gpu].fp32_tflops)
     module, world = build_module(run), run.trainer.devices * run.trainer.num_nodes
-    return {
-        "gpus": world, "precision": "bf16-mixed" if low else "32-true", "strategy": run.trainer.strategy,
-        "utilisation": utilisation, "parameters": parameters(module), "phases": _phases(run, world, peak * utilisation),
-        "memory": _memory(run, world, low), "gpu_memory": GPUS[gpu].memory_gb * 10**9, "steps": num_steps(run),
-        "data": _data(run), "storage": _storage(run, module, low),
-    }
+    return Plan(
+        gpus=world, gpu_memory=GPUS[gpu].memory_gb * 10**9, precision="bf16-mixed" if low else "32-true",
+        strategy=run.trainer.strategy, utilisation=utilisation, accumulate=run.accumulate,
+        keep_last=run.trainer.keep_last, steps=num_steps(run), parameters=count_parameters(module),
+        stretches=_stretches(run, world, peak * utilisation), memory=_memory(run, world, low),
+        storage=_storage(run, module, low), train_clips=_train_clips(run))
 
 
-def _low_precision(precision, gpu):
+def _low_precision(precision: str, gpu: str) -> bool:
     if precision == "bf16-mixed" and not GPUS[gpu].bf16_tflops:
         raise ValueError(f"trainer.precision=bf16-mixed, but {gpu} does not multiply bfloat16: use 32-true")
     return precision != "32-true" and bool(GPUS[gpu].bf16_tflops)
 
 
-def parameters(module):
-    """Number of parameters by part, name -> count."""
-    model = module.model
-    if module.run.kind == "tokenizer":
-        parts = {"encoder": model.encoder, "decoder": model.decoder}
+def count_parameters(module: TokenizerModule | GeneratorModule) -> dict[str, int]:
+    """Number of parameters by part."""
+    if isinstance(module, TokenizerModule):
+        counts = {"encoder": _count(module.model.encoder), "decoder": _count(module.model.decoder)}
         if module.discriminator is not None:
-            parts["critics"] = module.discriminator
-        parts |= {"perceptual network (frozen)": network for network in frozen_networks(module)}
-        return {name: _count(part) for name, part in parts.items()}
-    frozen = {"tokenizer (frozen)": _count(network) for network in frozen_networks(module)}
+            counts["critics"] = _count(module.discriminator)
+        return counts | ({"perceptual network (frozen)": _count(module.frozen)} if module.frozen is not None else {})
+    model = module.model
     counts = {"token embedding": _count(model.token_embedding), "layers": _count(model.transformer.layers),
               "head": _count(model.head)}
-    return counts | {"positions and norms": _count(model) - sum(counts.values())} | frozen
+    counts["positions and norms"] = _count(model) - sum(counts.values())
+    return counts | ({"tokenizer (frozen)": _count(module.frozen)} if module.frozen is not None else {})
 
 
-def _count(module):
-    return sum(p.numel() for p in module.parameters())
+def _count(module: nn.Module | None) -> int:
+    return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
-def _phases(run, world, rate):
+def _stretches(run: Run, world: int, rate: float) -> list[Stretch]:
     """One entry per stretch of steps that do the same work."""
-    entries, first = [], 0
-    for steps in _stretches(run):
-        step, parallel = first + steps - 1, world * run.trainer.accumulate
+    entries, first, parallel = [], 0, world * run.accumulate
+    for steps in _lengths(run):
+        step = first + steps - 1
         kinds = micro_batches(run, step)
         executed = model = parallel * micro_batch_flops(run, step, executed=True)
-        if run.kind == "generator" and run.model.activation_checkpointing:
+        if not isinstance(run, TokenizerRun) and run.model.activation_checkpointing:
             model = flops_per_step(run, step)
-        entries.append({"first_step": first, "steps": steps, "num_frames": kinds[0][1].num_frames,
-                        "clips_per_step": parallel * sum(share * batch.batch_size for share, batch in kinds),
-                        "tokens_per_step": parallel * sum(share * batch.batch_size * _tokens(run, batch.num_frames)
-                                                          for share, batch in kinds),
-                        "model_flops_per_step": model, "executed_flops_per_step": executed,
-                        "hours": steps * executed / (world * rate) / 3600})
+        entries.append(Stretch(
+            first, steps, kinds[0][1].num_frames, parallel * sum(share * batch.batch_size for share, batch in kinds),
+            parallel * sum(share * batch.batch_size * _tokens(run, batch.num_frames) for share, batch in kinds),
+            model, executed, hours=steps * executed / (world * rate) / 3600))
         first += steps
     return entries
 
 
-def _stretches(run):
+def _lengths(run: Run) -> list[int]:
     """Numbers of steps between changes of clip length or of loss terms."""
-    if run.kind == "generator":
+    if not isinstance(run, TokenizerRun):
         return [run.max_steps]
     edges = {run.loss.perceptual_start_step if run.loss.perceptual else 0,
              run.loss.adversarial_start_step if run.loss.adversarial else 0}
@@ -117,47 +149,44 @@ def _stretches(run):
     return result
 
 
-def _memory(run, world, low):
+def _memory(run: Run, world: int, low: bool) -> dict[str, Memory]:
     """Memory of one device for each strategy, at the largest micro-batch of the run."""
-    if run.kind == "generator":
-        [(_, largest)] = micro_batches(run)
-    else:
-        ends, first = [], 0
-        for phase in run.curriculum:
-            first += phase.steps
-            ends += [batch for _, batch in micro_batches(run, first - 1)]
-        largest = max(ends, key=lambda batch: batch.batch_size * batch.num_frames)
+    batches, first = [], 0
+    for steps in _lengths(run):
+        first += steps
+        batches += [batch for _, batch in micro_batches(run, first - 1)]
+    largest = max(batches, key=lambda batch: batch.batch_size * batch.num_frames)
     # "auto" is one device without an engine; a tokenizer cannot be split by ZeRO-3.
     names = [name for name in STRATEGIES if (name != "auto" or world == 1)
              and not (name.startswith("deepspeed_3") and run.kind == "tokenizer")]
     return device_memory(run, names, world, low, largest)
 
 
-def _tokens(run, num_frames):
+def _tokens(run: Run, num_frames: int) -> int:
     """Codes of a clip."""
-    if run.kind == "generator":
+    if not isinstance(run, TokenizerRun):
         return math.prod(run.model.grid)
     return math.prod(run.model.latent_grid(num_frames, run.data.resolution, run.data.resolution))
 
 
-def _data(run):
+def _train_clips(run: Run) -> int | None:
     """Size of the training set where it is here, else None."""
-    if run.kind == "generator" and run.tokens is not None:
-        folder = Path(run.tokens) / "train"
-        return {"train_clips": len(TokenDataset(folder)) if (folder / "meta.json").is_file() else None}
+    if run.data is None:
+        folder = Path(f"{run.tokens}/train")
+        return len(TokenDataset(folder)) if (folder / "meta.json").is_file() else None
     path = Path(run.data.root) / run.data.train_list
-    return {"train_clips": len(read_annotations(path)) if path.is_file() else None}
+    return len(read_annotations(path)) if path.is_file() else None
 
 
-def _storage(run, module, low):
-    """Bytes of a checkpoint, of the exported model and of the tokens of 1000 whole clips."""
-    averaged = 0 if module.ema is None else _count(module.ema)
+def _storage(run: Run, module: TokenizerModule | GeneratorModule, low: bool) -> Storage:
+    """Of a checkpoint, of the exported model and of the tokens of 1000 whole clips."""
+    averaged = _count(module.ema)
     size = checkpoint_bytes(run.trainer.strategy, _count(module) - averaged, averaged, low)
-    return {"checkpoint": size, "model": 4 * _count(module.model),
-            "tokens_per_1000_clips": 2000 * _tokens(run, run.data.num_frames if run.data is not None else None)}
+    tokens = _tokens(run, run.data.num_frames if run.data is not None else 0)
+    return Storage(size, 4 * _count(module.model), 2000 * tokens)
 
 
-def checkpoint_bytes(strategy, trained, averaged, low_precision):
+def checkpoint_bytes(strategy: str, trained: int, averaged: int, low_precision: bool) -> int:
     """Bytes of a checkpoint of `trained` parameters, `averaged` of which have a moving average.
 
     AdamW keeps two float32 moments. DeepSpeed keeps its float32 weights with them, and the module's own weights once

@@ -1,4 +1,4 @@
-"""Loss terms of the tokenizer as plain functions; `training/tokenizer_module.py` weighs and sums them.
+"""Loss terms of the tokenizer as plain functions; `training/tokenizer.py` weighs and sums them.
 
 Legend: B batch, n patches, V codes. Logits are lists with one (B, n) tensor per critic; every loss is
 a float32 scalar.

@@ -4,12 +4,16 @@ A checkpoint is one file, or with DeepSpeed a folder, `checkpoints/step0000200.c
 when it is complete. `last.ckpt` and `best.ckpt` are links. Folders hold MANIFEST: their files with sizes, and the run.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import shutil
 import sys
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nbp.system.files import read_json, write_json
 
@@ -17,18 +21,18 @@ MANIFEST = "complete.json"
 LAST, BEST = "last.ckpt", "best.ckpt"
 
 
-def checkpoint_path(folder, step):
+def checkpoint_path(folder: str | Path, step: int) -> Path:
     """Where the checkpoint after `step` optimizer steps goes."""
     return Path(folder) / f"step{step:07d}.ckpt"
 
 
-def step_of(path):
+def step_of(path: str | Path) -> int | None:
     """Optimizer steps of a checkpoint by its name; None for any other name."""
     found = re.fullmatch(r"step=?(\d+)\.ckpt", Path(path).name)
     return int(found.group(1)) if found else None
 
 
-def list_checkpoints(folder):
+def list_checkpoints(folder: str | Path) -> list[Path]:
     """Checkpoints, newest first; what lies behind `last.ckpt` belongs to an abandoned continuation and is left out."""
     last = Path(folder) / LAST
     limit = step_of(os.readlink(last)) if last.is_symlink() else None
@@ -37,27 +41,32 @@ def list_checkpoints(folder):
             if step is not None and (limit is None or step <= limit)]
 
 
-def find_damage(path):
-    """Why a checkpoint cannot be used, in words; None for a complete one. Reads all of it and checks its CRCs."""
+def find_damage(path: str | Path, rank: int = 0, world: int = 1) -> str | None:
+    """Why a checkpoint cannot be used, in words; None for a complete one. Reads all of it and checks its CRCs.
+
+    Args:
+        path: the checkpoint.
+        rank, world: of the files in a folder, only this one of `world` shares is read; a single file is share 0.
+    """
     path = Path(path)
     if not path.exists():
         return "it does not exist"
     if path.is_file():
-        return _file_damage(path)
+        return _file_damage(path) if rank == 0 else None
     try:
         files = read_json(path / MANIFEST)["files"]
     except (OSError, ValueError, KeyError) as error:
         return f"its {MANIFEST} is missing or damaged ({error})"
-    for name, size in files.items():
+    for name in sorted(files)[rank::world]:
         file = path / name
-        if not file.is_file() or file.stat().st_size != size:
-            return f"{name} is missing or not {size} bytes long"
+        if not file.is_file() or file.stat().st_size != files[name]:
+            return f"{name} is missing or not {files[name]} bytes long"
         if file.suffix == ".pt" and (damage := _file_damage(file)):
             return f"{name}: {damage}"
     return None
 
 
-def _file_damage(path):
+def _file_damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
@@ -66,22 +75,30 @@ def _file_damage(path):
     return None if bad is None else f"the checksum of its part {bad} is wrong"
 
 
-def newest_complete(folder):
+def newest_complete(folder: str | Path, candidates: Sequence[Path] | None = None,
+                    damage_of: Callable[[Path], str | None] = find_damage, quiet: bool = False) -> Path:
     """The newest complete checkpoint; says on stderr which damaged ones it skips.
+
+    Args:
+        folder: of checkpoints.
+        candidates: those in it, newest first; None: all of `list_checkpoints`.
+        damage_of: `find_damage`, or what stands for it among several processes.
+        quiet: say nothing, as another process does.
 
     Raises:
         ValueError: there are checkpoints, and every one is damaged.
     """
-    candidates = list_checkpoints(folder)
+    candidates = list_checkpoints(folder) if candidates is None else candidates
     for path in candidates:
-        damage = find_damage(path)
+        damage = damage_of(path)
         if damage is None:
             return path
-        print(f"skipping checkpoint {path}: {damage}", file=sys.stderr, flush=True)
+        if not quiet:
+            print(f"skipping checkpoint {path}: {damage}", file=sys.stderr, flush=True)
     raise ValueError(f"{folder}: none of {len(candidates)} checkpoints is complete; trainer.resume=never starts anew")
 
 
-def publish(temporary, final, facts):
+def publish(temporary: str | Path, final: str | Path, facts: dict[str, Any]) -> None:
     """Give a finished checkpoint folder its final name, in place of an older one.
 
     Args:
@@ -100,12 +117,12 @@ def publish(temporary, final, facts):
     os.rename(temporary, final)
 
 
-def hidden(path, word="partial"):
+def hidden(path: str | Path, word: str = "partial") -> Path:
     """A name beside `path` that no search for checkpoints finds."""
     return Path(path).with_name(f".{Path(path).stem}.{word}")
 
 
-def remove(path):
+def remove(path: str | Path) -> None:
     """Remove a checkpoint; it loses its name first, so that no half of it is ever found."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
@@ -117,7 +134,7 @@ def remove(path):
         path.unlink(missing_ok=True)
 
 
-def link(folder, name, target):
+def link(folder: str | Path, name: str, target: str | Path) -> None:
     """Point `name` in `folder` at the checkpoint `target` there, atomically."""
     temporary = hidden(Path(folder) / name, "link")
     temporary.unlink(missing_ok=True)
@@ -125,7 +142,7 @@ def link(folder, name, target):
     os.replace(temporary, Path(folder) / name)
 
 
-def prune(folder, keep_last):
+def prune(folder: str | Path, keep_last: int) -> None:
     """Remove all checkpoints but the newest `keep_last` and the best."""
     best = Path(folder) / BEST
     kept = os.readlink(best) if best.is_symlink() else None
@@ -134,7 +151,7 @@ def prune(folder, keep_last):
             remove(path)
 
 
-def clean(folder):
+def clean(folder: str | Path) -> None:
     """Remove what a killed process left half-written."""
     for path in Path(folder).glob(".*"):
         if path.is_dir() and not path.is_symlink():
@@ -143,7 +160,7 @@ def clean(folder):
             path.unlink(missing_ok=True)
 
 
-def abandon_newer(folder, start):
+def abandon_newer(folder: str | Path, start: str | Path | None) -> None:
     """Move what is newer than `start`, or all if that lies elsewhere, into `folder`/abandoned: another branch.
 
     Args:
@@ -151,21 +168,21 @@ def abandon_newer(folder, start):
         start: the checkpoint that training goes on from, or None.
     """
     folder, start = Path(folder), None if start is None else Path(start).resolve()
-    inside = start is not None and start.parent == folder.resolve()
+    limit = step_of(start) if start is not None and start.parent == folder.resolve() else None
     for path in folder.glob("step*.ckpt"):
         step = step_of(path)
-        if step is not None and not (inside and step <= step_of(start)):
+        if step is not None and (limit is None or step > limit):
             (folder / "abandoned").mkdir(exist_ok=True)
             remove(folder / "abandoned" / path.name)
             os.rename(path, folder / "abandoned" / path.name)
-    if inside:
+    if start is not None and limit is not None:
         link(folder, LAST, start)
     for name in (LAST, BEST):
         if not (folder / name).exists():
             (folder / name).unlink(missing_ok=True)
 
 
-def set_aside(folder):
+def set_aside(folder: str | Path) -> Path | None:
     """Rename a checkpoints folder, for a run that starts over in its place; returns the new name, or None."""
     folder = Path(folder)
     if not list_checkpoints(folder):

@@ -1,53 +1,216 @@
-"""Floating-point operations of a run's training step, counted on the meta device.
+"""A run's training step without weights, data or arithmetic, the real modules on the meta device, and its FLOPs.
 
-A multiplication and an addition are two operations; convolutions and matrix products count, as in
-torch.utils.flop_counter, elementwise work does not. Model FLOPs leave out what activation checkpointing computes
-again (Chowdhery et al., arXiv 2204.02311, appendix B), executed FLOPs include it.
+What is counted is what the modules do, not a second description of them. A multiplication and an addition are two
+operations; convolutions and matrix products count, as in torch.utils.flop_counter, elementwise work does not. Model
+FLOPs leave out what activation checkpointing computes again (Chowdhery et al., arXiv 2204.02311, appendix B), executed
+FLOPs include it.
+Legend: B clips of a micro-batch, T H W pixels, t h w latent grid.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nbp.planning.dry_run import build_module, loss_of, micro_batches, num_steps
+from nbp.config import DataConfig, TokenizerConfig, TokenizerRun
+from nbp.config.runs import Run
+from nbp.evaluation.lpips import LPIPS
+from nbp.hub import official
+from nbp.hub.models import FILE_SUFFIXES, load_model
+from nbp.tokenizer.model import Tokenizer
+from nbp.training.generator import GeneratorModule
+from nbp.training.tokenizer import TokenizerModule, total_loss
+
+META = torch.device("meta")
 
 
-def flops_per_step(run, step=None):
+@dataclass(frozen=True)
+class Gpu:
+    """An accelerator by its maker's data sheet."""
+
+    device: str             # whole words of the name that CUDA gives it
+    memory_gb: int
+    bf16_tflops: float      # dense; 0: bfloat16 is not multiplied in hardware
+    fp32_tflops: float
+
+
+# nvidia.com data sheets; H100 and H200 are SXM unless PCIe is named, GeForce with float32 accumulation. The first whose
+# device is part of a name counts.
+GPUS = {
+    "v100-32g": Gpu("V100", 32, 0, 15.7),
+    "a100-40g": Gpu("A100", 40, 312, 19.5),
+    "a100-80g": Gpu("A100", 80, 312, 19.5),
+    "h100-pcie-80g": Gpu("H100 PCIe", 80, 756, 51.2),
+    "h100-80g": Gpu("H100", 80, 989, 67),
+    "h200-141g": Gpu("H200", 141, 989, 67),
+    "l40s-48g": Gpu("L40S", 48, 362, 91.6),
+    "l40-48g": Gpu("L40", 48, 181, 90.5),
+    "a40-48g": Gpu("A40", 48, 150, 37.4),
+    "l4-24g": Gpu("L4", 24, 121, 30.3),
+    "rtx4090-24g": Gpu("RTX 4090", 24, 165, 82.6),
+    "rtx3090-24g": Gpu("RTX 3090", 24, 71, 35.6),
+}
+
+
+def peak_flops(name: str) -> float | None:
+    """Dense bfloat16 operations per second of a device by CUDA's name for it; None where it is not known."""
+    gpu = next((gpu for gpu in GPUS.values() if re.search(rf"\b{gpu.device}\b", name)), None)
+    return gpu.bf16_tflops * 1e12 if gpu is not None and gpu.bf16_tflops else None
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Shape of what one device processes at once."""
+
+    batch_size: int
+    num_frames: int
+
+
+def build_module(run: Run, step: int | None = None,
+                 tokenizer: TokenizerConfig | None = None) -> TokenizerModule | GeneratorModule:
+    """The training module of a run on the meta device, in training mode.
+
+    Args:
+        run: as it would be trained.
+        step: optimizer step whose loss terms are switched on; None: all that the run ever has.
+        tokenizer: config of the one that tokenizes a generator's videos; None: that of `run.tokenizer`.
+    """
+    run = dataclasses.replace(run, init_from=None)
+    module: TokenizerModule | GeneratorModule
+    with META:
+        if isinstance(run, TokenizerRun):
+            run = dataclasses.replace(_terms_at(run, step), pooling_start=False, inflate_from=None)
+            module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
+        elif run.data is None:
+            module = GeneratorModule(run)
+        else:
+            module = GeneratorModule(run, Tokenizer(tokenizer or tokenizer_config(run.tokenizer)).requires_grad_(False))
+    return module.to(META).train()
+
+
+def tokenizer_config(path: str) -> TokenizerConfig:
+    """Config of the tokenizer that a generator run names, without its weights.
+
+    Args:
+        path: native folder, model hub id, or an official file, which need not be here: all have the released
+            architecture.
+
+    Raises:
+        ValueError: no tokenizer there.
+    """
+    if Path(path).suffix in FILE_SUFFIXES:
+        return official.tokenizer_config()
+    try:
+        return cast(TokenizerConfig, load_model(path, "tokenizer")[1])
+    except ValueError as error:
+        if Path(path).exists():
+            raise
+        raise ValueError(f"tokenizer={path} does not exist yet, and its architecture counts; tokenizer=released.pt, or "
+                         "any other name of an official file, stands for the released one") from error
+
+
+def _terms_at(run: TokenizerRun, step: int | None) -> TokenizerRun:
+    """The run with every loss term either on from step 0 or off, as it is at `step`."""
+    loss = run.loss
+    reached = {name: step is None or step >= start for name, start in (
+        ("perceptual", loss.perceptual_start_step), ("adversarial", loss.adversarial_start_step))}
+    # The critics stay in the model before their turn; only their terms wait.
+    loss = dataclasses.replace(loss, perceptual=loss.perceptual if reached["perceptual"] else 0.0,
+                               perceptual_start_step=0, adversarial_warmup_steps=0,
+                               adversarial_start_step=0 if reached["adversarial"] else 1)
+    return dataclasses.replace(run, loss=loss)
+
+
+def num_steps(run: Run) -> int:
+    """Optimizer steps of a run."""
+    return sum(phase.steps for phase in run.curriculum) if isinstance(run, TokenizerRun) else run.max_steps
+
+
+def micro_batches(run: Run, step: int | None = None) -> list[tuple[float, MicroBatch]]:
+    """What the micro-batches of an optimizer step hold: (share of the micro-batches, shape); the shares add up to 1.
+
+    Args:
+        run: as it would be trained.
+        step: optimizer step; None: the last one.
+    """
+    if not isinstance(run, TokenizerRun):
+        return [(1.0, MicroBatch(run.batch_size, run.data.num_frames if run.data is not None else 0))]
+    step = num_steps(run) - 1 if step is None else step
+    for phase in run.curriculum:
+        if step < phase.steps:
+            break
+        step -= phase.steps
+    clips, images = MicroBatch(phase.batch_size, phase.num_frames), run.images
+    return [(1 - images.share, clips)] + ([(images.share, MicroBatch(images.batch_size, 1))] if images.share else [])
+
+
+def loss_of(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch) -> Tensor:
+    """Loss of one micro-batch on the meta device, as the module's `training_step` sums it."""
+    if isinstance(module, TokenizerModule):
+        video = module.input({"video": _video(module.run.data, micro_batch)})
+        reconstruction, _ = module.model(video)
+        return total_loss(module.autoencoder_terms(reconstruction, video)
+                          | module.adversarial_terms(reconstruction, video))
+    run = module.run
+    indices = torch.empty(micro_batch.batch_size, *run.model.grid, dtype=torch.long, device=META)  # (B, t, h, w)
+    if run.data is not None:
+        with torch.no_grad():
+            tokenizer = cast(Tokenizer, module.frozen)
+            indices = tokenizer.fsq(tokenizer.encoder(_video(run.data, micro_batch)))[1].long()
+    condition = None
+    if run.model.condition != "none":
+        condition = torch.empty(micro_batch.batch_size, run.model.condition_len, dtype=torch.long, device=META)
+    return module.model.loss(indices, condition)
+
+
+def _video(data: DataConfig, micro_batch: MicroBatch) -> Tensor:
+    size = data.resolution
+    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, size, size, device=META)  # (B, 3, T, H, W)
+    return video.to(memory_format=torch.channels_last_3d)
+
+
+def flops_per_step(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None) -> float:
     """Model FLOPs of one optimizer step of the whole run, forward and backward: all devices, all micro-batches.
 
     Costs seconds (one pass through the modules on the meta device per kind of micro-batch): call it once, or once
     per phase of a curriculum.
 
     Args:
-        run: `TokenizerRun` or `GeneratorRun`.
+        run: as it would be trained.
         step: optimizer step; its phase of the curriculum and its loss terms count. None: the last step.
-
-    Returns:
-        float, operations.
+        tokenizer: as for `build_module`.
     """
     world = run.trainer.devices * run.trainer.num_nodes
-    return world * run.trainer.accumulate * micro_batch_flops(run, step)
+    return world * run.accumulate * micro_batch_flops(run, step, tokenizer=tokenizer)
 
 
-def micro_batch_flops(run, step=None, executed=False):
+def micro_batch_flops(run: Run, step: int | None = None, executed: bool = False,
+                      tokenizer: TokenizerConfig | None = None) -> float:
     """FLOPs of one micro-batch of one device, forward and backward, averaged over the kinds of micro-batch.
 
     Args:
-        run, step: as for `flops_per_step`.
+        run, step, tokenizer: as for `flops_per_step`.
         executed: count recomputation as well.
     """
-    if run.kind == "generator" and not executed:
+    if not isinstance(run, TokenizerRun) and not executed:
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, activation_checkpointing=False))
-    module = build_module(run, num_steps(run) - 1 if step is None else step)
-    return sum(share * count_flops(lambda: torch.autograd.backward(loss_of(module, batch)))
+    module = build_module(run, num_steps(run) - 1 if step is None else step, tokenizer)
+    return sum(share * count_flops(lambda batch=batch: loss_of(module, batch).backward())  # type: ignore[misc]
                for share, batch in micro_batches(run, step))
 
 
-def count_flops(function):
-    """FLOPs of the convolutions and matrix products that `function` runs, on whatever device; float."""
+def count_flops(function: Callable[[], object]) -> float:
+    """FLOPs of the convolutions and matrix products that `function` runs, on whatever device."""
     # Fused attention on CPUs is unknown to the formulas, and fused backward passes compute the scores again.
     with _Counter() as counter, sdpa_kernel(SDPBackend.MATH):
         function()
@@ -59,7 +222,8 @@ class _Counter(TorchDispatchMode):
 
     total = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: torch._ops.OpOverload, types: Sequence[type], args: tuple = (),
+                           kwargs: dict[str, Any] | None = None) -> object:
         kwargs = kwargs or {}
         formula = flop_registry.get(func._overloadpacket)
         if formula is None:

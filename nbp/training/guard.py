@@ -4,13 +4,21 @@ A value is wrong while it, or its recent mean, is not finite or beyond a bound, 
 mean. One wrong step is doubtful (no checkpoint is written), `patience` in a row are an alarm.
 """
 
+from __future__ import annotations
+
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from nbp.training.data import Batch
+from nbp.training.module import RollBack, TrainingModule
 
 MEAN_DECAY = 0.9
 RECENT_DECAY = 0.8   # a discriminator that diverges swings, and is right by chance at every few steps
@@ -31,7 +39,7 @@ class Watch:
     """
 
     name: str
-    bound: Callable
+    bound: Callable[[float], float]
     meaning: str
     below: bool = False
     relative: bool = True
@@ -50,10 +58,6 @@ WATCHES = {watch.name: watch for watch in (
 )}
 
 
-class RollBack(Exception):
-    """Go back to the last good checkpoint; the text is the reason."""
-
-
 class Guard(Callback):
     """Watches `module.watched`, a dict of scalar tensors that `training_step` fills; the same verdict on every rank.
 
@@ -64,57 +68,61 @@ class Guard(Callback):
         doubt: why the last step is doubtful, or None.
     """
 
-    def __init__(self, patience):
+    def __init__(self, patience: int) -> None:
         self.patience = patience
-        self.doubt = None
-        self._wrong, self._window = 0, []
-        self._means, self._best, self._seen, self._recent = {}, {}, {}, {}
+        self.doubt: str | None = None
+        self._wrong = 0
+        self._window: list[Tensor] = []
+        self._means: dict[str, float] = {}
+        self._best: dict[str, float] = {}
+        self._recent: dict[str, float] = {}
+        self._seen: dict[str, int] = {}
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"means": dict(self._means), "best": dict(self._best), "seen": dict(self._seen),
                 "recent": dict(self._recent)}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self._means, self._best, self._seen, self._recent = (
             state[name] for name in ("means", "best", "seen", "recent"))
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer: pl.Trainer, module: TrainingModule, outputs: object,  # type: ignore[override]
+                           batch: Batch, batch_idx: int) -> None:
         if not self.patience or not module.watched:
             return
         names = sorted(module.watched)
         self._window.append(torch.stack([module.watched[name].detach().float() for name in names]))
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        values, self._window = torch.stack(self._window).mean(0), []
+        values, self._window = torch.stack(self._window).mean(0), []  # (number of values,)
         if trainer.world_size > 1:
             values = trainer.strategy.reduce(values, reduce_op="mean")
-        shape = str(module.watched_shape)
-        self.look(dict(zip(names, values.tolist())), shape)
+        self.judge_step(dict(zip(names, values.tolist())), str(module.watched_shape))
         if self.doubt is not None and trainer.is_global_zero and self._wrong in (1, self.patience):
             print(f"guard, step {trainer.global_step}: {self.doubt} ({self._wrong} steps in a row)", file=sys.stderr,
                   flush=True)
         if self._wrong >= self.patience:
             raise RollBack(f"step {trainer.global_step}: {self.doubt}")
 
-    def look(self, values, shape=""):
+    def judge_step(self, values: dict[str, float], shape: str = "") -> None:
         """Judge the values of one optimizer step, means over its micro-batches; sets `doubt`.
 
         Args:
-            values: name -> float; the names are those of `WATCHES`.
+            values: by name; the names are those of `WATCHES`.
             shape: of the micro-batches; each has its own references, as clip length changes their scale.
         """
         reasons = [reason for name, value in values.items()
-                   if (reason := self._judge(WATCHES[name], value, f"{name} {shape}"))]
+                   if (reason := self._judge_value(WATCHES[name], value, f"{name} {shape}"))]
         self.doubt = "; ".join(reasons) or None
         self._wrong = self._wrong + 1 if reasons else 0
 
-    def _judge(self, watch, value, key):
+    def _judge_value(self, watch: Watch, value: float, key: str) -> str | None:
         """Why a value is wrong, or None; a good one enters the running mean."""
         if not math.isfinite(value):
             return f"{watch.name} is {value}"
         seen = self._seen.get(key, 0)
         if not watch.relative or seen >= WARMUP:
-            bound = watch.bound(self._best.get(key))
+            bound = watch.bound(self._best.get(key, math.nan))
             # One spike, however high, must not fill the recent mean for long.
             capped = value if watch.below else min(value, 2 * bound)
             recent = RECENT_DECAY * self._recent.get(key, capped) + (1 - RECENT_DECAY) * capped
@@ -125,8 +133,8 @@ class Guard(Callback):
                         f"{'at least' if watch.below else 'at most'} {bound:.4g} is accepted")
         mean = self._means.get(key, value)
         self._means[key] = mean = MEAN_DECAY * mean + (1 - MEAN_DECAY) * value
+        best = self._best.get(key, mean)
         pick = max if watch.below else min
-        best = self._best.get(key)
-        self._best[key] = mean if best is None or seen < WARMUP else pick(best, mean)
+        self._best[key] = mean if seen < WARMUP else pick(best, mean)
         self._seen[key] = seen + 1
         return None

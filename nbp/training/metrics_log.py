@@ -1,17 +1,19 @@
 """Read back what training runs logged; a resumed run adds a `logs/version_N` folder, nothing is overwritten."""
 
+from __future__ import annotations
+
 import csv
 from pathlib import Path
 
 
-def read_metrics(out):
+def read_metrics(out: str | Path) -> dict[str, dict[int, float]]:
     """Metrics of a run folder.
 
     Args:
         out: `trainer.out` of the run.
 
     Returns:
-        dict: column name -> {step: value}; where a resumed run repeats steps, its values count.
+        Column name -> {step: value}; where a resumed run repeats steps, its values count.
 
     Raises:
         ValueError: the run has logged nothing.
@@ -19,7 +21,7 @@ def read_metrics(out):
     files = sorted((Path(out) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
     if not files:
         raise ValueError(f"{out} holds no logs/version_*/metrics.csv: not a training run, or one without a step")
-    columns = {}
+    columns: dict[str, dict[int, float]] = {}
     for path in files:
         text = path.read_text(encoding="utf-8")
         whole = text[:text.rfind("\n") + 1].splitlines()  # a killed process may leave half a row

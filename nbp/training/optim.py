@@ -1,12 +1,17 @@
 """Parameter groups and learning-rate schedules."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
+from nbp.config import OptimConfig
 
-def weight_decay_groups(module, lr, weight_decay):
+
+def weight_decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Two AdamW groups: weight decay on Linear weights only (as GPT-2 and the official recipe), none elsewhere."""
     linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
     parameters = [p for p in module.parameters() if p.requires_grad]
@@ -16,7 +21,7 @@ def weight_decay_groups(module, lr, weight_decay):
     ]
 
 
-def lr_factor(step, optim, max_steps):
+def lr_factor(step: int, optim: OptimConfig, max_steps: int) -> float:
     """Multiplier of the peak learning rate at optimizer step `step`: linear warm-up, then decay.
 
     The first step already has rate 1 / warmup_steps; the last step of a linear or cosine schedule
@@ -34,8 +39,8 @@ def lr_factor(step, optim, max_steps):
     return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * decay
 
 
-def build_adamw(groups, optim, max_steps):
+def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int) -> dict[str, Any]:
     """What `LightningModule.configure_optimizers` returns: AdamW and a per-step schedule."""
-    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0, fused=True)  # type: ignore[arg-type]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, optim, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

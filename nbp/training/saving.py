@@ -4,11 +4,14 @@ Checkpoints are written between two optimizer steps, after the metrics of the fi
 goes on from one logs exactly what an uninterrupted run logs.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +20,9 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from nbp.config import save_config
 from nbp.system.files import atomic_path
 from nbp.training import checkpoints
+from nbp.training.guard import Guard
+from nbp.training.module import TrainingModule
+from nbp.training.resume import Resume
 from nbp.training.stop_signals import Stopped, StopSignals
 
 
@@ -24,14 +30,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its final name, then renames; reads the one that `Resume` picks.
 
     Args:
-        resume: `Resume`; None loads any path as it is.
+        resume: picks what is loaded.
     """
 
-    def __init__(self, resume=None):
+    def __init__(self, resume: Resume) -> None:
         super().__init__()
         self.resume = resume
 
-    def save_checkpoint(self, checkpoint, path, storage_options=None):
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         try:
             with atomic_path(path) as temporary, open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
@@ -40,16 +46,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             raise save_error(path, error) from error
 
-    def load_checkpoint(self, path, map_location=lambda storage, _: storage, weights_only=None):
-        if self.resume is not None:
-            path = self.resume.choose(path)
-        checkpoint = super().load_checkpoint(path, map_location, weights_only=True)
-        if self.resume is not None:
-            self.resume.check(checkpoint["hyper_parameters"]["run"], path)
+    def load_checkpoint(self, path: str | Path, *_: object, **__: object) -> dict[str, Any]:
+        path = self.resume.choose(path)
+        checkpoint = super().load_checkpoint(path, weights_only=True)
+        self.resume.check_config(checkpoint["hyper_parameters"]["run"], path)
         return checkpoint
 
 
-def save_error(path, error):
+def save_error(path: str | Path, error: Exception) -> OSError:
     """What to raise when a checkpoint cannot be written."""
     free = shutil.disk_usage(Path(path).parent).free / 2**20
     return OSError(f"cannot write checkpoint {path}: {error} ({free:.0f} MiB free there). Earlier checkpoints are "
@@ -60,67 +64,69 @@ class Checkpoints(pl.callbacks.Checkpoint):
     """Writes, links and prunes the checkpoints of a run, and stops it on a signal.
 
     Args:
-        config: `TrainerConfig`.
-        guard: `Guard` that may hold a checkpoint back, or None.
-        resume: `Resume` that knows what the run goes on from, or None.
+        guard: may hold a checkpoint back.
+        resume: knows the run and what it goes on from.
 
     Attributes:
         newest_written: path of the last checkpoint that this object wrote, or None.
     """
 
-    def __init__(self, config, guard=None, resume=None):
+    def __init__(self, guard: Guard, resume: Resume) -> None:
+        config = resume.run.trainer
         self.folder = Path(config.out) / "checkpoints"
-        self.every, self.keep_last, self.accumulate = config.checkpoint_every_steps, config.keep_last, config.accumulate
+        self.every, self.keep_last, self.accumulate = (
+            config.checkpoint_every_steps, config.keep_last, resume.run.accumulate)
         self.guard, self.resume, self.signals = guard, resume, StopSignals()
-        self.newest_written = None
-        self.best = None            # value of the best validation so far
-        self._scored = (None, None)  # step and value of the last validation
+        self.newest_written: Path | None = None
+        self.best: float | None = None   # value of the best validation so far
+        self._scored = (-1, math.nan)    # step and value of the last validation
         self._saved_step, self._overdue = 0, False
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best = state["best"]
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         self.signals.install()
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             save_config(module.run, self.folder.parent / "config.yaml")
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoints.clean(self.folder)
-            checkpoints.abandon_newer(self.folder, self.resume.chosen if self.resume is not None else None)
+            checkpoints.abandon_newer(self.folder, self.resume.chosen)
         trainer.strategy.barrier("clean checkpoints")
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+    def on_train_batch_start(self, trainer: pl.Trainer, module: TrainingModule,  # type: ignore[override]
+                             batch: object, batch_idx: int) -> None:
         if batch_idx % self.accumulate == 0:
             self._between_steps(trainer, module)
 
-    def on_validation_batch_start(self, trainer, module, batch, batch_idx, dataloader_idx=0):
+    def on_validation_batch_start(self, trainer: pl.Trainer, module: TrainingModule, *_: object) -> None:  # type: ignore[override]
         self.stop_if_asked(trainer, module)
 
-    def on_validation_end(self, trainer, module):
+    def on_validation_end(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         value = trainer.callback_metrics.get(module.monitor[0])
         if value is not None:
             # Rounding may differ between machines, and all ranks must agree whether it is the best.
             self._scored = (trainer.global_step, trainer.strategy.broadcast(float(value)))
 
-    def on_train_end(self, trainer, module):
+    def on_train_end(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         if trainer.global_step != self._saved_step:
             self._save(trainer, module)
         self.signals.restore()
 
-    def on_exception(self, trainer, module, exception):
+    def on_exception(self, *_: object) -> None:
         self.signals.restore()
 
-    def _between_steps(self, trainer, module):
+    def _between_steps(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         step = trainer.global_step
         if step != self._saved_step and (step % self.every == 0 or self._overdue or self._improved(trainer, module)):
             self._save(trainer, module)
         self.stop_if_asked(trainer, module)
 
-    def stop_if_asked(self, trainer, module):
+    def stop_if_asked(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         """Save and raise `Stopped` if a signal has come; every rank must call it, between two steps."""
         signum = self.signals.agreed(trainer)
         if signum:
@@ -128,17 +134,17 @@ class Checkpoints(pl.callbacks.Checkpoint):
                 self._save(trainer, module)
             raise Stopped(signum)
 
-    def _improved(self, trainer, module):
+    def _improved(self, trainer: pl.Trainer, module: TrainingModule) -> bool:
         step, value = self._scored
         if step != trainer.global_step or not math.isfinite(value):
             return False
         sign = 1 if module.monitor[1] == "max" else -1
         return self.best is None or sign * value > sign * self.best
 
-    def _save(self, trainer, module):
+    def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         """Write the checkpoint of this step; not while the guard doubts it or a weight is not finite."""
         step = trainer.global_step
-        doubt = self.guard.doubt if self.guard is not None else None
+        doubt = self.guard.doubt
         if doubt is None and not module.weights_are_finite():
             doubt = "a weight is not finite"
         self._overdue = doubt is not None
@@ -158,13 +164,15 @@ class Checkpoints(pl.callbacks.Checkpoint):
                 checkpoints.link(self.folder, checkpoints.BEST, path)
             checkpoints.prune(self.folder, self.keep_last)
 
-    def on_save_checkpoint(self, trainer, module, checkpoint):
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         pause_between_steps(checkpoint["loops"]["fit_loop"], trainer.global_step, self.accumulate,
                             validated=not trainer.validating)
 
 
-def pause_between_steps(loop, step, accumulate, validated):
+def pause_between_steps(loop: dict[str, Any], step: int, accumulate: int, validated: bool) -> None:
     """Rewrite the state of Lightning's loops to one meaning, wherever it was taken: `step` steps done, nothing begun.
+
+    Lightning keeps this state to itself and may change it: tests/training/test_loop_state.py tells what it relies on.
 
     Args:
         loop: `fit_loop` state, changed in place.

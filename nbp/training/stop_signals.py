@@ -1,9 +1,14 @@
 """SIGTERM and SIGUSR1 (preemption, SLURM's --signal) ask a run to save and stop at the next whole step."""
 
+from __future__ import annotations
+
 import signal
 import sys
 import time
+from types import FrameType
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -14,7 +19,7 @@ REPEAT_S = 10.0
 class Stopped(Exception):
     """Training ended on request, its checkpoint written; `signum` says by which signal."""
 
-    def __init__(self, signum):
+    def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
 
@@ -22,21 +27,21 @@ class Stopped(Exception):
 class StopSignals:
     """Notes a signal instead of dying from it. One that comes `REPEAT_S` later or more ends the process at once."""
 
-    def __init__(self):
-        self.received = 0
+    def __init__(self) -> None:
+        self.received = 0   # signal number
         self._since = 0.0
-        self._before = {}
+        self._before: dict[int, Any] = {}
 
-    def install(self):
+    def install(self) -> None:
         for signum in SIGNALS:
             self._before[signum] = signal.signal(signum, self._note)
 
-    def restore(self):
+    def restore(self) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, handler if handler is not None else signal.SIG_DFL)
         self._before = {}
 
-    def _note(self, signum, frame):
+    def _note(self, signum: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received, self._since = signum, time.monotonic()
             print(f"{signal.Signals(signum).name}: saving after this step, then stopping; once more after "
@@ -45,7 +50,7 @@ class StopSignals:
             signal.signal(signum, signal.SIG_DFL)
             signal.raise_signal(signum)
 
-    def agreed(self, trainer):
+    def agreed(self, trainer: pl.Trainer) -> int:
         """Signal number that any rank received, 0 for none; every rank must call it."""
         if trainer.world_size == 1:
             return self.received
@@ -53,7 +58,7 @@ class StopSignals:
         return int(trainer.strategy.reduce(received, reduce_op="max"))
 
 
-def ignore_in_worker(_):
+def ignore_in_worker(_: int) -> None:
     """For DataLoader workers: signals to a whole process group must not kill them before the run has saved."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)

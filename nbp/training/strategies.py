@@ -5,18 +5,26 @@ Lightning's DeepSpeedStrategy refuses CPU, although DeepSpeed itself runs there 
 the device checks.
 """
 
+from __future__ import annotations
+
 import datetime
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
-from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy, Strategy
 
-from nbp.config import to_dict
+from nbp.config import TrainerConfig, to_dict
+from nbp.config.runs import Run
 from nbp.training import checkpoints
+from nbp.training.module import TrainingModule
+from nbp.training.resume import Resume
 from nbp.training.saving import save_error
 
+T = TypeVar("T")
 # How long ranks wait for one that has died or hangs before they stop with an error (torchrun notices a death at once).
 PATIENCE = datetime.timedelta(minutes=10)
 
@@ -25,15 +33,15 @@ class WholeFolders(DeepSpeedStrategy):
     """DeepSpeed whose checkpoint folders appear complete or not at all, on a file system that all ranks share.
 
     Args:
-        resume: `Resume`; it picks the checkpoint and refuses an unsuitable one. None loads any path as it is.
-        arguments: of `DeepSpeedStrategy`.
+        resume: picks the checkpoint and refuses an unsuitable one.
+        arguments: of `DeepSpeedStrategy`, by name.
     """
 
-    def __init__(self, resume=None, **arguments):
+    def __init__(self, resume: Resume, arguments: dict[str, Any]) -> None:
         super().__init__(**arguments)
         self.resume = resume
 
-    def save_checkpoint(self, checkpoint, filepath, storage_options=None):
+    def save_checkpoint(self, checkpoint: dict, filepath: str | Path, storage_options: object = None) -> None:
         final = Path(self.broadcast(filepath))
         temporary = checkpoints.hidden(final)
         if self.is_global_zero and temporary.exists():
@@ -45,21 +53,21 @@ class WholeFolders(DeepSpeedStrategy):
             raise save_error(final, error) from error
         self.barrier("every part is written")
         if self.is_global_zero:
-            run = self.lightning_module.run
+            module = self.lightning_module
+            assert isinstance(module, TrainingModule)
+            run = module.run
             checkpoints.publish(temporary, final, {"world_size": self.world_size, "strategy": run.trainer.strategy,
                                                    "step": checkpoint["global_step"], "run": to_dict(run)})
         self.barrier("renamed")
 
-    def load_checkpoint(self, checkpoint_path, weights_only=None):
-        if self.resume is not None:
-            checkpoint_path = self.resume.choose(checkpoint_path)
-        return super().load_checkpoint(checkpoint_path, weights_only)
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        return super().load_checkpoint(self.resume.choose(checkpoint_path), weights_only)
 
 
 class FullInput(DeepSpeedPrecision):
     """Leaves batches as they are: a frozen float32 tokenizer would give other tokens for pixels in bfloat16."""
 
-    def convert_input(self, data):
+    def convert_input(self, data: T) -> T:
         return data
 
 
@@ -67,10 +75,10 @@ class CpuDeepSpeed(WholeFolders):
     """ZeRO 1 to 3 on CPU processes over gloo."""
 
     @property
-    def root_device(self):
+    def root_device(self) -> torch.device:
         return torch.device("cpu", self.local_rank)
 
-    def setup_environment(self):
+    def setup_environment(self) -> None:
         import deepspeed
 
         # The shared-memory collectives cost a 45 s compilation at first use and serve tensor parallelism only.
@@ -78,7 +86,7 @@ class CpuDeepSpeed(WholeFolders):
         ParallelStrategy.setup_environment(self)
         self.setup_distributed()
 
-    def setup_distributed(self):
+    def setup_distributed(self) -> None:
         from lightning_fabric.utilities.seed import reset_seed
 
         reset_seed()
@@ -86,13 +94,13 @@ class CpuDeepSpeed(WholeFolders):
         self._init_deepspeed_distributed()
 
 
-def build_strategy(word, gradient_clip=0.0, resume=None):
+def build_strategy(word: str, gradient_clip: float, resume: Resume) -> Strategy | str:
     """Strategy for `trainer.strategy`.
 
     Args:
-        word: auto | ddp | deepspeed_1 | deepspeed_2 | deepspeed_3 | deepspeed_2_offload | deepspeed_3_offload.
+        word: one of `nbp.config.runs.STRATEGIES`.
         gradient_clip: global norm; DeepSpeed clips by its own config and ignores Lightning's.
-        resume: `Resume` of DeepSpeed's checkpoints.
+        resume: for DeepSpeed's checkpoints.
 
     Returns:
         A Lightning strategy or the word "auto".
@@ -101,17 +109,17 @@ def build_strategy(word, gradient_clip=0.0, resume=None):
         return "auto"
     if word == "ddp":
         return DDPStrategy(find_unused_parameters=False, timeout=PATIENCE)
-    arguments = {"resume": resume, "config": deepspeed_config(word, gradient_clip), "timeout": PATIENCE}
+    arguments: dict[str, Any] = {"config": deepspeed_config(word, gradient_clip), "timeout": PATIENCE}
     if torch.cuda.is_available():
-        return WholeFolders(**arguments)
+        return WholeFolders(resume, arguments)
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    return CpuDeepSpeed(accelerator=None, process_group_backend="gloo", **arguments)
+    return CpuDeepSpeed(resume, arguments | {"accelerator": None, "process_group_backend": "gloo"})
 
 
-def deepspeed_config(word, gradient_clip):
+def deepspeed_config(word: str, gradient_clip: float) -> dict[str, Any]:
     """DeepSpeed's configuration for a word of `trainer.strategy`; precision is added by Lightning."""
     _, stage, *offload = word.split("_")
-    zero = {"stage": int(stage)}
+    zero: dict[str, Any] = {"stage": int(stage)}
     if offload:
         zero["offload_optimizer"] = {"device": "cpu"}
         if zero["stage"] == 3:
@@ -127,7 +135,7 @@ def deepspeed_config(word, gradient_clip):
     }
 
 
-def check_engine(run):
+def check_engine(run: Run) -> None:
     """Refuse what an engine cannot do.
 
     Raises:
@@ -144,7 +152,7 @@ def check_engine(run):
                              "use trainer.ema_decay=0, trainer.precision=32-true or trainer.strategy=ddp")
 
 
-def check_processes(trainer_config, environment=os.environ):
+def check_processes(trainer_config: TrainerConfig, environment: Mapping[str, str] = os.environ) -> None:
     """Refuse a number of processes that torchrun started and the configuration does not know of.
 
     Raises:
@@ -157,7 +165,7 @@ def check_processes(trainer_config, environment=os.environ):
                          f"trainer.num_nodes={trainer_config.num_nodes} = {configured}; set both to what torchrun got")
 
 
-def resolve_precision(word):
+def resolve_precision(word: str) -> str:
     """`auto` -> bf16-mixed where the hardware multiplies bfloat16 (CUDA since Ampere, AMX), else 32-true.
 
     CPUs without AMX emulate bfloat16 convolutions: slower than float32.

@@ -110,7 +110,7 @@ def test_a_recipe_opens_with_command_hardware_batch_hours_and_score(path):
     assert stated, f"{path.name} does not state its batch"
     run = load_run(path, [f"trainer.devices={stated[3]}"])
     per_device = run.batch_size if isinstance(run, GeneratorRun) else run.curriculum[-1].batch_size
-    found = (run.trainer.global_batch, per_device, run.trainer.devices, run.trainer.accumulate)
+    found = (run.trainer.global_batch, per_device, run.trainer.devices, run.accumulate)
     assert found == tuple(map(int, stated.groups()))
     if steps := re.search(r"# Batch:.*; ([\d,]+) steps\.", head):
         planned = run.max_steps if isinstance(run, GeneratorRun) else sum(phase.steps for phase in run.curriculum)
@@ -137,7 +137,7 @@ def test_the_debug_overlay_shrinks_every_recipe(path):
     more = ["data.resolution=32"] if kind == "generator" and load_run(path).data is not None else []
     run = load_run(path, [str(CONFIGS / "debug" / f"{kind}.yaml"), "trainer.devices=2", *more])
     assert sum(p.numel() for p in meta_model(run).parameters()) < 4e6
-    assert (run.trainer.global_batch, run.trainer.accumulate) == (8, 2)
+    assert (run.trainer.global_batch, run.accumulate) == (8, 2)
 
 
 def test_every_part_is_used():
@@ -162,7 +162,7 @@ def test_the_global_batch_stays_whatever_the_number_of_devices(devices, nodes, a
     for name, size in (("generator_ucf101_base", "batch_size=4"),
                        ("tokenizer_ucf101", "curriculum=[{steps: 1, num_frames: 17, batch_size: 4}]")):
         run = load_run(CONFIGS / f"{name}.yaml", [f"trainer.devices={devices}", f"trainer.num_nodes={nodes}", size])
-        assert run.trainer.accumulate == accumulate
+        assert run.accumulate == accumulate
         assert run.trainer.describe_batch(4) == (f"batch 256 = 4 clips x {devices} devices x {nodes} nodes x "
                                                  f"{accumulate} accumulated")
 

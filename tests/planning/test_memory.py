@@ -7,8 +7,8 @@ import torch
 
 from nbp import train
 from nbp.config import load_run
-from nbp.planning.dry_run import micro_batches
 from nbp.planning.memory import Allocations, device_memory
+from nbp.training.flops import micro_batches
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
 

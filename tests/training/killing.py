@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 
 from nbp import train
-from nbp.training import fitting
+from nbp.training import fit
 
 
 class Killer(pl.Callback):
@@ -64,12 +64,12 @@ SAVE = torch.save
 
 def add_callback(callback):
     """Make every run of this process carry one more callback."""
-    for kind, build in list(fitting.BUILD.items()):
+    for kind, build in list(fit.BUILD.items()):
         def with_callback(run, build=build):
             module, data, extra = build(run)
             return module, data, [callback, *extra]
 
-        fitting.BUILD[kind] = with_callback
+        fit.BUILD[kind] = with_callback
 
 
 def train_in_a_fork(arguments, callback=None):

@@ -10,7 +10,7 @@ from nbp.config import load_run, to_dict
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints
-from nbp.training.fitting import find_checkpoint
+from nbp.training.fit import find_checkpoint
 from nbp.training.metrics_log import read_metrics
 from nbp.training.resume import config_changes
 from nbp.workflows import converting

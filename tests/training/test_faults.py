@@ -2,12 +2,10 @@
 
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +15,11 @@ from killing import train_in_a_fork
 from moving import moving_square
 
 from nbp import train
-from nbp.config import load_run
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import VideoError, write_video
 from nbp.generator.model import Generator
-from nbp.training import checkpoints, fitting
-from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training import checkpoints, fit
+from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
@@ -158,7 +155,7 @@ def test_a_bad_batch_costs_one_step(load_tokenizer_run, monkeypatch, pixel):
         return step(batch, batch_idx)
 
     monkeypatch.setattr(module, "training_step", poisoned)
-    fitting.build_trainer(run, module.max_steps, extra).fit(module, data)
+    fit.build_trainer(run, module.max_steps, extra).fit(module, data)
     assert int(module.skipped_steps) == 1
     assert all(torch.isfinite(tensor).all() for tensor in module.state_dict().values())
     found = read_metrics(run.trainer.out)["train/loss"]

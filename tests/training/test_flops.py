@@ -11,7 +11,7 @@ from nbp import train
 from nbp.config import load_run
 from nbp.evaluation.lpips import LPIPS
 from nbp.tokenizer.model import Tokenizer
-from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
@@ -91,7 +91,7 @@ def test_tokenizing_online_costs_an_encoder_pass(generator_run, finished, data_c
 
 def test_planning_makes_no_weights():
     run = load_run("configs/generator_ucf101_3b.yaml")
-    from nbp.planning.dry_run import build_module
+    from nbp.training.flops import build_module
 
     module = build_module(run)
     assert sum(p.numel() for p in module.parameters()) > 4e9

@@ -8,8 +8,8 @@ from nbp import train
 from nbp.config import load_run
 from nbp.generator.model import Generator
 from nbp.planning.plan import checkpoint_bytes
-from nbp.training import fitting
-from nbp.training import generator_run as generator_builder
+from nbp.training import fit
+from nbp.training import generator as generator_builder
 from nbp.training.metrics_log import read_metrics
 
 GENERATOR = "configs/generator_procgen.yaml"
@@ -108,7 +108,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_with_dropout(generator_run, t
     pl.seed_everything(run.trainer.seed, workers=True)
     module, data, extra = generator_builder.build(run)
     with pytest.raises(Stop):
-        fitting.build_trainer(run, module.max_steps, [*extra, StopAt()]).fit(module, data)
+        fit.build_trainer(run, module.max_steps, [*extra, StopAt()]).fit(module, data)
     train.main([GENERATOR, *overrides])
     assert losses(tmp_path / "resumed") == losses(tmp_path / "whole")
     one, other = (Generator.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "resumed"))
@@ -138,9 +138,9 @@ def test_training_straight_from_video_sees_the_cached_tokens(generator_run, data
     found = module._indices({"video": sample["video"][None]})
     run = load_run(GENERATOR, generator_run(tmp_path))
     assert torch.equal(found[0], generator_builder.build(run)[1].val[0]["indices"])
-    assert cached._frozen == [None]
+    assert cached.frozen is None
     assert not [name for name in module.state_dict() if "encoder" in name], "the frozen tokenizer stays out"
-    fitting.build_trainer(run, 2, []).fit(module, data)
+    fit.build_trainer(run, 2, []).fit(module, data)
 
 
 def test_the_generator_overfits_one_batch(generator_run, tmp_path):

@@ -9,9 +9,10 @@ import torch
 from killing import add_callback
 
 from nbp import train
-from nbp.training import fitting
-from nbp.training.guard import WARMUP, Guard, RollBack
+from nbp.training import fit
+from nbp.training.guard import WARMUP, Guard
 from nbp.training.metrics_log import read_metrics
+from nbp.training.module import RollBack
 
 TOKENIZER = "configs/tokenizer_procgen.yaml"
 LONG = ("curriculum=[{steps: 40, num_frames: 1, batch_size: 2}]", "optim.lr=3e-4", "trainer.guard_patience=4",
@@ -22,7 +23,7 @@ def verdicts(values, **arguments):
     guard = Guard(patience=3, **arguments)
     found = []
     for row in values:
-        guard.look(row)
+        guard.judge_step(row)
         found.append(guard.doubt)
     return found
 
@@ -55,8 +56,8 @@ def test_a_single_spike_is_forgotten_at_once():
 def test_another_clip_length_starts_the_references_anew():
     guard = Guard(patience=3)
     for _ in range(WARMUP + 5):
-        guard.look({"reconstruction": 0.01}, shape="(1 frame)")
-    guard.look({"reconstruction": 0.2}, shape="(5 frames)")
+        guard.judge_step({"reconstruction": 0.01}, shape="(1 frame)")
+    guard.judge_step({"reconstruction": 0.2}, shape="(5 frames)")
     assert guard.doubt is None
 
 
@@ -77,7 +78,7 @@ class Inject(pl.Callback):
 @pytest.fixture
 def inject(monkeypatch):
     def with_injection(*arguments):
-        monkeypatch.setattr(fitting, "BUILD", dict(fitting.BUILD))
+        monkeypatch.setattr(fit, "BUILD", dict(fit.BUILD))
         add_callback(Inject(*arguments))
     return with_injection
 
@@ -132,7 +133,7 @@ def test_a_second_rollback_goes_further_back(tmp_path):
 
     def target(newest_written, started_from, rollbacks):
         trainer = SimpleNamespace(is_global_zero=False, checkpoint_callback=SimpleNamespace(newest_written=newest_written))
-        return fitting._roll_back(config, trainer, started_from, rollbacks, "reason")
+        return fit._roll_back(config, trainer, started_from, rollbacks, "reason")
 
     first, second = (str(folder / f"step{step:07d}.ckpt") for step in (10, 20))
     assert target(second, None, 1) == second, "the newest that the attempt wrote"

@@ -9,8 +9,8 @@ from nbp import train
 from nbp.config import GeneratorConfig, load_run
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
-from nbp.training import generator_run as generator_builder
-from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training import generator as generator_builder
+from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 from nbp.workflows import converting
 

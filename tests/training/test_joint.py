@@ -6,9 +6,9 @@ from PIL import Image
 
 from nbp import train
 from nbp.config import load_run
-from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
-from nbp.training.tokenizer_module import TokenizerModule
+from nbp.training.tokenizer import TokenizerModule
 
 TOKENIZER = "configs/tokenizer_procgen.yaml"
 PHASE = "curriculum=[{steps: 6, num_frames: 5, batch_size: 2}]"

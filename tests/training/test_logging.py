@@ -10,11 +10,11 @@ from nbp import train
 from nbp.config import load_run
 from nbp.data.video_io import probe
 from nbp.evaluation.networks import FeatureNetwork
-from nbp.training import generator_run as generator_builder
-from nbp.training import tokenizer_run as tokenizer_builder
-from nbp.training.loggers import MetricsLog, build_loggers, wandb_id, wandb_key
+from nbp.training import generator as generator_builder
+from nbp.training import tokenizer as tokenizer_builder
+from nbp.training.flops import peak_flops
+from nbp.training.logs import MetricsLog, build_loggers, wandb_id, wandb_key
 from nbp.training.metrics_log import read_metrics
-from nbp.training.throughput import peak_flops
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
 
@@ -28,11 +28,11 @@ class Averages(torch.nn.Module):
 
 @pytest.fixture
 def small_network(monkeypatch):
-    from nbp.training import validation_fvd
+    from nbp.training import validation
 
     network = FeatureNetwork("i3d-tf", Averages(), "0" * 64)
-    init = validation_fvd.ValidationFVD.__init__
-    monkeypatch.setattr(validation_fvd.ValidationFVD, "__init__", lambda self, *arguments: init(self, *arguments, 4))
+    init = validation.ValidationFVD.__init__
+    monkeypatch.setattr(validation.ValidationFVD, "__init__", lambda self, *arguments: init(self, *arguments, 4))
     for builder in (tokenizer_builder, generator_builder):
         monkeypatch.setattr(builder, "kinetics_network", lambda: lambda: network)
 
@@ -131,14 +131,14 @@ def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer
     """The I3D itself, over validation clips whose reconstruction is the original."""
     import pytorch_lightning as pl
 
-    from nbp.training import fitting
-    from nbp.training.validation_fvd import ValidationFVD, kinetics_network
+    from nbp.training import fit
+    from nbp.training.validation import ValidationFVD, kinetics_network
 
     run = load_tokenizer_run(f"data.val_list={os.path.join(clips_root, 'train.txt')}", "trainer.val_samples=0",
                              "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
     module, data, extra = tokenizer_builder.build(run)
     same = ValidationFVD("val/rfvd", 8, tokenizer_builder._real, lambda module, batch, seed: tokenizer_builder._real(
         module, batch), kinetics_network())
-    fitting.build_trainer(run, module.max_steps, [same]).fit(module, data)
+    fit.build_trainer(run, module.max_steps, [same]).fit(module, data)
     assert isinstance(module, pl.LightningModule)
     assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)

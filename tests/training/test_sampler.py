@@ -2,7 +2,7 @@
 
 import pytest
 
-from nbp.training.sampler import Images, Phase, StepBatchSampler
+from nbp.training.data import Images, Phase, StepBatchSampler
 
 PHASES = [Phase(4, 3, 1), Phase(3, 2, 17)]
 
@@ -14,8 +14,8 @@ def batches(**arguments):
 def test_each_epoch_visits_every_item_once():
     keys = [key for batch in StepBatchSampler(10, [Phase(10, 4, 1)]) for key in batch]
     for epoch in range(4):
-        assert sorted(key.index for key in keys[10 * epoch:10 * epoch + 10]) == list(range(10))
-    assert [key.index for key in keys[:10]] != [key.index for key in keys[10:20]]
+        assert sorted(key.item for key in keys[10 * epoch:10 * epoch + 10]) == list(range(10))
+    assert [key.item for key in keys[:10]] != [key.item for key in keys[10:20]]
 
 
 def test_a_later_start_continues_the_same_order():
@@ -55,7 +55,7 @@ def test_images_take_their_share_and_leave_the_clips_in_order():
     assert clips == plain[:len(clips)]
     keys = [key for batch in pictures for key in batch]
     for epoch in range(len(keys) // 7):
-        assert sorted(key.index for key in keys[7 * epoch:7 * epoch + 7]) == list(range(10, 17))
+        assert sorted(key.item for key in keys[7 * epoch:7 * epoch + 7]) == list(range(10, 17))
     assert not {key.seed for key in keys} & {key.seed for key in clips}
 
 
@@ -68,7 +68,7 @@ def test_images_resume_and_split_over_ranks():
     for together in zip(*ranks):
         assert len({(len(batch), batch[0].num_frames) for batch in together}) == 1
     pictures = [key for together in zip(*ranks) for batch in together for key in batch if key.num_frames == 1]
-    assert sorted(key.index for key in pictures[:7]) == list(range(10, 17))
+    assert sorted(key.item for key in pictures[:7]) == list(range(10, 17))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.5, 0.9])

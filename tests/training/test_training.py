@@ -1,6 +1,5 @@
 """Tokenizer training through Lightning itself: it learns, resumes, and gives the same on every engine."""
 
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -9,8 +8,8 @@ import torch
 from nbp import train
 from nbp.config import load_run
 from nbp.tokenizer.model import Tokenizer
-from nbp.training import fitting
-from nbp.training import tokenizer_run as tokenizer_builder
+from nbp.training import fit
+from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
 TOKENIZER = "configs/tokenizer_procgen.yaml"
@@ -48,7 +47,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tokenizer_run, tmp_
     pl.seed_everything(run.trainer.seed, workers=True)
     module, data, extra = tokenizer_builder.build(run)
     with pytest.raises(Stop):
-        fitting.build_trainer(run, module.max_steps, [*extra, StopAt()]).fit(module, data)
+        fit.build_trainer(run, module.max_steps, [*extra, StopAt()]).fit(module, data)
     train.main([TOKENIZER, *overrides])
     whole, resumed = losses(finished), losses(tmp_path)
     assert {step: resumed[step] for step in range(2, 6)} == {step: whole[step] for step in range(2, 6)}
@@ -101,6 +100,6 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(load_tokenizer_run, mo
         return {name: value * (float("nan") if module.global_step == 1 else 1) for name, value in terms(*videos).items()}
 
     monkeypatch.setattr(module, "autoencoder_terms", poisoned)
-    fitting.build_trainer(run, module.max_steps, extra).fit(module, data)
+    fit.build_trainer(run, module.max_steps, extra).fit(module, data)
     assert int(module.skipped_steps) == 1
     assert all(torch.isfinite(p).all() for p in module.parameters())

@@ -7,72 +7,86 @@ ZeRO-1 and 2, and counts `global_step` once. Losses: NBP appendix; MAGVIT-v2 (ar
 Legend: B batch, T H W pixels.
 """
 
-import math
+from __future__ import annotations
 
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
 import torch
 from einops import rearrange
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
 from torch.func import functional_call
 
+from nbp.config import TokenizerRun
+from nbp.data.dataset import VideoDataset
+from nbp.data.images import ImageDataset
+from nbp.evaluation.lpips import LPIPS
+from nbp.hub.fetch import fetch_lpips
 from nbp.tokenizer import losses
 from nbp.tokenizer.discriminator import Discriminator
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.pooling import start_as_pooling
-from nbp.training.base import TrainingModule
-from nbp.training.initial import load_inflated
+from nbp.training.data import Batch, ClipDataModule, Phase
+from nbp.training.module import TrainingModule, zero_loss
+from nbp.training.resume import load_inflated
+from nbp.training.validation import Reconstructions, ValidationFVD, kinetics_network, to_frames
 
 LECAM_DECAY = 0.99
 
 
-class TokenizerModule(TrainingModule):
+class TokenizerModule(TrainingModule[Tokenizer]):
     """Trains a `Tokenizer`.
 
     Args:
-        run: `nbp.config.TokenizerRun`.
+        run: its configuration.
         perceptual: frozen module (B,3,H,W) x2 in [0,1] -> (B,) distance; needed where loss.perceptual > 0.
     """
 
-    def __init__(self, run, perceptual=None):
+    run: TokenizerRun
+    lecam_real: Tensor
+    lecam_fake: Tensor
+
+    def __init__(self, run: TokenizerRun, perceptual: nn.Module | None = None) -> None:
         model = Tokenizer(run.model)
         if run.pooling_start:
             start_as_pooling(model)
         if run.inflate_from is not None:
             load_inflated(model, run.inflate_from)
-        super().__init__(model, run)
+        super().__init__(model, run, perceptual)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
         self.max_steps = sum(phase.steps for phase in run.curriculum)
         self.monitor = ("val/rfvd", "min") if run.trainer.val_fvd_clips else ("val/psnr", "max")
         self.discriminator = Discriminator(run.discriminator) if run.loss.adversarial else None
-        self._frozen = [perceptual]  # in a list: a frozen network stays out of the checkpoint
         self.register_buffer("lecam_real", torch.zeros(()))
         self.register_buffer("lecam_fake", torch.zeros(()))
         if not run.trainer.strategy.startswith("deepspeed"):  # its parameter broadcast needs the default layout
             for module in self.modules():
                 if isinstance(module, torch.nn.Conv3d):      # a frame critic's 2D kernels know no such layout
-                    module.to(memory_format=torch.channels_last_3d)
+                    module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
-    def parameter_groups(self):
+    def parameter_groups(self) -> list[dict[str, Any]]:
         optim = self.run.optim
-        groups = [{"params": list(self.model.parameters()), "lr": optim.lr}]
+        groups: list[dict[str, Any]] = [{"params": list(self.model.parameters()), "lr": optim.lr}]
         if self.discriminator is not None:
             groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
         return groups
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+                                    gradient_clip_algorithm: str | None = None) -> None:
         """Clip each side by itself: the critics' gradients are tens of times larger and would silence the other's."""
         for group in optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val or float("inf"))
 
-    def on_fit_start(self):
-        if self._frozen[0] is not None:
-            self._frozen[0].to(self.device)
-
-    def training_step(self, batch, batch_idx):
-        video = self.input(batch)
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        video = self.input(batch)  # (B, 3, T, H, W)
         reconstruction, indices = self.model(video)
         terms = self.autoencoder_terms(reconstruction, video)
         terms |= self.adversarial_terms(reconstruction, video)
-        loss = sum(value for name, value in terms.items() if not name.startswith("logit_"))
+        loss = total_loss(terms)
         # Latents that are not finite give ids out of range; the loss says so, and the step is skipped.
         usage, perplexity = losses.code_statistics(indices.clamp(0, self.model.num_codes - 1), self.model.num_codes)
         terms = {name: value.detach() for name, value in terms.items()}
@@ -80,17 +94,16 @@ class TokenizerModule(TrainingModule):
                       | {"train/code_usage": usage, "train/code_perplexity": perplexity})
         self.log("train/loss", loss.detach(), prog_bar=True)
         self._watch(terms | {"code_perplexity": perplexity}, video)
-        return self.guard(loss)
+        return self.skip_if_not_finite(loss)
 
-    def input(self, batch):
+    def input(self, batch: Batch) -> Tensor:
         """Video of a batch as the autoencoder takes it: in the precision of its weights."""
         return batch["video"].to(self.model.encoder.conv_in.conv.weight.dtype, memory_format=torch.channels_last_3d)
 
-    def tokens_per_clip(self, batch):
-        """Codes that a clip of a batch becomes."""
+    def tokens_per_clip(self, batch: Batch) -> int:
         return math.prod(self.model.config.latent_grid(*batch["video"].shape[2:]))
 
-    def _watch(self, terms, video):
+    def _watch(self, terms: dict[str, Tensor], video: Tensor) -> None:
         self.watched = {name: terms[name] for name in ("reconstruction", "code_perplexity")}
         self.watched_shape = tuple(video.shape)
         if "logit_real" in terms:
@@ -99,24 +112,24 @@ class TokenizerModule(TrainingModule):
                              "logit_gap": (real - fake).abs()}
             self.log("train/discriminator_balance", (real - fake) / (real.abs() + fake.abs() + 1e-6))
 
-    def autoencoder_terms(self, reconstruction, video):
+    def autoencoder_terms(self, reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:
         """Weighted reconstruction and perceptual losses."""
         weights = self.run.loss
         terms = {"reconstruction": losses.reconstruction_loss(reconstruction, video, weights.l1, weights.l2)}
-        if weights.perceptual and self.global_step >= weights.perceptual_start_step:
+        if self.frozen is not None and weights.perceptual and self.global_step >= weights.perceptual_start_step:
             fake, real = self._random_frames(reconstruction, video)
-            terms["perceptual"] = weights.perceptual * self._frozen[0](fake, real).mean()
+            terms["perceptual"] = weights.perceptual * self.frozen(fake, real).mean()
         return terms
 
-    def adversarial_terms(self, reconstruction, video):
+    def adversarial_terms(self, reconstruction: Tensor, video: Tensor) -> dict[str, Tensor]:
         """Weighted losses of both sides of the game, and the critics' mean logits on real and fake."""
         weights = self.run.loss
         if self.discriminator is None:
             return {}
         ramp = losses.adversarial_ramp(self.global_step, weights.adversarial_start_step,
                                        weights.adversarial_warmup_steps)
-        if ramp == 0:  # a zero that reaches every parameter, so that replicas find no unused ones
-            return {"discriminator": sum((p * 0).sum() for p in self.discriminator.parameters())}
+        if ramp == 0:
+            return {"discriminator": zero_loss(self.discriminator)}
         real, real_features = self.discriminator(video)
         fake, _ = self.discriminator(reconstruction.detach())
         frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
@@ -133,34 +146,76 @@ class TokenizerModule(TrainingModule):
             terms["gradient_penalty"] = weights.gradient_penalty * losses.gradient_penalty(self.discriminator, video)
         return terms | {"logit_real": losses.mean_logit(real), "logit_fake": losses.mean_logit(fake)}
 
-    def _lecam(self, real, fake):
+    def _lecam(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
         for average, logits in ((self.lecam_real, real), (self.lecam_fake, fake)):
             mean = self.mean_over_ranks(losses.mean_logit(logits).detach().to(average))
-            # One step that is not finite, and is skipped, must not stay in the average for ever.
+            # One step that is not finite, and is skipped, must not stay in the average.
             average.lerp_(torch.where(mean.isfinite(), mean, average), 1 - LECAM_DECAY)
         return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
 
-    def _random_frames(self, *videos):
+    def _random_frames(self, *videos: Tensor) -> list[Tensor]:
         """The same `perceptual_frames` random frames of each video, as images (n, 3, H, W)."""
-        frames = [rearrange(video, "b c t h w -> (b t) c h w") for video in videos]
+        frames = [rearrange(video, "b c t h w -> (b t) c h w") for video in videos]  # (B*T, 3, H, W) each
         pick = torch.randperm(len(frames[0]), device=self.device)[:self.run.loss.perceptual_frames]
         return [images[pick] for images in frames]
 
-    def on_validation_epoch_start(self):
-        self._counts = torch.zeros(self.model.num_codes, device=self.device)
+    def on_validation_epoch_start(self) -> None:
+        self._code_counts = torch.zeros(self.model.num_codes, device=self.device)  # (V,)
 
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         video = self.input(batch)
         reconstruction, indices = self.averaged(video)
-        error = (reconstruction.float().clamp(0, 1) - batch["video"]).square().mean((1, 2, 3, 4))
-        self._counts += torch.bincount(indices.flatten().long(), minlength=self.model.num_codes)
+        error = (reconstruction.float().clamp(0, 1) - batch["video"]).square().mean((1, 2, 3, 4))  # (B,)
+        self._code_counts += torch.bincount(indices.flatten().long(), minlength=self.model.num_codes)
         self.log("val/psnr", (-10 * error.log10()).mean(), sync_dist=True, prog_bar=True, batch_size=len(video))
         return reconstruction.clamp(0, 1)
 
-    def on_validation_epoch_end(self):
-        counts = self._counts
+    def on_validation_epoch_end(self) -> None:
+        counts = self._code_counts
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
         probabilities = counts / counts.sum()
         entropy = -torch.xlogy(probabilities, probabilities).sum()
         self.log_dict({"val/code_usage": (counts > 0).float().mean(), "val/code_perplexity": entropy.exp()})
+
+
+def total_loss(terms: dict[str, Tensor]) -> Tensor:
+    """Sum of the terms that are losses; the critics' mean logits are not."""
+    return cast(Tensor, sum(value for name, value in terms.items() if not name.startswith("logit_")))
+
+
+def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Callback]]:
+    """All that a tokenizer run needs: module, data and callbacks.
+
+    Raises:
+        ValueError: ZeRO-3, which partitions the parameters that the adversarial step needs whole; or gradient
+            clipping under DeepSpeed, which cannot clip the two sides apart.
+    """
+    if run.trainer.strategy.startswith("deepspeed_3"):
+        raise ValueError(f"trainer.strategy={run.trainer.strategy} cannot train a tokenizer: the autoencoder's loss "
+                         "needs the whole critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")
+    if run.trainer.strategy.startswith("deepspeed") and run.optim.gradient_clip:
+        raise ValueError(f"optim.gradient_clip={run.optim.gradient_clip} with trainer.strategy={run.trainer.strategy}: "
+                         "DeepSpeed clips autoencoder and critics by their common norm, and the critics' is tens of "
+                         "times larger; set optim.gradient_clip=0, or use ddp")
+    perceptual = LPIPS.from_file(fetch_lpips("vgg"), "vgg") if run.loss.perceptual else None
+    phases = [Phase(p.steps, p.batch_size, p.num_frames) for p in run.curriculum]
+    images, stills = run.images if run.images.share else None, None
+    if images is not None and images.root is not None:
+        stills = ImageDataset(run.data, images.root, images.train_list)
+    data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
+                          phases, phases[-1].batch_size, run.trainer, run.accumulate, images, stills)
+    callbacks: list[Callback] = [
+        Reconstructions(Path(run.trainer.out) / "samples", run.trainer.val_samples, run.data.fps)]
+    if run.trainer.val_fvd_clips:
+        callbacks.append(ValidationFVD("val/rfvd", run.trainer.val_fvd_clips, _real, _reconstructed,
+                                       kinetics_network()))
+    return TokenizerModule(run, perceptual), data, callbacks
+
+
+def _real(module: TokenizerModule, batch: Batch) -> np.ndarray:
+    return to_frames(batch["video"])
+
+
+def _reconstructed(module: TokenizerModule, batch: Batch, seed: int) -> np.ndarray:
+    return to_frames(module.averaged(module.input(batch))[0])

@@ -1,38 +1,45 @@
 """One training run from its configuration to its last step: resumed, watched, rolled back, and stopped on a signal."""
 
+from __future__ import annotations
+
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_only
 
+from nbp.config import TrainerConfig
+from nbp.config.runs import Run
 from nbp.system.command import UserError
 from nbp.system.files import check_writable
-from nbp.training import callbacks, checkpoints, generator_run, tokenizer_run
-from nbp.training.guard import Guard, RollBack
-from nbp.training.loggers import build_loggers
+from nbp.training import checkpoints, generator, tokenizer
+from nbp.training.data import ClipDataModule
+from nbp.training.guard import Guard
+from nbp.training.logs import Throughput, build_loggers, progress_callback
+from nbp.training.module import MovingAverage, RollBack, TrainingModule
 from nbp.training.resume import Resume
 from nbp.training.saving import AtomicCheckpointIO, Checkpoints
 from nbp.training.strategies import FullInput, build_strategy, check_engine, check_processes, resolve_precision
-from nbp.training.throughput import Throughput
 
-BUILD = {"tokenizer": tokenizer_run.build, "generator": generator_run.build}
+BUILD: dict[str, Callable[[Any], tuple[TrainingModule, ClipDataModule, list[Callback]]]] = {
+    "tokenizer": tokenizer.build, "generator": generator.build}
 
 
-def fit(run):
+def fit(run: Run) -> pl.Trainer:
     """Train to the last step; goes back to the last good checkpoint where the guard asks for it.
-
-    Args:
-        run: `TokenizerRun` or `GeneratorRun`.
 
     Returns:
         The trainer; `checkpoints/last.ckpt` is the trained model, where the guard did not doubt the last step.
 
     Raises:
         ValueError: a configuration that cannot run here, or does not fit the checkpoint to resume from.
-        RuntimeError: training went wrong again after `trainer.max_rollbacks` rollbacks.
+        UserError: training went wrong again after `trainer.max_rollbacks` rollbacks.
         Stopped: a signal asked to stop; the checkpoint is written.
     """
     check_processes(run.trainer)
@@ -59,14 +66,15 @@ def fit(run):
         torch.cuda.empty_cache()
 
 
-def build_trainer(run, max_steps, extra_callbacks, resume=None):
+def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
+                  resume: Resume | None = None) -> pl.Trainer:
     """Lightning trainer of a run.
 
     Args:
-        run: `TokenizerRun` or `GeneratorRun`.
+        run: its configuration.
         max_steps: optimizer steps.
         extra_callbacks: those of its kind of run.
-        resume: `Resume`; None: a new one.
+        resume: None: a new one.
     """
     resume = resume or Resume(run)
     config, clip = run.trainer, run.optim.gradient_clip
@@ -74,19 +82,20 @@ def build_trainer(run, max_steps, extra_callbacks, resume=None):
     deepspeed = config.strategy.startswith("deepspeed")
     return pl.Trainer(
         accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
-        strategy=build_strategy(config.strategy, clip, resume), precision=None if deepspeed else precision,
-        max_steps=max_steps, accumulate_grad_batches=config.accumulate,
+        strategy=build_strategy(config.strategy, clip, resume),
+        precision=None if deepspeed else precision,  # type: ignore[arg-type]
+        max_steps=max_steps, accumulate_grad_batches=run.accumulate,
         gradient_clip_val=None if deepspeed or not clip else clip,
-        val_check_interval=config.val_every_steps * config.accumulate, check_val_every_n_epoch=None,
+        val_check_interval=config.val_every_steps * run.accumulate, check_val_every_n_epoch=None,
         limit_val_batches=config.val_batches, num_sanity_val_steps=0, log_every_n_steps=config.log_every_steps,
         use_distributed_sampler=False, default_root_dir=config.out, logger=build_loggers(config),
-        plugins=[FullInput(precision) if deepspeed else AtomicCheckpointIO(resume)], enable_model_summary=False,
-        enable_progress_bar=sys.stderr.isatty(),
-        callbacks=[pl.callbacks.LearningRateMonitor("step"), callbacks.MovingAverage(), callbacks.progress_callback(),
-                   Throughput(run), guard, *extra_callbacks, Checkpoints(config, guard, resume)])
+        plugins=[FullInput(precision) if deepspeed else AtomicCheckpointIO(resume)],  # type: ignore[arg-type]
+        enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
+        callbacks=[pl.callbacks.LearningRateMonitor("step"), MovingAverage(), progress_callback(), Throughput(run),
+                   guard, *extra_callbacks, Checkpoints(guard, resume)])
 
 
-def find_checkpoint(config):
+def find_checkpoint(config: TrainerConfig) -> str | None:
     """What to resume from: the checkpoints folder for resume=auto where it holds any, or the given path, or None.
 
     Raises:
@@ -102,12 +111,14 @@ def find_checkpoint(config):
     return os.fspath(folder) if checkpoints.list_checkpoints(folder) else None
 
 
-def _set_aside(config):
-    if not pl.utilities.rank_zero_only.rank and (old := checkpoints.set_aside(Path(config.out) / "checkpoints")):
+def _set_aside(config: TrainerConfig) -> None:
+    rank = rank_zero_only.rank  # type: ignore[attr-defined]
+    if not rank and (old := checkpoints.set_aside(Path(config.out) / "checkpoints")):
         print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
 
 
-def _roll_back(config, trainer, started_from, rollbacks, reason):
+def _roll_back(config: TrainerConfig, trainer: pl.Trainer, started_from: Path | None, rollbacks: int,
+               reason: str) -> str | None:
     """Say what happened and where to go on; gives up after `max_rollbacks`.
 
     Args:
@@ -121,13 +132,14 @@ def _roll_back(config, trainer, started_from, rollbacks, reason):
         raise UserError(f"training stops: {reason}, and it has been rolled back {config.max_rollbacks} times "
                         "(trainer.max_rollbacks). A lower learning rate, a longer warm-up or gradient clipping may "
                         "help; the last good checkpoint is kept")
-    target = trainer.checkpoint_callback.newest_written
+    writer: Any = trainer.checkpoint_callback
+    target: Path | None = writer.newest_written
     if target is None:
         target = started_from
-        if rollbacks > 1 and started_from is not None:
-            older = [path for path in checkpoints.list_checkpoints(Path(config.out) / "checkpoints")
-                     if checkpoints.step_of(path) < checkpoints.step_of(Path(started_from).resolve())]
-            target = older[0] if older else started_from
+        limit = None if started_from is None else checkpoints.step_of(Path(started_from).resolve())
+        if rollbacks > 1 and limit is not None:
+            found = checkpoints.list_checkpoints(Path(config.out) / "checkpoints")
+            target = next((path for path in found if (checkpoints.step_of(path) or 0) < limit), started_from)
     if trainer.is_global_zero:
         print(f"guard: {reason}; rollback {rollbacks} of at most {config.max_rollbacks} to "
               f"{target or 'the start'}, with other clips and random numbers", file=sys.stderr, flush=True)

@@ -1,52 +1,84 @@
-"""What both training modules share: moving average of the weights, guard against non-finite steps, seeds by step."""
+"""What both training modules share: moving average of the weights, steps that are skipped, seeds by step."""
+
+from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nbp.config import to_dict
-from nbp.training.guard import RollBack
-from nbp.training.initial import load_initial
+from nbp.config.runs import Run
+from nbp.training.data import Batch, mix_seed
 from nbp.training.optim import build_adamw
-from nbp.training.sampler import mix_seed
+from nbp.training.resume import load_initial
+
+M = TypeVar("M", bound=nn.Module)
 
 
-class TrainingModule(pl.LightningModule):
+class RollBack(Exception):
+    """Go back to the last good checkpoint; the text is the reason."""
+
+
+class TrainingModule(pl.LightningModule, Generic[M]):
     """A model, optionally its exponential moving average, and counters that checkpoints carry.
 
     Args:
         model: the module that is trained and exported.
-        run: `TokenizerRun` or `GeneratorRun`; stored in every checkpoint.
+        run: stored in every checkpoint.
 
     Attributes:
+        max_steps: optimizer steps of the run.
         monitor: (metric, "min" or "max") that the best checkpoint is chosen by.
+        frozen: network of the losses or of the data, which stays out of checkpoints and optimizer; or None.
         watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
         rollbacks: how often the run has gone back, for checkpoints; `min_rollbacks` of them are newer than those.
     """
 
+    max_steps: int
     monitor = ("val/loss", "min")
+    skipped_steps: Tensor
+    rollbacks: Tensor
 
-    def __init__(self, model, run):
+    def __init__(self, model: M, run: Run, frozen: nn.Module | None = None) -> None:
         super().__init__()
         if run.init_from is not None:
             load_initial(model, run.kind, run.init_from)
-        self.model, self.run = model, run
+        self.model: M = model
+        self.run = run
+        self._frozen = [frozen]   # in a list, where Lightning and PyTorch do not look for modules
         self.ema_decay = ema_decay = run.trainer.ema_decay
-        self.ema = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
+        self.ema: M | None = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
         self.min_rollbacks = self._skipped_micro_steps = 0
-        self.watched, self.watched_shape = {}, None
+        self.watched: dict[str, Tensor] = {}
+        self.watched_shape: tuple[int, ...] = ()
         self.save_hyperparameters({"run": to_dict(run)})
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for the optimizer, each with its peak `lr`."""
+        raise NotImplementedError
+
+    def tokens_per_clip(self, batch: Batch) -> int:
+        """Codes that a clip of a batch is, or becomes."""
+        raise NotImplementedError
+
     @property
-    def averaged(self):
+    def frozen(self) -> nn.Module | None:
+        return self._frozen[0]
+
+    @property
+    def averaged(self) -> M:
         """The weights to validate with and to export."""
         return self.model if self.ema is None else self.ema
 
-    def whole_weights(self):
+    def whole_weights(self) -> AbstractContextManager:
         """Context in which every rank holds all parameters, also under ZeRO-3; all ranks must enter it."""
         parameters = [p for p in self.averaged.parameters() if hasattr(p, "ds_id")]
         if not parameters:
@@ -55,41 +87,46 @@ class TrainingModule(pl.LightningModule):
 
         return deepspeed.zero.GatheredParameters(parameters)
 
-    def weights_are_finite(self):
+    def weights_are_finite(self) -> bool:
         """Whether every trained weight is finite, on all ranks."""
         parts = [getattr(p, "ds_tensor", p) for p in self.parameters() if p.requires_grad]
         finite = torch.stack([torch.isfinite(part.detach()).all().to(self.device) for part in parts]).all().float()
         return bool(self.mean_over_ranks(finite) == 1)
 
-    def mean_over_ranks(self, value):
-        """Mean of a tensor over ranks; every rank must call it. Itself where nothing trains, as when FLOPs are counted."""
+    def mean_over_ranks(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over ranks; every rank must call it. The value itself without a trainer."""
         if self._trainer is None or self.trainer.world_size == 1:
             return value
         return self.trainer.strategy.reduce(value, reduce_op="mean")
 
-    def on_train_start(self):
-        """A resumed run has averaged its step already, also in the middle of accumulation."""
+    def on_fit_start(self) -> None:
+        if self.frozen is not None:
+            self.frozen.to(self.device).eval()
+
+    def on_train_start(self) -> None:
+        # The step of the checkpoint is in the average already, also in the middle of accumulation.
         self._ema_step = self.global_step
         self._seed = self.seed
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
 
-    def configure_optimizers(self):
+    def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         built = build_adamw(self.parameter_groups(), self.run.optim, self.max_steps)
         self._options = [{"lr": group["initial_lr"], "betas": group["betas"], "weight_decay": group["weight_decay"]}
                          for group in built["optimizer"].param_groups]
         return built
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
-        """Clip by the global norm. Lightning's own refuses a fused optimizer in mixed precision, lest it scales losses."""
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
+                                    gradient_clip_algorithm: str | None = None) -> None:
+        """Clip by the global norm. Lightning's own refuses a fused optimizer in mixed precision, which may scale."""
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]],
                                            gradient_clip_val)
 
-    def _apply_changed_options(self):
+    def _apply_changed_options(self) -> None:
         """Learning rate, betas and decay are those of the configuration, not those in the checkpoint."""
         for config in self.trainer.lr_scheduler_configs:
-            scheduler = config.scheduler
+            scheduler: Any = config.scheduler
             groups = scheduler.optimizer.param_groups
             for index, (group, options) in enumerate(zip(groups, self._options)):
                 if scheduler.base_lrs[index] != options["lr"]:
@@ -97,21 +134,21 @@ class TrainingModule(pl.LightningModule):
                     group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
                 group.update({name: value for name, value in options.items() if name != "lr"})
 
-    def on_train_batch_start(self, batch, batch_idx):
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and other random choices by the step, so that a resumed run needs no generator state."""
         micro_step = batch_idx * self.trainer.world_size + self.trainer.global_rank
         torch.manual_seed(mix_seed(self._seed, micro_step))
 
     @property
-    def num_rollbacks(self):
+    def num_rollbacks(self) -> int:
         return max(int(self.rollbacks), self.min_rollbacks)
 
     @property
-    def seed(self):
-        """Seed of clips and random numbers; another one after a rollback, lest it end the same way."""
+    def seed(self) -> int:
+        """Seed of clips and random numbers; another one after a rollback, which would end the same way otherwise."""
         return self.run.trainer.seed + 1_000_003 * self.num_rollbacks
 
-    def guard(self, loss):
+    def skip_if_not_finite(self, loss: Tensor) -> Tensor:
         """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter.
 
         The zero keeps replicas and gradient hooks in step; the skip is counted in `skipped_steps`.
@@ -126,9 +163,9 @@ class TrainingModule(pl.LightningModule):
         self._skipped_micro_steps += 1
         if any(hasattr(p, "ds_id") for p in self.parameters()):
             raise RollBack(f"step {self.global_step}: the loss is not finite, and ZeRO-3 cannot skip a step")
-        return sum((p * 0).sum() for p in self.parameters() if p.requires_grad)
+        return zero_loss(self)
 
-    def on_before_optimizer_step(self, optimizer):
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of each parameter group; drop gradients that are not finite."""
         norms = []
         for index, group in enumerate(optimizer.param_groups):
@@ -140,7 +177,7 @@ class TrainingModule(pl.LightningModule):
         self.log("train/skipped_steps", self.skipped_steps.float())
         self.log("train/rollbacks", self.rollbacks.float())
         skipped, self._skipped_micro_steps = self._skipped_micro_steps, 0
-        broken = bool(norms) and not torch.isfinite(torch.stack(norms)).all()
+        broken = bool(norms) and not bool(torch.isfinite(torch.stack(norms)).all())
         self.skipped_steps += int(broken)
         # Without gradients AdamW leaves the weights alone; with zeros its momentum would go on moving them.
         if broken or skipped == self.trainer.accumulate_grad_batches:
@@ -148,12 +185,23 @@ class TrainingModule(pl.LightningModule):
                 for p in group["params"]:
                     p.grad = None
 
-    def update_average(self):
+    def update_average(self) -> None:
         """Update the moving average, once per optimizer step."""
         if self.ema is None or self.global_step == self._ema_step:
             return
         self._ema_step = self.global_step
         # A short run averages over about its last tenth, until that exceeds the decay's own horizon.
         decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.ema.parameters()), [p.detach() for p in self.model.parameters()], 1 - decay)
+        get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), list(self.model.parameters()), self.global_step)
+
+
+class MovingAverage(Callback):
+    """Updates the module's moving average; a callback, because checkpoints are written before the module's own hook."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: TrainingModule, *_: object) -> None:  # type: ignore[override]
+        module.update_average()
+
+
+def zero_loss(module: nn.Module) -> Tensor:
+    """Zero that reaches every trained parameter, so that each has a gradient and replicas find no unused ones."""
+    return torch.stack([(p * 0).sum() for p in module.parameters() if p.requires_grad]).sum()

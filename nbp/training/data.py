@@ -1,0 +1,253 @@
+"""The order of training clips, as a pure function of (seed, step, rank), and the loaders over it.
+
+Nothing needs to be saved to resume in the middle of an epoch: a sampler that starts at step s yields exactly what an
+uninterrupted one yields from step s on. Works for clips of video and for cached tokens alike: both data sets accept a
+`ClipKey`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypedDict
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nbp.config import ImageConfig, TrainerConfig
+from nbp.data.dataset import VideoDataset
+from nbp.data.images import ImageDataset, JointDataset
+from nbp.data.tokens import TokenDataset
+from nbp.training.stop_signals import ignore_in_worker
+
+
+class Batch(TypedDict, total=False):
+    """What a loader yields: `video` or `indices`, and the rest."""
+
+    video: Tensor        # (B, 3, T, H, W) float32 in [0, 1]
+    indices: Tensor      # (B, t, h, w) int64, cached tokens
+    label: Tensor        # (B,) int64, -1 without a class
+    text: list[str]
+    path: list[str]
+    item: Tensor         # (B,) int64
+
+
+class ClipKey(NamedTuple):
+    """One training sample: which item of the dataset, how many frames, and the seed of its random choices."""
+
+    item: int
+    num_frames: int
+    seed: int
+
+
+@dataclass
+class Phase:
+    """`steps` optimizer steps with `batch_size` clips of `num_frames` frames per device and micro-batch."""
+
+    steps: int
+    batch_size: int
+    num_frames: int
+
+
+@dataclass
+class Images:
+    """Micro-batches of single frames among those of clips, evenly spread.
+
+    `num_items` items from number `first_item` on are drawn in an order of their own.
+    """
+
+    share: float           # of the micro-batches, in [0, 1)
+    batch_size: int
+    num_items: int
+    first_item: int = 0
+
+    def takes(self, micro_batch: int) -> bool:
+        """Whether a micro-batch, counted from the start of the run, holds images."""
+        return math.floor((micro_batch + 1) * self.share + 1e-9) > math.floor(micro_batch * self.share + 1e-9)
+
+
+class StepBatchSampler(torch.utils.data.Sampler):
+    """Yields lists of `ClipKey`, one list per micro-batch of this rank.
+
+    Each epoch visits every item once in a fresh order; the last, incomplete batch of an epoch is
+    filled up from the next one.
+
+    Args:
+        num_items: size of the dataset.
+        phases: run one after the other.
+        accumulate: micro-batches per optimizer step.
+        seed, rank, world: random seed, this process, number of processes.
+        start_step: optimizer steps already done.
+        images: all ranks take them at the same time; or None.
+    """
+
+    def __init__(self, num_items: int, phases: Sequence[Phase], accumulate: int = 1, seed: int = 0, rank: int = 0,
+                 world: int = 1, start_step: int = 0, images: Images | None = None) -> None:
+        if num_items < 1:
+            raise ValueError("the training set is empty")
+        self.clips, self.phases, self.accumulate = _Stream(num_items, seed), phases, accumulate
+        self.rank, self.world, self.start_step = rank, world, start_step
+        self.images = images
+        if self.images is not None:
+            self.pictures = _Stream(self.images.num_items, mix_seed(seed, 1 << 62), self.images.first_item)
+
+    def __len__(self) -> int:
+        """Micro-batches of the whole run, those before `start_step` included."""
+        return sum(phase.steps for phase in self.phases) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[ClipKey]]:
+        micro_batch, drawn = 0, dict[_Stream, int]()
+        for phase in self.phases:
+            for _ in range(phase.steps * self.accumulate):
+                stream, size, num_frames = self.clips, phase.batch_size, phase.num_frames
+                if self.images is not None and self.images.takes(micro_batch):
+                    stream, size, num_frames = self.pictures, self.images.batch_size, 1
+                first = drawn.get(stream, 0)
+                drawn[stream] = first + size * self.world
+                if micro_batch >= self.start_step * self.accumulate:
+                    start = first + self.rank * size
+                    yield [stream.key(n, num_frames) for n in range(start, start + size)]
+                micro_batch += 1
+
+
+class _Stream:
+    """An endless shuffled sequence of items: epoch after epoch, each in an order of its own."""
+
+    def __init__(self, num_items: int, seed: int, first_item: int = 0) -> None:
+        self.num_items, self.seed, self.first_item = num_items, seed, first_item
+        self._epoch = -1
+
+    def key(self, n: int, num_frames: int) -> ClipKey:
+        """`ClipKey` of the n-th draw."""
+        epoch, position = divmod(n, self.num_items)
+        if self._epoch != epoch:
+            generator = torch.Generator().manual_seed(mix_seed(self.seed, -1 - epoch))
+            self._epoch, self._order = epoch, torch.randperm(self.num_items, generator=generator)  # (num_items,)
+        return ClipKey(self.first_item + int(self._order[position]), num_frames, mix_seed(self.seed, n))
+
+
+def mix_seed(seed: int, n: int) -> int:
+    """A well-spread 63-bit seed of two integers (the finaliser of SplitMix64)."""
+    mask = (1 << 64) - 1
+    x = (seed * 0x9E3779B97F4A7C15 + n * 0xD1B54A32D192ED03 + 0x632BE59BD9B4E019) & mask
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return (x ^ (x >> 31)) >> 1
+
+
+class ClipDataModule(pl.LightningDataModule):
+    """Loaders over a training and a validation dataset: the step-indexed sampler, and fixed validation batches.
+
+    Args:
+        train, val: map-style datasets; `train` is indexed with `ClipKey`.
+        phases: of the run.
+        val_batch_size: clips per device in validation.
+        trainer_config: of the run.
+        accumulate: micro-batches per optimizer step.
+        images: of a run that mixes pictures in, or None.
+        pictures: where they come from; None: frames of `train`.
+    """
+
+    def __init__(self, train: VideoDataset | TokenDataset, val: VideoDataset | TokenDataset, phases: Sequence[Phase],
+                 val_batch_size: int, trainer_config: TrainerConfig, accumulate: int,
+                 images: ImageConfig | None = None, pictures: ImageDataset | None = None) -> None:
+        super().__init__()
+        self.images, self.pictures = images, pictures
+        self.train, self.val, self.phases = train, val, phases
+        self.val_batch_size, self.config, self.accumulate = val_batch_size, trainer_config, accumulate
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must find again: the training clips in their order."""
+        return {"train_clips": len(self.train), "train_sha256": self._digest()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Compare with a checkpoint's training clips.
+
+        Raises:
+            ValueError: they are others, so that the place in their order means something else.
+        """
+        if state["train_sha256"] != self._digest() and not self.config.accept_changes:
+            raise ValueError(f"the checkpoint was trained on {state['train_clips']} clips, the training list now has "
+                             f"{len(self.train)}, others or in another order. Restore the list, choose another "
+                             "trainer.out, or set trainer.accept_changes=true to go on with the new one")
+
+    def _digest(self) -> str:
+        return hashlib.sha256(repr(self.train.clip_names()).encode()).hexdigest()
+
+    @property
+    def _running(self) -> pl.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def train_dataloader(self) -> DataLoader:
+        dataset: Dataset = self.train
+        images, count = None, len(self.train)
+        if self.images is not None and self.pictures is None:
+            images = Images(self.images.share, self.images.batch_size, count)
+        elif self.images is not None and self.pictures is not None:
+            dataset = JointDataset(self.train, self.pictures)
+            images = Images(self.images.share, self.images.batch_size, len(self.pictures), first_item=count)
+        trainer = self._running
+        module: Any = trainer.lightning_module      # its seed changes with every rollback
+        sampler = StepBatchSampler(count, self.phases, self.accumulate, module.seed, trainer.global_rank,
+                                   trainer.world_size, start_step=trainer.global_step, images=images)
+        return StepLoader(dataset, batch_sampler=sampler, **self._options())
+
+    def val_dataloader(self) -> DataLoader:
+        # Evenly spread over the list, so that few validation batches still see every class.
+        items = self.spread(self.config.val_batches * self.val_batch_size * self._running.world_size)
+        return DataLoader(PresentItems(self.val, items), batch_size=self.val_batch_size, **self._options())
+
+    def spread(self, count: int) -> list[int]:
+        """This rank's share of `count` validation items, or of all where there are fewer; evenly spaced.
+
+        Every rank gets as many, because ranks meet at every batch; a set smaller than their number is repeated.
+        """
+        rank, world = self._running.global_rank, self._running.world_size
+        count = max(1, min(len(self.val), count) // world) * world
+        return [index * len(self.val) // count for index in range(count)][rank::world]
+
+    def chosen_clips(self, count: int) -> DataLoader:
+        """Batches of this rank's share of `count` validation clips, always the same ones."""
+        return DataLoader(PresentItems(self.val, self.spread(count)), batch_size=self.val_batch_size)
+
+    def _options(self) -> dict[str, Any]:
+        workers = self.config.num_workers
+        return {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": ignore_in_worker,
+                "pin_memory": torch.cuda.is_available()}
+
+
+class PresentItems(Dataset):
+    """Chosen items of a dataset that gives None for unreadable ones; the next readable item stands in for those.
+
+    Args:
+        dataset: map-style.
+        items: numbers of items.
+    """
+
+    def __init__(self, dataset: VideoDataset | TokenDataset, items: list[int]) -> None:
+        self.dataset, self.items = dataset, items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        for step in range(len(self.dataset)):
+            sample = self.dataset[(self.items[number] + step) % len(self.dataset)]
+            if sample is not None:
+                return sample
+        raise ValueError("none of the validation clips can be read")
+
+
+class StepLoader(DataLoader):
+    """Tells Lightning that it may be resumed anywhere: its sampler starts at `trainer.global_step`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass

@@ -1,0 +1,165 @@
+"""Training of the generator by next-block prediction (arXiv 2502.07737, section 3.2).
+
+Batches hold cached token indices, or video that a frozen tokenizer turns into indices here.
+Legend: B batch, C condition tokens, t h w latent grid, T H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from nbp.config import GeneratorConfig, GeneratorRun
+from nbp.data.dataset import VideoDataset
+from nbp.data.tokens import TokenDataset
+from nbp.generator.conditions import condition_encoder
+from nbp.generator.model import Generator
+from nbp.hub.models import model_hash
+from nbp.tokenizer.model import Tokenizer
+from nbp.training.data import Batch, ClipDataModule, Phase
+from nbp.training.module import TrainingModule
+from nbp.training.optim import weight_decay_groups
+from nbp.training.validation import GeneratedSamples, ValidationFVD, kinetics_network, to_frames
+
+
+class GeneratorModule(TrainingModule[Generator]):
+    """Trains a `Generator`.
+
+    Args:
+        run: its configuration.
+        tokenizer: frozen `Tokenizer` for batches of video; None for batches of tokens.
+        encode_condition: gives a batch's condition ids (B, C) int64; None for unconditional models.
+    """
+
+    run: GeneratorRun
+
+    def __init__(self, run: GeneratorRun, tokenizer: Tokenizer | None = None,
+                 encode_condition: Callable[[Any], Tensor] | None = None) -> None:
+        super().__init__(Generator(run.model), run, tokenizer)
+        self.max_steps = run.max_steps
+        if run.trainer.val_fvd_clips:
+            self.monitor = ("val/gfvd", "min")
+        self.encode_condition = encode_condition
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return weight_decay_groups(self.model, self.run.optim.lr, self.run.optim.weight_decay)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        indices = self._indices(batch)
+        loss = self.model.loss(indices, self._condition(batch))
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.watched, self.watched_shape = {"loss": loss.detach()}, tuple(indices.shape)
+        return self.skip_if_not_finite(loss)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        indices = self._indices(batch)
+        nll, rank = self.averaged.score(indices, self._condition(batch))  # (B, P) each
+        metrics = {"val/loss": nll.mean(), "val/top1": (rank < 1).float().mean(), "val/top5": (rank < 5).float().mean()}
+        self.log_dict(metrics, sync_dist=True, batch_size=len(indices))
+
+    def tokens_per_clip(self, batch: Batch) -> int:
+        return math.prod(self.run.model.grid)
+
+    def indices_and_condition(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Codes (B, t, h, w) int64 and condition ids (B, C), or None, of a batch of tokens or of video."""
+        return self._indices(batch).to(self.device), self._condition(batch)
+
+    @torch.no_grad()
+    def _indices(self, batch: Batch) -> Tensor:
+        if "indices" in batch:
+            return batch["indices"]
+        tokenizer = self.frozen
+        assert isinstance(tokenizer, Tokenizer)
+        return tokenizer.encode(batch["video"])[1].long()  # (B, t, h, w)
+
+    def _condition(self, batch: Batch) -> Tensor | None:
+        return None if self.encode_condition is None else self.encode_condition(batch).to(self.device)
+
+
+class SampleClips:
+    """Generates clips with a generator module in training.
+
+    Args:
+        tokenizer: frozen.
+        prefix: latent frames that are given, for models that cannot begin by themselves.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prefix: int = 0) -> None:
+        self.tokenizer, self.prefix = tokenizer, prefix
+
+    @torch.no_grad()
+    def __call__(self, module: GeneratorModule, batch: Batch, seed: int) -> np.ndarray:
+        """Clips for the conditions (and first latent frames, with `prefix`) of a batch: uint8 (B, T, H, W, 3)."""
+        indices, condition = module.indices_and_condition(batch)
+        streams = [torch.Generator(module.device).manual_seed(seed + number) for number in range(len(indices))]
+        given = indices[:, :self.prefix] if self.prefix else None  # (B, prefix, h, w)
+        with module.whole_weights(), torch.autocast(module.device.type, enabled=False):
+            sampled = module.averaged.generate(condition, given, generator=streams)
+        return self._decode(module, sampled)
+
+    def real(self, module: GeneratorModule, batch: Batch) -> np.ndarray:
+        """The clips of a batch, uint8 (B, T, H, W, 3); of tokens what the tokenizer makes of them."""
+        return to_frames(batch["video"]) if "video" in batch else self._decode(module, batch["indices"])
+
+    @torch.no_grad()
+    def _decode(self, module: GeneratorModule, indices: Tensor) -> np.ndarray:
+        tokenizer = self.tokenizer.to(module.device)
+        with torch.autocast(module.device.type, enabled=False):
+            video = tokenizer.decode_from_code_indices(indices)  # (B, 3, T, H, W)
+        return to_frames(video)
+
+
+def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Callback]]:
+    """All that a generator run needs: module, data and callbacks.
+
+    Raises:
+        ValueError: tokens of another tokenizer, or a grid, codebook or number of classes unlike the model's.
+    """
+    tokenizer = Tokenizer.from_pretrained(run.tokenizer)
+    train: TokenDataset | VideoDataset
+    val: TokenDataset | VideoDataset
+    if run.data is None:
+        train, val = (TokenDataset(f"{run.tokens}/{split}", model_hash(tokenizer)) for split in ("train", "val"))
+        grid, num_codes = train.grid, train.num_codes
+    else:
+        train, val = VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False)
+        grid = tokenizer.config.latent_grid(run.data.num_frames, run.data.resolution, run.data.resolution)
+        num_codes = tokenizer.num_codes
+    _check_model(run.model, grid, num_codes, train.classes)
+    num_frames = run.data.num_frames if run.data is not None else 0
+    phases = [Phase(run.max_steps, run.batch_size, num_frames)]
+    data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate)
+    module = GeneratorModule(run, None if run.data is None else tokenizer,
+                             condition_encoder(run.model, run.text_tokenizer))
+    return module, data, _callbacks(run, tokenizer)
+
+
+def _callbacks(run: GeneratorRun, tokenizer: Tokenizer) -> list[Callback]:
+    """Pictures of samples, and their distance to the real clips, or to what the tokenizer makes of these."""
+    # Models that cannot begin by themselves continue 5 frames, or as many as their first block needs.
+    given = 0 if run.model.begin_token else max(2, run.model.block_shape[0])
+    clips = SampleClips(tokenizer, given)
+    fps = run.data.fps if run.data is not None else None
+    callbacks: list[Callback] = [
+        GeneratedSamples(Path(run.trainer.out) / "samples", clips, run.trainer.val_samples, fps)]
+    if run.trainer.val_fvd_clips:
+        callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network()))
+    return callbacks
+
+
+def _check_model(model: GeneratorConfig, grid: Sequence[int], num_codes: int, classes: Sequence[str]) -> None:
+    found: dict[str, Any] = {"grid": list(grid), "num_codes": num_codes}
+    if model.condition == "label":
+        found["num_condition_ids"] = len(classes)
+    for name, value in found.items():
+        configured = getattr(model, name)
+        configured = list(configured) if name == "grid" else configured
+        if configured != value:
+            raise ValueError(f"model.{name} is {configured}, but the training data has {value}")

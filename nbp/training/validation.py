@@ -1,0 +1,163 @@
+"""What a run shows and measures at each validation, beside the losses of its module.
+
+Pictures: `samples/stepNNN.png` and `.mp4`, and wandb where it is on. Frechet video distance on a small fixed validation
+set, as a metric that can choose the best checkpoint: between the same clips at every validation, real against
+reconstructed (rFVD) or against generated (gFVD). Few clips bias it upwards, so it compares checkpoints of one run only.
+Legend: frames uint8 (T, H, W, 3).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from torch import Tensor
+
+from nbp.data.clips import video_to_frames
+from nbp.data.sheet import contact_sheet, write_picture
+from nbp.data.video_io import write_video
+from nbp.evaluation.metrics import FrechetDistance
+from nbp.evaluation.networks import FeatureNetwork, load_network, network_features
+from nbp.evaluation.protocols import Protocol
+from nbp.hub.fetch import fetch_i3d
+from nbp.training.data import Batch, ClipDataModule
+from nbp.training.module import TrainingModule
+
+NUM_FRAMES = 5   # of each clip in a picture
+FPS = 8.0
+ClipsOf = Callable[[Any, Batch, int], np.ndarray]   # (module, batch, seed) -> frames (B, T, H, W, 3)
+PROTOCOL = Protocol("validation", network="i3d-tf", quantize="round", fit="squash", num_frames=None)
+
+
+def write_clips(trainer: pl.Trainer, folder: str | Path, name: str, rows: Sequence[Sequence[np.ndarray]],
+                fps: float | None) -> None:
+    """Write clips as a picture (each clip a row of frames) and a video (each entry of `rows` a row of clips).
+
+    Args:
+        trainer: for its step and loggers.
+        folder: where to.
+        name: in wandb.
+        rows: of clips, frames of one size.
+        fps: of the video; None: 8.
+    """
+    path = Path(folder) / f"step{trainer.global_step:07d}"
+    length = min(len(clip) for row in rows for clip in row)
+    picture = contact_sheet([clip[:length] for clips in zip(*rows) for clip in clips], NUM_FRAMES)
+    write_picture(path.with_suffix(".png"), picture)
+    video = np.concatenate([np.concatenate([clip[:length] for clip in row], 2) for row in rows], 1)
+    write_video(path.with_suffix(".mp4"), video, fps or FPS)
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [str(path.with_suffix(".png"))])
+            logger.log_video(f"{name}_video", [str(path.with_suffix(".mp4"))])
+
+
+def to_frames(video: Tensor) -> np.ndarray:
+    """Float video (B, 3, T, H, W), also of a model that has gone wrong -> uint8 (B, T, H, W, 3)."""
+    return video_to_frames(torch.nan_to_num(video.float()).cpu())
+
+
+class Reconstructions(Callback):
+    """The first validation clips above their reconstructions.
+
+    Args:
+        folder: of the pictures.
+        num_clips: at most.
+        fps: of the video.
+    """
+
+    def __init__(self, folder: str | Path, num_clips: int = 4, fps: float | None = None) -> None:
+        self.folder, self.num_clips, self.fps = folder, num_clips, fps
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: TrainingModule, outputs: Tensor,  # type: ignore[override]
+                                batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if batch_idx or not self.num_clips or not trainer.is_global_zero:
+            return
+        rows = [list(to_frames(video[:self.num_clips])) for video in (batch["video"], outputs)]
+        write_clips(trainer, self.folder, "reconstructions", rows, self.fps)
+
+
+class GeneratedSamples(Callback):
+    """Clips generated for the conditions of the first validation clips.
+
+    Args:
+        folder: of the pictures.
+        make_clips: generates the clips of a batch.
+        num_clips: how many; 0: none.
+        fps: of the video.
+    """
+
+    def __init__(self, folder: str | Path, make_clips: ClipsOf, num_clips: int = 4,
+                 fps: float | None = None) -> None:
+        self.folder, self.make_clips, self.num_clips, self.fps = folder, make_clips, num_clips, fps
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: TrainingModule,  # type: ignore[override]
+                                outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        if batch_idx or not self.num_clips:
+            return
+        # Every rank generates: under ZeRO-3 none can do so by itself.
+        values: Any = batch
+        first: Any = {name: value[:self.num_clips] for name, value in values.items()}
+        clips = self.make_clips(module, first, 0)  # (n, T, H, W, 3)
+        if trainer.is_global_zero:
+            write_clips(trainer, self.folder, "samples", [list(clips)], self.fps)
+
+
+class ValidationFVD(Callback):
+    """Logs the distance after every validation.
+
+    Args:
+        name: of the metric, "val/rfvd" or "val/gfvd".
+        num_clips: validation clips, evenly spaced over the list; at most all of them.
+        real: function(module, batch) -> frames uint8 (B, T, H, W, 3).
+        fake: frames like those; clip i of a rank has its own seed.
+        network: called at the first validation.
+        num_features: width of its features.
+    """
+
+    def __init__(self, name: str, num_clips: int, real: Callable[[Any, Batch], np.ndarray], fake: ClipsOf,
+                 network: Callable[[], FeatureNetwork], num_features: int = 400) -> None:
+        self.name, self.num_clips, self.real, self.fake = name, num_clips, real, fake
+        self.load, self.num_features = network, num_features
+        self._network: FeatureNetwork | None = None
+        self._real_state: Tensor | None = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
+        if self._network is None:
+            self._network = self.load()
+            self._network.module.to(module.device)
+        data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        checkpoints: Any = trainer.checkpoint_callback
+        metric: Any = FrechetDistance(self.num_features).to(module.device)
+        real = self._real_state
+        if real is not None:
+            metric.real = real.clone()
+        seed = trainer.global_rank * self.num_clips
+        for batch in data.chosen_clips(self.num_clips):
+            checkpoints.stop_if_asked(trainer, module)
+            batch = module.transfer_batch_to_device(batch, module.device, 0)
+            if real is None:
+                metric.update(self._features(self._network, self.real(module, batch)), real=True)
+            metric.update(self._features(self._network, self.fake(module, batch, seed)), real=False)
+            seed += len(batch["label"])
+        self._real_state = metric.real.clone()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that few clips bias it, at every validation
+            module.log(self.name, metric.compute().float(), prog_bar=True, rank_zero_only=False)
+
+    @staticmethod
+    def _features(network: FeatureNetwork, frames: np.ndarray) -> Tensor:
+        return network_features(network, torch.from_numpy(frames), PROTOCOL)  # (B, num_features)
+
+
+def kinetics_network() -> Callable[[], FeatureNetwork]:
+    """Fetch the Kinetics-400 I3D now, before hours of training; returns the function that loads it on CPU."""
+    path = fetch_i3d()
+    return lambda: load_network("i3d-tf", path)
