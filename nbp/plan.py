@@ -11,26 +11,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nbp.config import load_run
-from nbp.planning.plan import plan_run
-from nbp.planning.text import describe_plan
 from nbp.system.command import run_command
-from nbp.training.flops import GPUS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    from nbp.planning.text import plan_in_words  # here, as Lightning is an extra
+
+    options = parse(arguments)
+    print(plan_in_words(options.config, options.overrides, options.gpus, options.gpu, options.utilisation))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.plan", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="run file, e.g. configs/generator_ucf101_base.yaml")
     parser.add_argument("--gpus", type=int, required=True, help="number of devices in all")
-    parser.add_argument("--gpu", required=True, choices=GPUS)
+    parser.add_argument("--gpu", required=True, help="e.g. a100-80g; any other name lists those that are known")
     parser.add_argument("--utilisation", type=float, default=0.4,
                         help="share of the peak rate that the run reaches: an assumption, measure yours (default 0.4)")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value")
-    options = parser.parse_intermixed_args(arguments)
-    run = load_run(options.config, [f"trainer.devices={options.gpus}", "trainer.num_nodes=1", *options.overrides])
-    plan = plan_run(run, options.gpu, options.utilisation)
-    print(f"{options.config} on {options.gpus} x {options.gpu}, {describe_plan(plan)}")
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":

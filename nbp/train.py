@@ -6,36 +6,22 @@ SIGTERM and SIGUSR1 save and stop, exit code 128 + signal. Several processes: to
 CONFIG trainer.devices=N ...
 """
 
+from __future__ import annotations
+
 import argparse
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
-from nbp.config import load_run
 from nbp.system.command import run_command
-from nbp.training import checkpoints
-from nbp.training.stop_signals import Stopped
-from nbp.workflows.converting import checkpoint_to_native
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="python -m nbp.train", description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m nbp.train", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", help="run file, e.g. configs/tokenizer_procgen.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
     options = parser.parse_args(arguments)
-    from nbp.training.fit import fit  # here, as Lightning is an extra
+    from nbp.workflows.training import train_and_export  # here, as Lightning is an extra
 
-    run = load_run(options.config, options.overrides)
-    try:
-        trainer = fit(run)
-    except Stopped as stop:
-        print(f"{stop}; the same command goes on from here", file=sys.stderr, flush=True)
-        return 128 + stop.signum
-    if trainer.is_global_zero:
-        model, last = Path(run.trainer.out) / "model", Path(run.trainer.out) / "checkpoints" / checkpoints.LAST
-        # Not from the module: under DeepSpeed in bfloat16 only the checkpoint has the weights in float32.
-        checkpoint_to_native(last, model)
-        print(f"wrote {model} from {last.resolve().name}")
-    return 0
+    return train_and_export(options.config, options.overrides)
 
 
 if __name__ == "__main__":

@@ -57,15 +57,14 @@ def test_a_checkpoint_holds_weights_and_moments(strategy, low, size):
     assert checkpoint_bytes(strategy, 1000, 900, low) == 1000 * size + 3600
 
 
-def test_refusals(capsys):
+def test_refusals():
     run = load_run("configs/generator_procgen.yaml", ["trainer.precision=bf16-mixed"])
     with pytest.raises(ValueError, match="v100-32g does not multiply bfloat16"):
         plan_run(run, "v100-32g", 0.3)
     with pytest.raises(ValueError, match=r"utilisation must be in \(0, 1\], got 0"):
         plan_run(run, "a100-80g", 0)
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="--gpu is 'abacus'; accepted: v100-32g, a100-40g"):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "abacus"])
-    assert "invalid choice: 'abacus'" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"^trainer.global_batch=256 is no multiple of 12 = batch_size 4 x 3 dev"):
         plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "3", "--gpu", "a100-80g"])
     with pytest.raises(ValueError, match="optim.learning_rate"):

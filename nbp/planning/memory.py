@@ -131,7 +131,7 @@ def trace(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch,
         num_logits = micro_batch.batch_size * positions * model.head.out_features
     for layer in module.modules():
         if isinstance(layer, TransformerLayer):        # recomputation in the backward pass leaves the modes around it
-            layer.forward = _under_rules(layer.forward, autocast)  # type: ignore[method-assign]
+            layer.forward = _under_rules(layer.forward, autocast)  # type: ignore[assignment]
     with Allocations(standing, num_logits) as allocations, GpuRules(autocast):
         loss_of(module, micro_batch).backward()
     return allocations.peak

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from nbp.planning.plan import Plan
+from collections.abc import Iterable
+
+from nbp.config import load_run
+from nbp.planning.plan import Plan, plan_run
 
 MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "average", "frozen", "buffers", "activations", "logits", "total",
                   "host")
+
+
+def plan_in_words(config: str, overrides: Iterable[str], gpus: int, gpu: str, utilisation: float) -> str:
+    """Plan a run file on `gpus` devices; arguments and errors as of `load_run` and `plan_run`."""
+    run = load_run(config, [f"trainer.devices={gpus}", "trainer.num_nodes=1", *overrides])
+    return f"{config} on {gpus} x {gpu}, {describe_plan(plan_run(run, gpu, utilisation))}"
 
 
 def describe_plan(plan: Plan) -> str:

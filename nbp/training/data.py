@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nbp.config import ImageConfig, TrainerConfig
-from nbp.data.dataset import VideoDataset
+from nbp.data.dataset import Sample, VideoDataset
 from nbp.data.images import ImageDataset, JointDataset
-from nbp.data.tokens import TokenDataset
+from nbp.data.tokens import TokenDataset, TokenSample
 from nbp.training.stop_signals import ignore_in_worker
 
 
@@ -189,6 +189,7 @@ class ClipDataModule(pl.LightningDataModule):
         if self.images is not None and self.pictures is None:
             images = Images(self.images.share, self.images.batch_size, count)
         elif self.images is not None and self.pictures is not None:
+            assert isinstance(self.train, VideoDataset)
             dataset = JointDataset(self.train, self.pictures)
             images = Images(self.images.share, self.images.batch_size, len(self.pictures), first_item=count)
         trainer = self._running
@@ -235,7 +236,7 @@ class PresentItems(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
+    def __getitem__(self, number: int) -> Sample | TokenSample:
         for step in range(len(self.dataset)):
             sample = self.dataset[(self.items[number] + step) % len(self.dataset)]
             if sample is not None:

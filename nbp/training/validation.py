@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nbp.data.clips import video_to_frames
 from nbp.data.sheet import contact_sheet, write_picture
-from nbp.data.video_io import write_video
+from nbp.data.video_writing import write_video
 from nbp.evaluation.metrics import FrechetDistance
 from nbp.evaluation.networks import FeatureNetwork, load_network, network_features
 from nbp.evaluation.protocols import Protocol

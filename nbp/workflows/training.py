@@ -1,0 +1,40 @@
+"""A training run from its file to the exported model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from nbp.config import load_run
+from nbp.training import checkpoints
+from nbp.training.fit import fit
+from nbp.training.stop_signals import Stopped
+from nbp.workflows.converting import checkpoint_to_native
+
+
+def train_and_export(config: str | Path, overrides: Iterable[str] = ()) -> int:
+    """Train, or go on training, and write `model/` into the run folder.
+
+    Args:
+        config: run file.
+        overrides: as for `load_run`.
+
+    Returns:
+        Exit code: 0, or 128 and the number of the signal that stopped the run.
+
+    Raises:
+        ValueError, UserError: as `load_run` and `fit`.
+    """
+    run = load_run(config, overrides)
+    try:
+        trainer = fit(run)
+    except Stopped as stop:
+        print(f"{stop}; the same command goes on from here", file=sys.stderr, flush=True)
+        return 128 + stop.signum
+    if trainer.is_global_zero:
+        model, last = Path(run.trainer.out) / "model", Path(run.trainer.out) / "checkpoints" / checkpoints.LAST
+        # Not from the module: under DeepSpeed in bfloat16 only the checkpoint has the weights in float32.
+        checkpoint_to_native(last, model)
+        print(f"wrote {model} from {last.resolve().name}")
+    return 0
