@@ -63,17 +63,22 @@ def place_clip(file_frames: int, offsets: list[int], start: int) -> list[int]:
 
 
 def fit_square(frames: np.ndarray, resolution: int, resize: str, position: float = 0.5) -> np.ndarray:
-    """Bring frames to resolution x resolution.
+    """Bring frames (T, H, W, C) to resolution x resolution; see `fit_size`."""
+    return fit_size(frames, (resolution, resolution), resize, position)
+
+
+def fit_size(frames: np.ndarray, size: tuple[int, int], resize: str, position: float = 0.5) -> np.ndarray:
+    """Bring frames to a size.
 
     Args:
         frames: uint8 array (T, H, W, C).
-        resolution: side in pixels.
-        resize: "aspect" cuts a square as large as the short side, then scales it; "squash" scales both sides
+        size: height and width in pixels.
+        resize: "aspect" cuts the largest part with the shape of `size`, then scales it; "squash" scales both sides
             independently, as the official reader does.
-        position: where along the long side the square lies, 0 (left, top) to 1; 0.5 is the centre.
+        position: where along the longer side that part lies, 0 (left, top) to 1; 0.5 is the centre.
 
     Returns:
-        uint8 array (T, resolution, resolution, C).
+        uint8 array (T, *size, C).
 
     Raises:
         ValueError: unknown `resize`.
@@ -82,13 +87,14 @@ def fit_square(frames: np.ndarray, resolution: int, resize: str, position: float
         raise ValueError(f"data.resize is {resize!r}; accepted: {', '.join(RESIZES)}")
     height, width = frames.shape[1:3]
     if resize == "aspect":
-        side = min(height, width)
-        top, left = round((height - side) * position), round((width - side) * position)
-        frames = frames[:, top:top + side, left:left + side]
-    if frames.shape[1:3] == (resolution, resolution):
+        scale = min(height / size[0], width / size[1])
+        cut = round(size[0] * scale), round(size[1] * scale)
+        top, left = round((height - cut[0]) * position), round((width - cut[1]) * position)
+        frames = frames[:, top:top + cut[0], left:left + cut[1]]
+    if frames.shape[1:3] == tuple(size):
         return frames
     images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)  # T C H W
-    images = torch.nn.functional.interpolate(images.float(), (resolution, resolution), mode="bilinear", antialias=True)
+    images = torch.nn.functional.interpolate(images.float(), size, mode="bilinear", antialias=True)
     return images.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 

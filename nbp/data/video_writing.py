@@ -1,4 +1,4 @@
-"""uint8 frames -> video files.
+"""uint8 frames -> video files and moving pictures.
 
 Legend: T frames, H height, W width.
 """
@@ -15,13 +15,13 @@ PIXEL_FORMATS = ("yuv420p", "yuv444p")
 
 def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, crf: int = 18,
                 pixel_format: str = "yuv420p", preset: str = "medium") -> None:
-    """Write an h264 file, atomically: `path` never holds half a video.
+    """Write a video file, atomically: `path` never holds half a video.
 
     Args:
-        path: target; its suffix (".mp4") chooses the container.
+        path: target; its suffix chooses the container and the codec: VP9 in ".webm", else h264.
         frames: uint8 (T, H, W, 3), RGB.
         fps: frames per second.
-        crf: x264 quality, 0 (lossless in YUV) to 51; 18 looks unchanged.
+        crf: quality, 0 (lossless in YUV) to 51; 18 looks unchanged.
         pixel_format: "yuv420p" plays everywhere; "yuv444p" keeps the colour resolution, which small
             pictures need (Procgen 64x64 at crf 6: 45 dB against 31 dB).
         preset: x264 speed; "superfast" writes 64x64 clips 2.5 times as fast as "medium" into 1.6 times the bytes.
@@ -34,13 +34,27 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, cr
     frames = np.asarray(frames)
     _check_frames(path, frames, crf, pixel_format)
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=_fraction(fps), options={"crf": str(crf), "preset": preset})
+        codec, options = ("libvpx-vp9", {"b": "0"}) if str(path).endswith(".webm") else ("libx264", {"preset": preset})
+        stream = container.add_stream(codec, rate=_fraction(fps), options={"crf": str(crf), **options})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pixel_format
         stream.thread_count = 1
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def write_animation(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> None:
+    """Write uint8 (T, H, W, 3) as a gif (256 colours a frame) or webp (lossless) that repeats, atomically.
+
+    Every frame lasts the same hundredths of a second, which gif counts in: 15 fps become 14.3.
+    """
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    with atomic_path(path) as temporary:
+        images[0].save(temporary, save_all=True, append_images=images[1:], loop=0, lossless=True,
+                       duration=10 * max(1, round(100 / _fraction(fps))))
 
 
 def _check_frames(path: str | os.PathLike[str], frames: np.ndarray, crf: int, pixel_format: str) -> None:

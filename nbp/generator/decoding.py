@@ -1,24 +1,26 @@
-"""Cached decoding: logits of new positions from the keys and values of old ones, and the loop that fills a clip.
+"""Cached decoding: logits of new positions from the keys and values of old ones, and clips filled step by step.
 
 Legend: B batch, n new positions, m of them that predict, C condition tokens, D width, V ids that can be drawn.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbp.generator.arguments import Prefix
+from nbp.config import GeneratorConfig
+from nbp.generator.arguments import Grid, Prefix
 from nbp.generator.cuda_graph import Recorded, can_record
 from nbp.generator.masks import attention_mask
 from nbp.generator.sampling import Sampling, sample
-from nbp.generator.sequence import Layout
+from nbp.generator.sequence import Layout, to_grid
 from nbp.generator.transformer import KVCache, Transformer
 
 
 class CachedDecoder:
-    """Step function for `decode`: new stream ids -> logits over the ids that may be drawn.
+    """Step function for a `Draft`: new stream ids -> logits over the ids that may be drawn.
 
     With guidance, rows 0..B-1 of what the transformer sees are the conditional clips and B..2B-1 the same clips
     without a condition. Steps that are replayed as CUDA graphs (see `can_record`) read the whole cache, so that they
@@ -90,25 +92,49 @@ class CachedDecoder:
         return free + self.cfg_scale * (conditional - free)
 
 
-def decode(logits_of: Callable[[Tensor, int, int], Tensor], stream: Tensor, layout: Layout, known: int, total: int,
-           sampling: Sampling, generators: Sequence[torch.Generator | None], offset: int) -> None:
-    """Fill a stream step by step.
+class Draft:
+    """Clips in the making: `step` draws the next block of each.
 
     Args:
         logits_of: gives the logits of each step, as a `CachedDecoder` does.
-        stream: token ids (B, positions) from `Layout.stream`, the first `known` video tokens in place; filled
-            in place.
-        layout: the model's.
-        known, total: number of video tokens given, and wanted.
+        config, layout: the model's.
+        grid: latent grid (t, h, w) of the clips.
+        stream: token ids (B, positions) from `Layout.stream`, the first `known` video tokens in place.
+        known: number of video tokens that are given.
         sampling, generators: as for `sample`.
-        offset: token id of the first id that `logits_of` scores.
+
+    Attributes:
+        known: number of video tokens of each clip that are there.
     """
-    positions = layout.video_positions(total)
-    first = 0
-    while known < total:
-        end, count = layout.known_positions(known), layout.next_tokens(known)
-        ids = sample(logits_of(stream[:, first:end], first, count), sampling, generators)     # (B, m)
-        start = int(positions[known])
-        stream[:, start:start + count] = ids + offset
-        known += count
-        first = end
+
+    def __init__(self, logits_of: Callable[[Tensor, int, int], Tensor], config: GeneratorConfig, layout: Layout,
+                 grid: Grid, stream: Tensor, known: int, sampling: Sampling,
+                 generators: Sequence[torch.Generator | None]) -> None:
+        self.logits_of, self.config, self.layout, self.grid = logits_of, config, layout, grid
+        self.known, self.total = known, math.prod(grid)
+        self._stream, self._sampling, self._generators = stream, sampling, generators
+        self._positions, self._first = layout.video_positions(self.total), 0
+        # Id of the first one that is scored.
+        self._offset = 0 if config.clamp_samples else layout.video_offset
+
+    @torch.no_grad()
+    def step(self) -> bool:
+        """Draw the next block; False where the clips are complete."""
+        if self.known >= self.total:
+            return False
+        end, count = self.layout.known_positions(self.known), self.layout.next_tokens(self.known)
+        logits = self.logits_of(self._stream[:, self._first:end], self._first, count)
+        start = int(self._positions[self.known])
+        self._stream[:, start:start + count] = sample(logits, self._sampling, self._generators) + self._offset
+        self.known += count
+        self._first = end
+        return True
+
+    def codes(self) -> Tensor:
+        """Video codes int64 (B, t, h, w); those that are not drawn yet are 0."""
+        codes = self._stream[:, self.layout.video_positions(self.total, self._stream.device)] - self.layout.video_offset
+        return to_grid(codes.clamp(0, self.config.num_codes - 1), self.grid, self.config.block_shape)
+
+    def drawn(self) -> Tensor:
+        """Which codes are there, bool (t, h, w)."""
+        return to_grid(torch.arange(self.total)[None] < self.known, self.grid, self.config.block_shape)[0]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance, to_step_order
-from nbp.generator.decoding import CachedDecoder, decode
+from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.masks import attention_mask
 from nbp.generator.sampling import Sampling, row_generators
-from nbp.generator.sequence import Layout, check_grid, to_grid
+from nbp.generator.sequence import Layout, check_grid
 from nbp.generator.transformer import Transformer
 from nbp.hub import models
 
@@ -160,6 +160,22 @@ class Generator(nn.Module):
             ValueError: nothing to start from; a prefix or grid that is not whole blocks; guidance without a
                 condition; wrong shape, dtype or range of an argument.
         """
+        training = self.training
+        self.eval()
+        try:
+            draft = self.begin(condition, prefix, grid, greedy, temperature, top_k, top_p, cfg_scale, generator)
+            while draft.step():
+                pass
+        finally:
+            self.train(training)
+        return draft.codes()
+
+    @torch.no_grad()
+    def begin(self, condition: Tensor | None = None, prefix: Tensor | None = None, grid: Sequence[int] | None = None,
+              greedy: bool = False, temperature: float = 1.0, top_k: int | None = 16000, top_p: float | None = 0.9,
+              cfg_scale: float | None = None,
+              generator: torch.Generator | list[torch.Generator] | None = None) -> Draft:
+        """Clips before their first step; arguments and errors as for `generate`. The model must be in eval mode."""
         config, layout = self.config, self.layout
         sampling = Sampling(greedy, temperature, top_k, top_p, config.multinomial)
         cfg_scale = guidance(cfg_scale, config, condition is not None)
@@ -168,21 +184,12 @@ class Generator(nn.Module):
         check_grid(grid, config.block_shape, layout)
         batch = len(condition) if condition is not None else len(generator) if isinstance(generator, list) else 1
         given = self._given(prefix, grid, batch)                                  # (B, n)
-        known = given.shape[1]
         generators = [] if greedy else row_generators(generator, len(given), config.multinomial, given.device)
         length = layout.num_inputs(total)
         self._check_seq_len(length)
-        stream = layout.stream(F.pad(given, (0, total - known)))                  # (B, positions)
-        training = self.training
-        self.eval()
-        try:
-            decoder = self._decoder(condition, len(given), length, cfg_scale)
-            offset = 0 if config.clamp_samples else layout.video_offset
-            decode(decoder, stream, layout, known, total, sampling, generators, offset)
-        finally:
-            self.train(training)
-        codes = stream[:, layout.video_positions(total, stream.device)] - layout.video_offset     # (B, L)
-        return to_grid(codes.clamp(0, config.num_codes - 1), grid, config.block_shape)
+        stream = layout.stream(F.pad(given, (0, total - given.shape[1])))         # (B, positions)
+        decoder = self._decoder(condition, len(given), length, cfg_scale)
+        return Draft(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
     def _decoder(self, condition: Tensor | None, batch: int, length: int, cfg_scale: float | None) -> CachedDecoder:
         config, layout = self.config, self.layout

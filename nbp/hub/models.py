@@ -17,11 +17,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from nbp.config import GeneratorConfig, TokenizerConfig, build_config
 from nbp.hub import official
+from nbp.hub.locating import CONFIG, WEIGHTS, locate
 from nbp.system.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")   # a name with one is a file's, no model hub id
 
 State = dict[str, Tensor]
 ModelConfig = GeneratorConfig | TokenizerConfig
@@ -34,16 +33,17 @@ def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -
     """Config and tensors of a model, whatever it is stored as; what it is, its content says.
 
     Args:
-        path: official file, native folder, or a model hub id such as "name/model".
+        path: see `locate`.
         kind: "tokenizer" or "generator".
         config: replaces what an official file says of itself.
 
     Raises:
         ValueError: no model of that kind there, or one that cannot be read; the message names the file.
     """
-    if Path(path).is_file():
-        return official.read_model(path, kind, config)
-    return load_model(path, kind)[1:]
+    found = locate(path, kind)
+    if found.is_file():
+        return official.read_model(found, kind, config)
+    return load_model(found, kind)[1:]
 
 
 def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
@@ -68,7 +68,7 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
     """Read a native model folder, its weights memory-mapped.
 
     Args:
-        path: folder, or a model hub id such as "name/model" where huggingface_hub is online.
+        path: folder, or the model hub id of one.
         kind: the kind that is expected; None for any.
 
     Returns:
@@ -81,7 +81,9 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = _folder(path)
+    folder = locate(path, kind)
+    if folder.is_file():
+        raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})")
@@ -98,23 +100,6 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
         return content["kind"], config, load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
-
-
-def _folder(path: str | Path) -> Path:
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    parts = str(path).split("/")
-    if folder.suffix in FILE_SUFFIXES and not folder.exists():
-        raise ValueError(f"{path} does not exist")
-    if folder.exists() or len(parts) != 2 or not all(parts) or str(path).startswith("."):
-        raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
-    try:
-        from huggingface_hub import snapshot_download
-
-        return Path(snapshot_download(str(path), allow_patterns=[WEIGHTS, CONFIG]))
-    except (ImportError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is neither a model folder nor a model hub id that can be read: {error}") from error
 
 
 def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path,

@@ -4,6 +4,8 @@ command around it.
 Legend: B batch, T H W pixels, t h w latent grid, C condition tokens.
 """
 
+import dataclasses
+import difflib
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,34 +15,28 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from nbp.config import DataConfig, GeneratorConfig, load_config, to_dict
 from nbp.data import clip_set
 from nbp.data.annotations import annotations_sha256
-from nbp.data.classes import read_classes
+from nbp.data.classes import class_text, read_classes
 from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset
 from nbp.download import load_transformer
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.model import Generator
+from nbp.hub.about import About, read_about
+from nbp.hub.locating import locate
 from nbp.hub.models import model_hash
 from nbp.system.distributed import barrier, rank_and_world
 from nbp.system.files import read_json
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
+from nbp.workflows.drafting import AskedSampling, SamplingOptions, VideoDraft, random_streams
 
+DEFAULT_FPS = 8.0
 Encoder: TypeAlias = Callable[[dict[str, Any]], Tensor]  # dict with label (B,) and text (B) -> ids (B, C)
-
-
-class SamplingOptions(TypedDict, total=False):
-    """How codes are drawn: arguments of `Generator.generate`."""
-
-    greedy: bool
-    temperature: float
-    top_k: int
-    top_p: float
-    cfg_scale: float | None
 
 
 @dataclass(frozen=True)
@@ -54,31 +50,42 @@ class Request:
     path: str = ""
 
 
-def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int, labels: Sequence[int] | None,
+def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int, labels: Sequence[str | int] | None,
              texts: Sequence[str] | None, classes: str | None, text_tokenizer: str | None, data: str | None,
              clips_per_video: int, prefix_frames: int, unconditional: bool, seed: int, batch_size: int, precision: str,
-             fps: float, device: str, **sampling: Unpack[SamplingOptions]) -> None:
+             fps: float | None, device: str, **sampling: Unpack[AskedSampling]) -> None:
     """Write a clip set with its videos and a picture; the arguments are those of the command.
 
     Raises:
         ValueError: requests that the models cannot meet, or a folder with clips of other settings.
     """
     tokens = Tokenizer.from_pretrained(tokenizer, device=device)
-    model = load_transformer(generator, tokens, device=device)
+    home, model = locate(generator, "generator"), load_transformer(generator, tokens, device=device)
+    about = read_about(home).or_else(read_about(locate(tokenizer, "tokenizer")))
+    fps, options = fps or about.fps or DEFAULT_FPS, advised(about, **sampling)
+    if text_tokenizer is None and about.text_tokenizer:
+        text_tokenizer = str(home / about.text_tokenizer)
     dataset = None
     if data:
         dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
         check_prefix(prefix_frames, model.config, tokens, dataset.data)
     texts = texts or (read_classes(classes) if classes else None)
-    requests = list_requests(model.config, num_clips, labels, texts, dataset)
+    if dataset is not None and (labels or texts):
+        raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
+                         f"got {labels or texts}")
+    ids = None
+    if dataset is None:
+        ids, prompts = wanted(model.config, about, labels, texts if model.config.condition == "text" else None)
+        texts = prompts or texts
+    requests = list_requests(model.config, num_clips, ids, texts, dataset)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
     settings = {
         "tokenizer_hash": model_hash(tokens), "generator_hash": model_hash(model), "seed": seed,
-        "num_clips": len(requests), "labels": labels, "texts": texts, "data": data,
+        "num_clips": len(requests), "labels": ids, "texts": texts, "data": data,
         "data_config": to_dict(dataset.data) if dataset else None,
         "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
         "clips_per_video": clips_per_video, "prefix_frames": prefix_frames,
-        "unconditional": unconditional, "fps": fps, "precision": precision, **sampling}
+        "unconditional": unconditional, "fps": fps, "precision": precision, **options}
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
     parts = clip_set.Parts(out, settings)
@@ -86,7 +93,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         model.bfloat16()
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     fill(parts, requests, batch_size, lambda batch: generate_clips(model, tokens, batch, encode, continued, seed,
-                                                                   **sampling))
+                                                                   **options))
     barrier()
     if rank_and_world()[0] == 0:
         parts.merge(len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
@@ -138,12 +145,9 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
             dataset, whose clips have their own.
     """
     if num_clips < 1:
-        raise ValueError(f"--num-clips must be at least 1, got {num_clips}")
-    if dataset is not None and (labels or texts):
-        raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
-                         f"got {labels or texts}")
+        raise ValueError(f"num_clips must be at least 1, got {num_clips}")
     if config.condition == "text" and not texts and dataset is None:
-        raise ValueError("this model is conditioned on text: give --texts")
+        raise ValueError("this model is conditioned on text: give prompts (--texts)")
     for label in labels or ():
         if config.condition != "label" or not 0 <= label < config.num_condition_ids:
             raise ValueError(f"label {label}: the model takes "
@@ -158,6 +162,56 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
     if config.condition == "text" and texts:
         return [Request(number, text=texts[number % len(texts)]) for number in range(num_clips)]
     return [Request(number) for number in range(num_clips)]
+
+
+def wanted(config: GeneratorConfig, about: About, classes: Sequence[str | int] | None = None,
+           prompts: Sequence[str] | None = None) -> tuple[list[int] | None, list[str] | None]:
+    """(labels, texts) of classes and prompts, for `list_requests`; each None where it plays no part.
+
+    Args:
+        config: of the generator.
+        about: what its folder says.
+        classes: names, or ids, also as text.
+        prompts: texts, for text-conditioned models; None: the names of the classes.
+
+    Raises:
+        ValueError: a class that the model does not know, or classes or prompts for a model that takes none.
+    """
+    if prompts and config.condition != "text":
+        kind = "classes" if config.condition == "label" else "no condition"
+        raise ValueError(f"prompts are for models conditioned on text; this one takes {kind}")
+    if classes and config.condition == "none":
+        raise ValueError("this model takes no classes: its clips are unconditional")
+    ids = [_class_id(name, about.classes, config) for name in classes] if classes else None
+    if config.condition != "text":
+        return ids, None
+    names = about.classes if ids is None else [about.classes[number] for number in ids]
+    return None, list(prompts) if prompts else [class_text(name) for name in names] or None
+
+
+def _class_id(name: str | int, names: Sequence[str], config: GeneratorConfig) -> int:
+    """Id of a class given by name or number."""
+    if isinstance(name, str) and name in names:
+        return names.index(name)
+    count = config.num_condition_ids if config.condition == "label" else len(names)
+    if str(name).isdigit() and int(name) < count:
+        return int(name)
+    close = difflib.get_close_matches(str(name), names, 1)
+    known = f", or {', '.join(names)}" if names else ""
+    raise ValueError(f"class {name}: the model takes 0..{count - 1}{known}"
+                     + (f"; did you mean {close[0]!r}?" if close else ""))
+
+
+def advised(about: About, **asked: Unpack[AskedSampling]) -> SamplingOptions:
+    """Sampling as it is asked for, and else as the model's folder recommends.
+
+    Raises:
+        ValueError: another name.
+    """
+    advice: SamplingOptions = {**dataclasses.asdict(about.sampling)}  # type: ignore[typeddict-item]
+    if unknown := asked.keys() - advice.keys():
+        raise ValueError(f"sampling has no {sorted(unknown)[0]}; known: {', '.join(advice)}")
+    return {**advice, **{name: value for name, value in asked.items() if value is not None}}  # type: ignore[typeddict-item]
 
 
 def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig) -> None:
@@ -212,24 +266,22 @@ def generate_clips(generator: Generator, tokenizer: Tokenizer, requests: Sequenc
     Returns:
         None where no file of the batch can be read; requests of bad files, up to `data.max_bad_files`, are left out.
     """
-    given = condition = prefix = None
+    given = None
     if continued is not None:
         samples = [continued.dataset[request.item] for request in requests]
         requests = [request for request, sample in zip(requests, samples) if sample is not None]
         if not requests:
             return None
         given = torch.stack([sample["video"][:, :continued.prefix_frames] for sample in samples if sample is not None])
-    device = next(generator.parameters()).device
-    streams = [torch.Generator(device).manual_seed(seed * 1_000_003 + r.number) for r in requests]
-    if encode is not None:
-        condition = encode({"label": torch.tensor([r.label for r in requests]), "text": [r.text for r in requests]})
-        condition = condition.to(device)  # (B, C)
-    with torch.inference_mode():
-        if given is not None:
-            prefix = tokenizer.encode(given.to(device))[1].long()  # (B, t', h, w)
-        indices = generator.generate(condition, prefix, generator=streams, **sampling)  # (B, t, h, w)
-        video = tokenizer.decode_from_code_indices(indices)                             # (B, 3, T, H, W)
-    frames = video_to_frames(video)  # (B, T, H, W, 3)
-    if given is not None:
-        frames[:, :given.shape[2]] = video_to_frames(given)
-    return Made(list(requests), frames, indices.cpu().numpy().astype(np.int32))
+    streams = random_streams(seed, [request.number for request in requests], next(generator.parameters()).device)
+    draft = VideoDraft(generator, tokenizer, conditions(requests, encode), streams, given, **sampling)
+    while draft.step():
+        pass
+    return Made(list(requests), video_to_frames(draft.video()), draft.indices().cpu().numpy().astype(np.int32))
+
+
+def conditions(requests: Sequence[Request], encode: Encoder | None) -> Tensor | None:
+    """Condition ids (B, C) of requests; None without an encoder."""
+    if encode is None:
+        return None
+    return encode({"label": torch.tensor([r.label for r in requests]), "text": [r.text for r in requests]})

@@ -1,0 +1,238 @@
+"""`nbp.VideoPipeline`: classes, prompts or frames in, video out; the models of one folder and what it says of them.
+
+Thin over `nbp.workflows`: with the same seed a clip is bit for bit that of `python -m nbp.generate`.
+Legend: B batch, T H W pixels, t h w latent grid.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import Unpack
+
+from nbp.download import load_magvit2, load_transformer
+from nbp.generator.conditions import condition_encoder
+from nbp.generator.model import Generator
+from nbp.hub import about as facts
+from nbp.hub.about import About
+from nbp.hub.locating import locate
+from nbp.system.distributed import default_device
+from nbp.system.files import write_json
+from nbp.tokenizer.model import Tokenizer
+from nbp.workflows.drafting import AskedSampling, VideoDraft, continued, random_streams
+from nbp.workflows.generating import DEFAULT_FPS, Encoder, Request, advised, conditions, list_requests, wanted
+
+
+class VideoPipeline:
+    """A tokenizer and a generator that were trained together.
+
+    Args:
+        tokenizer, generator: models in eval mode on one device.
+        about: class names, frame rate, recommended sampling and so on.
+        text_tokenizer: folder, for text-conditioned generators.
+
+    Raises:
+        ValueError: the generator predicts codes of another tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, generator: Generator, about: About | None = None,
+                 text_tokenizer: str | Path | None = None) -> None:
+        if tokenizer.num_codes != generator.config.num_codes:
+            raise ValueError(f"the generator predicts {generator.config.num_codes} codes, the tokenizer has "
+                             f"{tokenizer.num_codes}")
+        self.tokenizer, self.generator = tokenizer, generator
+        self.about, self.text_tokenizer = about or About(), text_tokenizer
+        self._encode: Encoder | None = None
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None) -> "VideoPipeline":
+        """Load the folder, or the model hub id, of a tokenizer and a generator.
+
+        Args:
+            path: folder with `tokenizer/` and `generator/`, or an id such as "name/model".
+            device: where the models run; None: a GPU where there is one.
+
+        Raises:
+            ValueError: no such models there.
+        """
+        device = device or default_device()
+        homes = {kind: locate(path, kind) for kind in ("tokenizer", "generator")}
+        about = facts.read_about(homes["generator"]).or_else(facts.read_about(homes["tokenizer"]))
+        tokenizer = load_magvit2(homes["tokenizer"], about.resolution, device)
+        generator = load_transformer(homes["generator"], tokenizer, device)
+        texts = homes["generator"] / about.text_tokenizer if about.text_tokenizer else None
+        return cls(tokenizer, generator, about, texts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return next(self.generator.parameters()).device
+
+    @property
+    def fps(self) -> float:
+        """Frames a second of the clips; 8 where the folder does not say."""
+        return self.about.fps or DEFAULT_FPS
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of a clip."""
+        return 1 + self.tokenizer.config.downsample[0] * (self.generator.config.grid[0] - 1)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a clip."""
+        (_, height, width), (_, y, x) = self.generator.config.grid, self.tokenizer.config.downsample
+        return height * y, width * x
+
+    def __call__(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
+                 num_clips: int | None = None, seed: int = 0, batch_size: int = 8,
+                 **sampling: Unpack[AskedSampling]) -> Tensor:
+        """Generate clips.
+
+        Args:
+            classes: names or ids to cycle through, for class-conditional models; None: all.
+            prompts: texts to cycle through, for text-conditioned models; None: the names of the classes.
+            num_clips: how many; None: one for each class or prompt that is given, else one.
+            seed: clip i depends on the seed and on i only.
+            batch_size: clips that are drawn at once.
+            sampling: greedy, temperature, top_k (0: off), top_p (1: off) and cfg_scale (1: off), see
+                `Generator.generate`; where they are not given, as the model's folder recommends.
+
+        Returns:
+            float32 (num_clips, 3, T, H, W) in [0, 1], on the CPU.
+
+        Raises:
+            ValueError: classes or prompts that the model does not take, or values out of range.
+        """
+        requests, clips = self._requests(classes, prompts, num_clips), []
+        for start in range(0, len(requests), batch_size):
+            draft = self._draft(requests[start:start + batch_size], seed, **sampling)
+            while draft.step():
+                pass
+            clips.append(draft.video())
+        return torch.cat(clips)
+
+    def drafts(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
+               num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
+               **sampling: Unpack[AskedSampling]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
+        """Generate one batch step by step, or continue `video` to `num_frames`; arguments as for the other calls.
+
+        Yields:
+            Before the first step and after each the draft, which knows the tokens, and the frames that are finished,
+            float32 (B, 3, T', H, W); None before there are any.
+        """
+        if video is not None:
+            requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
+            condition = conditions(requests, self.encoder) if requests else None
+            yield from continued(self.generator, self.tokenizer, condition,
+                                 random_streams(seed, range(len(video)), self.device), video,
+                                 num_frames or self.num_frames, **advised(self.about, **sampling))
+            return
+        draft, frames = self._draft(self._requests(classes, prompts, num_clips), seed, **sampling), None
+        yield draft, frames
+        while draft.step():
+            if draft.num_frames > (0 if frames is None else frames.shape[2]):
+                frames = draft.video()
+            yield draft, frames
+
+    def stream(self, *arguments: Any, **named: Any) -> Iterator[Tensor]:  # noqa: ANN401 - those of `drafts`
+        """Generate one batch, or continue one; arguments as for `drafts`.
+
+        Yields:
+            Frames as soon as the last block that they need is drawn, float32 (B, 3, T', H, W) in [0, 1], T' at least
+            1. Joined along T they are the whole clips, to rounding in the convolutions.
+        """
+        shown = 0
+        for _, frames in self.drafts(*arguments, **named):
+            if frames is not None and frames.shape[2] > shown:
+                yield frames[:, :, shown:]
+                shown = frames.shape[2]
+
+    def extend(self, video: Tensor, num_frames: int, classes: Sequence[str | int] | None = None,
+               prompts: Sequence[str] | None = None, seed: int = 0, **sampling: Unpack[AskedSampling]) -> Tensor:
+        """Continue video; the frames that are given stay as they are.
+
+        Beyond the model's clip length it goes by windows: the last frames so far become the first of a next clip.
+
+        Args:
+            video: float (3, T, H, W) or (B, 3, T, H, W) in [0, 1] of the model's size, T at least 1.
+            num_frames: length in all, above T.
+            classes, prompts: what the videos show, to cycle through; None: the model is not told.
+            seed, sampling: as for a call of the pipeline.
+
+        Returns:
+            float32 (3, num_frames, H, W), or with B in front as `video` has it, on the CPU.
+        """
+        batch = video if video.ndim == 5 else video[None]
+        frames = batch
+        for _, found in self.drafts(classes, prompts, None, seed, batch, num_frames, **sampling):
+            frames = batch if found is None else found
+        return frames if video.ndim == 5 else frames[0]
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Video, float ([B,] 3, T, H, W) in [0, 1], T = 1 + 4k -> tokens, int32 ([B,] t, h, w), on the CPU."""
+        batch = video if video.ndim == 5 else video[None]
+        indices = self.tokenizer.encode(batch.to(self.device))[1].cpu()
+        return indices if video.ndim == 5 else indices[0]
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """Tokens, integer ([B,] t, h, w) -> video, float32 ([B,] 3, T, H, W) in [0, 1], on the CPU."""
+        batch = indices if indices.ndim == 4 else indices[None]
+        video = self.tokenizer.decode_from_code_indices(batch.to(self.device)).float().clamp(0, 1).cpu()
+        return video if indices.ndim == 4 else video[0]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write both models, what is known of them and a model card; `from_pretrained` reads the folder."""
+        folder = Path(folder)
+        write_json(folder / facts.INDEX, {"kind": "pipeline", "format_version": 1, "parts": ["tokenizer", "generator"]})
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.generator.save_pretrained(folder / "generator")
+        plain = dataclasses.replace(self.about, text_tokenizer=None)
+        facts.write_about(folder / "tokenizer", dataclasses.replace(plain, classes=[], scores=[]), "tokenizer")
+        facts.write_about(folder / "generator", plain, "generator", self.text_tokenizer)
+        facts.write_card(folder, facts.read_about(folder / "generator"), "pipeline")
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload what `save_pretrained` writes to a model hub.
+
+        Args:
+            repo_id: "name/model", created if missing.
+            private: of a repository that is created.
+            token: of the hub; None: the one of `hf auth login`.
+
+        Returns:
+            Address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        hub = HfApi(token=token)
+        repo_id = hub.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            named = Path(folder) / repo_id.split("/")[-1]
+            self.save_pretrained(named)
+            return str(hub.upload_folder(repo_id=repo_id, folder_path=named, commit_message="NBP pipeline").commit_url)
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """Function from labels and texts to condition ids; None for unconditional models."""
+        if self._encode is None:
+            self._encode = condition_encoder(self.generator.config, self.text_tokenizer)
+        return self._encode
+
+    def _requests(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None,
+                  num_clips: int | None) -> list[Request]:
+        labels, texts = wanted(self.generator.config, self.about, classes, prompts)
+        if num_clips is None:
+            num_clips = len(classes or prompts or [None])
+        return list_requests(self.generator.config, num_clips, labels, texts)
+
+    def _draft(self, requests: list[Request], seed: int, **sampling: Unpack[AskedSampling]) -> VideoDraft:
+        streams = random_streams(seed, [request.number for request in requests], self.device)
+        return VideoDraft(self.generator, self.tokenizer, conditions(requests, self.encoder), streams,
+                          **advised(self.about, **sampling))

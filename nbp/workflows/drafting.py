@@ -1,0 +1,166 @@
+"""Clips in the making, as video: what the generator's steps have finished so far.
+
+The tokenizer is causal, so that frames can be shown as soon as the tokens of their latent frame are there, while the
+rest is drawn. Continuing beyond the length that a generator was trained on goes by windows: the last frames become
+the given ones of a next clip.
+Legend: B batch, T H W pixels, t h w latent grid.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict, Unpack
+
+from nbp.generator.model import Generator
+from nbp.tokenizer.model import Tokenizer
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How codes are drawn: arguments of `Generator.generate`."""
+
+    greedy: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_scale: float | None
+
+
+class AskedSampling(TypedDict, total=False):
+    """How codes are to be drawn; None: as the model's folder recommends."""
+
+    greedy: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    cfg_scale: float | None
+
+
+class VideoDraft:
+    """Clips in the making; the frames that are given stay as they are.
+
+    Args:
+        generator, tokenizer: models in eval mode on one device.
+        condition: ids of each clip, integer (B, C); None: unconditional.
+        streams: a random stream for each clip.
+        given: frames to continue, float (B, 3, T', H, W) in [0, 1], T' = 1 + 4k; None: from nothing.
+        sampling: see `Generator.generate`.
+    """
+
+    @torch.no_grad()
+    def __init__(self, generator: Generator, tokenizer: Tokenizer, condition: Tensor | None,
+                 streams: list[torch.Generator], given: Tensor | None = None,
+                 **sampling: Unpack[SamplingOptions]) -> None:
+        device = next(generator.parameters()).device
+        self.tokenizer, self.given = tokenizer, given
+        prefix = None
+        if given is not None:
+            prefix = tokenizer.encode(given.to(device))[1].long()                         # (B, t', h, w)
+        condition = None if condition is None else condition.to(device)
+        self.draft = generator.begin(condition, prefix, generator=streams, **sampling)
+
+    def step(self) -> bool:
+        """Draw the next block of each clip; False where they are complete."""
+        return self.draft.step()
+
+    def indices(self) -> Tensor:
+        """Video codes int64 (B, t, h, w); those that are not drawn yet are 0."""
+        return self.draft.codes()
+
+    def drawn(self) -> Tensor:
+        """Which of them are there, bool (t, h, w)."""
+        return self.draft.drawn()
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that can be shown: those before the first token that is missing."""
+        num_latents = int(self.drawn().flatten(1).all(1).int().cumprod(0).sum())
+        return max(0, 1 + self.tokenizer.config.downsample[0] * (num_latents - 1))
+
+    @torch.no_grad()
+    def video(self) -> Tensor:
+        """The frames that can be shown, float32 (B, 3, num_frames, H, W) in [0, 1] on the CPU; there must be one."""
+        num_latents = 1 + (self.num_frames - 1) // self.tokenizer.config.downsample[0]
+        return self._decode(self.indices()[:, :num_latents])
+
+    @torch.no_grad()
+    def preview(self) -> Tensor:
+        """All frames, float32 (B, 3, T, H, W): tokens that are missing are those of the latent frame before."""
+        indices, drawn = self.indices().clone(), self.drawn().to(self.draft.codes().device)
+        for number in range(1, indices.shape[1]):
+            indices[:, number] = torch.where(drawn[number], indices[:, number], indices[:, number - 1])
+        return self._decode(indices)
+
+    def _decode(self, indices: Tensor) -> Tensor:
+        video = self.tokenizer.decode_from_code_indices(indices).float().clamp(0, 1).cpu()
+        if self.given is not None:
+            video[:, :, :self.given.shape[2]] = self.given.cpu()
+        return video
+
+
+def random_streams(seed: int, numbers: Sequence[int], device: torch.device) -> list[torch.Generator]:
+    """A random stream for each clip: clip i depends on the seed and on i, not on its batch."""
+    return [torch.Generator(device).manual_seed(seed * 1_000_003 + number) for number in numbers]
+
+
+def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | None, streams: list[torch.Generator],
+              video: Tensor, num_frames: int,
+              **sampling: Unpack[SamplingOptions]) -> Iterator[tuple[VideoDraft, Tensor]]:
+    """Continue video to any length, step by step.
+
+    See `frames_to_give` for what each window starts from.
+
+    Args:
+        generator, tokenizer, condition, streams, sampling: as for `VideoDraft`.
+        video: float (B, 3, T, H, W) in [0, 1], T at least 1.
+        num_frames: length in all.
+
+    Yields:
+        After each step the draft, and all frames so far, float32 (B, 3, T', H, W); before the first step as well.
+
+    Raises:
+        ValueError: nothing to continue to, or pictures of another size than the model's.
+    """
+    video = check_given(generator, tokenizer, video, num_frames)
+    while video.shape[2] < num_frames:
+        num_given = frames_to_give(generator, tokenizer, video.shape[2])
+        draft = VideoDraft(generator, tokenizer, condition, streams, video[:, :, -num_given:], **sampling)
+        shown, result = num_given, video
+        yield draft, result
+        while result.shape[2] < num_frames and draft.step():
+            if draft.num_frames > shown:
+                shown = draft.num_frames
+                result = torch.cat([video, draft.video()[:, :, num_given:]], dim=2)[:, :, :num_frames]
+            yield draft, result
+        video = result
+
+
+def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) -> int:
+    """How many of the last frames of a video are given to continue it: whole latent frames, and whole blocks of them.
+
+    All that leave something to predict; behind a whole clip, half of one.
+    """
+    stride, longest, block = tokenizer.config.downsample[0], generator.config.grid[0], generator.config.block_shape[0]
+    num_latents = min(1 + (num_frames - 1) // stride, longest - block)
+    if num_frames > stride * (longest - 1):
+        num_latents = longest // 2
+    return 1 + stride * (max(block, num_latents - num_latents % block) - 1)
+
+
+def check_given(generator: Generator, tokenizer: Tokenizer, video: Tensor, num_frames: int) -> Tensor:
+    """Video as it can be continued.
+
+    Raises:
+        ValueError: it cannot be.
+    """
+    size = tuple(cells * pixels for cells, pixels in zip(generator.config.grid[1:], tokenizer.config.downsample[1:]))
+    if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
+        raise ValueError(f"video must be float (3, T, H, W) or (B, 3, T, H, W) in [0, 1], got {video.dtype} "
+                         f"{tuple(video.shape)}")
+    if tuple(video.shape[3:]) != size:
+        raise ValueError(f"the model continues video of {size[0]}x{size[1]} pixels, got {video.shape[3]}x"
+                         f"{video.shape[4]}; read_video(path, size={size[0] if size[0] == size[1] else size}) fits it")
+    if not 1 <= video.shape[2] < num_frames:
+        raise ValueError(f"num_frames is the length in all and must be above the {video.shape[2]} frames that are "
+                         f"given, got {num_frames}")
+    return video.float()

@@ -1,0 +1,160 @@
+"""The pipeline: what the commands give, bit for bit, in a few lines of Python."""
+
+import numpy as np
+import pytest
+import torch
+from pipelines import ABOUT, CLASSES, make_pipeline
+
+import nbp
+from nbp import generate
+from nbp.data import clip_set
+from nbp.data.clips import video_to_frames
+from nbp.hub.about import SamplingAdvice
+from nbp.pipeline import VideoPipeline
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved class-conditional pipeline."""
+    folder = tmp_path_factory.mktemp("models") / "NBP-tiny"
+    make_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return nbp.VideoPipeline.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clips(pipe):
+    return pipe(classes=["jumper", "maze"], num_clips=3, seed=3)
+
+
+def test_a_clip_is_the_command_s_bit_for_bit(folder, clips, tmp_path):
+    assert clips.shape == (3, 3, 17, 32, 32) and clips.dtype == torch.float32
+    assert 0 <= clips.min() and clips.max() <= 1
+    generate.main([str(folder), "--labels", "jumper", "2", "--num-clips", "3", "--seed", "3", "--out", str(tmp_path)])
+    found = clip_set.load(tmp_path)
+    assert found["label"].tolist() == [1, 2, 1] and np.array_equal(found["video"], video_to_frames(clips))
+    assert nbp.probe(tmp_path / "mp4" / "00000.mp4").fps == 15
+
+
+def test_the_folder_s_sampling_is_the_default_of_both(pipe, clips):
+    asked = dict(classes=["jumper", "maze"], num_clips=3, seed=3)
+    assert torch.equal(pipe(temperature=0.8, top_p=0.95, **asked), clips)
+    assert not torch.equal(pipe(temperature=1.0, **asked), clips)
+
+
+def test_a_clip_depends_on_the_seed_and_its_number_only(pipe, clips):
+    alone = pipe(classes=["jumper", "maze"], num_clips=3, seed=3, batch_size=1)
+    assert torch.allclose(alone, clips, atol=1e-4), "only rounding depends on the batch"
+    assert torch.allclose(pipe(classes=["jumper"], seed=3)[0], clips[0], atol=1e-4)
+    assert (pipe(classes=["jumper"], seed=4)[0] - clips[0]).abs().mean() > 0.01
+
+
+def test_streamed_is_whole(pipe, clips):
+    pieces = list(pipe.stream(classes=["jumper", "maze"], num_clips=3, seed=3))
+    assert [piece.shape[2] for piece in pieces] == [1, 4, 4, 4, 4]
+    assert torch.allclose(torch.cat(pieces, dim=2), clips, atol=1e-4)
+    drafts = pipe.drafts(classes=["jumper", "maze"], num_clips=3, seed=3)
+    counts, previews = zip(*[(int(draft.drawn().sum()), draft.preview()) for draft, _ in drafts])
+    assert counts == (0, 1, 2, 3, *range(4, 81, 4)), "the first block one by one, then a row at each step"
+    assert torch.equal(previews[-1], clips) and all(preview.shape == clips.shape for preview in previews)
+
+
+def test_given_frames_are_continued_as_the_command_does(folder, pipe, clips, tmp_path):
+    for number, clip in enumerate(clips):
+        nbp.write_video(tmp_path / f"{number}.mp4", clip, fps=15)
+    (tmp_path / "val.txt").write_text("".join(f"{number}.mp4\t{name}\n" for number, name in enumerate(CLASSES)))
+    (tmp_path / "train.txt").write_text((tmp_path / "val.txt").read_text())
+    (tmp_path / "classes.txt").write_text("\n".join(CLASSES))
+    config = tmp_path / "data.yaml"
+    config.write_text(f"name: made\nroot: {tmp_path}\ntrain_list: train.txt\nval_list: val.txt\nresolution: 32\n")
+    generate.main([str(folder), "--data", str(config), "--num-clips", "3", "--seed", "7", "--out",
+                   str(tmp_path / "out")])
+    videos = torch.stack([nbp.read_video(tmp_path / f"{number}.mp4") for number in range(3)])
+    longer = pipe.extend(videos[:, :, :5], 17, classes=[0, 1, 2], seed=7)
+    assert torch.equal(longer[:, :, :5], videos[:, :, :5])
+    assert np.array_equal(clip_set.load(tmp_path / "out")["video"], video_to_frames(longer))
+
+
+@pytest.mark.parametrize("given, num_frames", [(1, 2), (5, 8), (6, 17), (7, 41), (17, 18), (17, 35), (30, 31)])
+def test_video_of_any_length_is_continued_to_any(pipe, given, num_frames):
+    video = torch.rand(3, given, 32, 32, generator=torch.Generator().manual_seed(0))
+    longer = pipe.extend(video, num_frames, classes=["maze"])
+    assert longer.shape == (3, num_frames, 32, 32) and torch.equal(longer[:, :given], video)
+    streamed = torch.cat(list(pipe.stream(classes=["maze"], video=video[None], num_frames=num_frames)), dim=2)[0]
+    assert torch.equal(streamed, longer)
+
+
+def test_windows_are_continued_clips(pipe, clips):
+    """Behind a whole clip the last 5 frames are given to the next one."""
+    longer = pipe.extend(clips, 29, classes=["maze"])
+    assert torch.equal(longer[:, :, 17:], pipe.extend(clips[:, :, -5:], 17, classes=["maze"])[:, :, 5:])
+
+
+def test_frames_become_tokens_and_come_back(pipe, clips):
+    tokens = pipe.encode(clips)
+    assert tokens.shape == (3, 5, 4, 4) and tokens.dtype == torch.int32
+    assert pipe.decode(tokens).shape == clips.shape
+    assert torch.equal(pipe.encode(clips[0]), tokens[0]) and pipe.decode(tokens[0]).shape == clips.shape[1:]
+
+
+def test_prompts_condition_a_text_model(tmp_path):
+    made = make_pipeline("text", tmp_path / "words")
+    made.save_pretrained(tmp_path / "pipeline")
+    (tmp_path / "words").rename(tmp_path / "gone")
+    pipe = VideoPipeline.from_pretrained(tmp_path / "pipeline", device="cpu")
+    clip = pipe(prompts=["a maze", "a jumper"], seed=1)
+    assert clip.shape == (2, 3, 17, 32, 32) and not torch.equal(clip, pipe(prompts=["coin run", "maze"], seed=1))
+    assert torch.equal(pipe(classes=["maze"], seed=1), pipe(prompts=["maze"], seed=1))
+    generate.main([str(tmp_path / "pipeline"), "--num-clips", "3", "--out", str(tmp_path / "out")])
+    assert np.array_equal(clip_set.load(tmp_path / "out")["video"], video_to_frames(pipe(prompts=CLASSES)))
+
+
+def test_an_unconditional_model_needs_nothing():
+    assert make_pipeline("none")(num_clips=2).shape == (2, 3, 17, 32, 32)
+
+
+def test_a_saved_pipeline_says_what_it_was(folder, pipe):
+    assert pipe.about == ABOUT and pipe.fps == 15 and pipe.size == (32, 32) and pipe.num_frames == 17
+    assert nbp.load_magvit2(folder, device="cpu").num_codes == 125
+    assert nbp.load_transformer(folder / "generator", device="cpu").config == pipe.generator.config
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda pipe: pipe(classes=["mase"]), "class mase: the model takes 0..2, or coinrun, jumper, maze; did you mean "
+                                          "'maze'?"),
+    (lambda pipe: pipe(classes=[3]), "class 3: the model takes 0..2"),
+    (lambda pipe: pipe(prompts=["a maze"]), "prompts are for models conditioned on text; this one takes classes"),
+    (lambda pipe: pipe(num_clips=0), "num_clips must be at least 1, got 0"),
+    (lambda pipe: pipe(temperature=0), "temperature must be a number above 0, got 0"),
+    (lambda pipe: pipe(temprature=1), "sampling has no temprature; known: greedy, temperature, top_k, top_p, cfg_scale"),
+    (lambda pipe: pipe.extend(torch.rand(3, 17, 32, 32), 17), "must be above the 17 frames that are given, got 17"),
+    (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 48), 17), "32x32 pixels, got 32x48; read_video(path, size=32) fits"),
+    (lambda pipe: pipe.extend(torch.zeros(5, 32, 32, 3, dtype=torch.uint8), 17), "video must be float (3, T, H, W)"),
+])
+def test_what_makes_no_sense_is_told(pipe, call, words):
+    with pytest.raises(ValueError) as error:
+        call(pipe)
+    assert words in str(error.value)
+
+
+def test_the_command_says_the_same(folder, tmp_path):
+    with pytest.raises(ValueError, match="class mase: the model takes 0..2, or coinrun, jumper, maze; did you mean"):
+        generate.main([str(folder), "--labels", "mase", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit):
+        generate.main(["--out", str(tmp_path / "out")])
+
+
+def test_models_of_two_codebooks_do_not_go_together():
+    pipe = make_pipeline()
+    generator = make_pipeline(num_condition_ids=3).generator
+    generator.config.num_codes = 64
+    with pytest.raises(ValueError, match="the generator predicts 64 codes, the tokenizer has 125"):
+        VideoPipeline(pipe.tokenizer, generator)
+
+
+def test_sampling_advice_is_the_generator_s_default():
+    assert SamplingAdvice() == SamplingAdvice(False, 1.0, 16000, 0.9, None)
