@@ -1,7 +1,8 @@
 """What a model is: architectures of tokenizer and generator, kept in `config.json` beside their weights."""
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from typing import List, Optional
 
 MISSING = "???"   # omegaconf's mark of a field that has no default
@@ -15,15 +16,24 @@ class TokenizerConfig:
     num_res_blocks: List[int] = MISSING
     strides: List[List[int]] = MISSING     # between stages, (t, h, w) each
     fsq_levels: List[int] = MISSING
+    patch: List[int] = field(default_factory=lambda: [1, 1, 1])   # pixels (t, h, w) that the first layer takes as one
+    # published: group norm per frame, Swish, 3x3x3 twice | full: layer norm, SiLU, 3x3x3 twice | split: 1x3x3, 3x1x1.
+    # Where not published, the strided layers change the width.
+    units: str = "published"
 
     @property
     def num_codes(self):
         return math.prod(self.fsq_levels)
 
     @property
+    def patched(self):
+        """Whether patches take the place of full-resolution convolutions (nbp/tokenizer/patches.py)."""
+        return math.prod(self.patch) > 1
+
+    @property
     def downsample(self):
-        """Total stride (t, h, w)."""
-        return tuple(math.prod(axis) for axis in zip(*self.strides))
+        """Total stride (t, h, w), patches included."""
+        return tuple(math.prod(axis) for axis in zip(self.patch, *self.strides))
 
     def latent_grid(self, num_frames, height, width):
         """Latent grid (t, h, w) of a video of this size.
@@ -49,13 +59,20 @@ class TokenizerConfig:
                 raise ValueError(f"tokenizer config: strides entries are (t, h, w) of 1 or 2, got {list(stride)}")
         grows = [a != b for a, b in zip(self.widths, self.widths[1:])]
         bare = any(n == 0 and g for n, g in zip(self.num_res_blocks[1:], grows))
-        if bare or (grows[0] and not self.num_res_blocks[0]):
+        if self.units == "published" and (bare or (grows[0] and not self.num_res_blocks[0])):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
         if any(width % 4 for width in self.widths):
             raise ValueError(f"tokenizer config: widths must be divisible by 4, got {list(self.widths)}")
         if any(level < 2 for level in self.fsq_levels):
             raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")
+        if any(level == 2 for level in self.fsq_levels):
+            warnings.warn(f"tokenizer config: fsq_levels {list(self.fsq_levels)} has a level of 2, which tends to "
+                          "collapse in training; use at least 3", stacklevel=2)
+        if len(self.patch) != 3 or any(size not in (1, 2, 4, 8) for size in self.patch):
+            raise ValueError(f"tokenizer config: patch is (t, h, w), each 1, 2, 4 or 8, got {list(self.patch)}")
+        if self.units not in ("published", "full", "split"):
+            raise ValueError(f"tokenizer config: units must be published, full or split, got {self.units!r}")
 
 
 @dataclass

@@ -86,9 +86,12 @@ class ImageConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW with warm-up and decay to `final_lr_ratio`."""
+    """AdamW, or Muon with AdamW for what it does not take; warm-up and decay to `final_lr_ratio`."""
 
     lr: float = MISSING
+    optimizer: str = "adamw"               # adamw | muon: for kernels and matrices (nbp/training/muon.py), not critics
+    muon_lr: Optional[float] = None        # peak rate of Muon's part, about 10 times lr
+    muon_momentum: float = 0.95
     discriminator_lr: Optional[float] = None   # None: as lr
     betas: List[float] = MISSING
     weight_decay: float = 0.0              # on Linear weights only
@@ -100,6 +103,10 @@ class OptimConfig:
 
     def check(self):
         _one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        _one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
+        if (self.optimizer == "muon") != (self.muon_lr is not None):
+            raise ValueError(f"optim.muon_lr belongs to optim.optimizer=muon, got optim.optimizer={self.optimizer} and "
+                             f"optim.muon_lr={self.muon_lr}")
 
 
 @dataclass

@@ -5,16 +5,49 @@
 Legend: B batch, T H W pixels, t h w latent grid, d FSQ channels.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from nbp.tokenizer.fsq import FSQ
 from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish
+from nbp.tokenizer.patches import PatchEmbed, PatchExpand
+from nbp.tokenizer.units import ChannelLayerNorm, CheapUnit, PointwiseUpsample, ZeroPaddedConv3d
 
 
-def _residual_stage(in_channels, out_channels, num_units):
-    widths = [in_channels] + [out_channels] * num_units
-    return nn.Sequential(*[ResidualUnit(a, b) for a, b in zip(widths, widths[1:])])
+def _stages(config, decoder=False):
+    """(residual stages, strided layers between them) of a half of the autoencoder, in the order they run."""
+    widths, num_units, strides = (values[::-1] if decoder else values
+                                  for values in (config.widths, config.num_res_blocks, config.strides))
+    if config.units == "published":
+        chains = [[a] + [b] * n for a, b, n in zip([widths[0], *widths], widths, num_units)]
+        unit, ends = ResidualUnit, list(zip(widths, widths))                # units change the width
+    else:
+        chains = [[width] * (n + 1) for width, n in zip(widths, num_units)]
+        unit, ends = partial(CheapUnit, split=config.units == "split"), list(zip(widths, widths[1:]))
+    stages = nn.ModuleList(nn.Sequential(*map(unit, chain, chain[1:])) for chain in chains)
+    return stages, nn.ModuleList(_strided(config, *pair, stride, decoder) for pair, stride in zip(ends, strides))
+
+
+def _strided(config, in_channels, out_channels, stride, decoder):
+    if config.units != "published":
+        if decoder:
+            return PointwiseUpsample(in_channels, out_channels, stride)
+        return ZeroPaddedConv3d(in_channels, out_channels, (2 * stride[0] - 1, 3, 3), stride)
+    return DepthToSpaceUpsample(in_channels, stride) if decoder else CausalConv3d(in_channels, out_channels, stride)
+
+
+def _convolution(config, in_channels, out_channels):
+    if config.units == "published":
+        return CausalConv3d(in_channels, out_channels)
+    return ZeroPaddedConv3d(in_channels, out_channels, (3, 3, 3))
+
+
+def _norm_and_activation(config, channels):
+    if config.units == "published":
+        return FrameGroupNorm(channels), Swish(channels)
+    return ChannelLayerNorm(channels), nn.SiLU()
 
 
 class Encoder(nn.Module):
@@ -22,12 +55,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        widths, num_units = config.widths, config.num_res_blocks
-        self.conv_in = CausalConv3d(3, widths[0])
-        self.stages = nn.ModuleList(
-            _residual_stage(a, b, n) for a, b, n in zip([widths[0], *widths], widths, num_units))
-        self.downsamples = nn.ModuleList(CausalConv3d(w, w, s) for w, s in zip(widths, config.strides))
-        self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]),
+        widths = config.widths
+        self.conv_in = (PatchEmbed(3, widths[0], config.patch) if config.patched else
+                        _convolution(config, 3, widths[0]))
+        self.stages, self.downsamples = _stages(config)
+        self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]),
                                   nn.Conv3d(widths[-1], len(config.fsq_levels), 1))
 
     def forward(self, x):
@@ -44,12 +76,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        widths, num_units = config.widths[::-1], config.num_res_blocks[::-1]
-        self.conv_in = CausalConv3d(len(config.fsq_levels), widths[0])
-        self.stages = nn.ModuleList(
-            _residual_stage(a, b, n) for a, b, n in zip([widths[0], *widths], widths, num_units))
-        self.upsamples = nn.ModuleList(DepthToSpaceUpsample(w, s) for w, s in zip(widths, config.strides[::-1]))
-        self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]), CausalConv3d(widths[-1], 3))
+        widths = config.widths[::-1]
+        self.conv_in = _convolution(config, len(config.fsq_levels), widths[0])
+        self.stages, self.upsamples = _stages(config, decoder=True)
+        conv_out = (PatchExpand(widths[-1], 3, config.patch) if config.patched else
+                    _convolution(config, widths[-1], 3))
+        self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]), conv_out)
 
     def forward(self, x):
         x = self.conv_in(x)
@@ -89,7 +121,7 @@ class Tokenizer(nn.Module):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
         for module in self.modules():
-            if isinstance(module, ResidualUnit):
+            if isinstance(module, (ResidualUnit, CheapUnit)):
                 module.layers[-1].conv.weight.mul_(0.2)
         self.encoder.head[-1].weight.mul_(2)
         self.decoder.head[-1].conv.weight.mul_(0.3)

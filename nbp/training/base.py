@@ -9,7 +9,7 @@ import torch
 from nbp.config import to_dict
 from nbp.training.guard import RollBack
 from nbp.training.initial import load_initial
-from nbp.training.optim import build_adamw
+from nbp.training.optim import build_optimizer
 from nbp.training.sampler import mix_seed
 
 
@@ -75,7 +75,7 @@ class TrainingModule(pl.LightningModule):
         self._apply_changed_options()
 
     def configure_optimizers(self):
-        built = build_adamw(self.parameter_groups(), self.run.optim, self.max_steps)
+        built = build_optimizer(self.parameter_groups(), self.run.optim, self.max_steps)
         self._options = [{"lr": group["initial_lr"], "betas": group["betas"], "weight_decay": group["weight_decay"]}
                          for group in built["optimizer"].param_groups]
         return built

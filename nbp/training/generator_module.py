@@ -10,6 +10,7 @@ import torch
 
 from nbp.generator.model import Generator
 from nbp.training.base import TrainingModule
+from nbp.training.muon import muon_groups
 from nbp.training.optim import weight_decay_groups
 
 
@@ -31,7 +32,10 @@ class GeneratorModule(TrainingModule):
         self._frozen = [tokenizer]  # in a list: a frozen network stays out of the checkpoint
 
     def parameter_groups(self):
-        return weight_decay_groups(self.model, self.run.optim.lr, self.run.optim.weight_decay)
+        optim = self.run.optim
+        if optim.optimizer == "muon":
+            return muon_groups(self.model, [self.model.head], optim.lr, optim.muon_lr, optim.weight_decay)
+        return weight_decay_groups(self.model, optim.lr, optim.weight_decay)
 
     def on_fit_start(self):
         if self._frozen[0] is not None:

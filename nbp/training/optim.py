@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from nbp.training.muon import Muon
+
 
 def weight_decay_groups(module, lr, weight_decay):
     """Two AdamW groups: weight decay on Linear weights only (as GPT-2 and the official recipe), none elsewhere."""
@@ -34,8 +36,11 @@ def lr_factor(step, optim, max_steps):
     return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * decay
 
 
-def build_adamw(groups, optim, max_steps):
-    """What `LightningModule.configure_optimizers` returns: AdamW and a per-step schedule."""
-    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0, fused=True)
+def build_optimizer(groups, optim, max_steps):
+    """What `LightningModule.configure_optimizers` returns: AdamW, or Muon with it, and a per-step schedule."""
+    if optim.optimizer == "muon":
+        optimizer = Muon(groups, betas=tuple(optim.betas), momentum=optim.muon_momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, optim, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

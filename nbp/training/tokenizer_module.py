@@ -19,6 +19,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.pooling import start_as_pooling
 from nbp.training.base import TrainingModule
 from nbp.training.initial import load_inflated
+from nbp.training.muon import muon_groups
 
 LECAM_DECAY = 0.99
 
@@ -52,16 +53,22 @@ class TokenizerModule(TrainingModule):
                     module.to(memory_format=torch.channels_last_3d)
 
     def parameter_groups(self):
-        optim = self.run.optim
-        groups = [{"params": list(self.model.parameters()), "lr": optim.lr}]
+        optim, model = self.run.optim, self.model
+        if optim.optimizer == "muon":
+            ends = (model.encoder.conv_in.conv, model.encoder.head[-1], model.decoder.conv_in.conv,
+                    model.decoder.head[-1].conv)
+            groups = muon_groups(model, ends, optim.lr, optim.muon_lr)
+        else:
+            groups = [{"params": list(model.parameters()), "lr": optim.lr}]
         if self.discriminator is not None:
             groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
         return groups
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         """Clip each side by itself: the critics' gradients are tens of times larger and would silence the other's."""
-        for group in optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], gradient_clip_val or float("inf"))
+        for side in (self.model, self.discriminator):
+            if side is not None:
+                torch.nn.utils.clip_grad_norm_(side.parameters(), gradient_clip_val or float("inf"))
 
     def on_fit_start(self):
         if self._frozen[0] is not None:
