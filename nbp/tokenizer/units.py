@@ -43,7 +43,7 @@ class ZeroPaddedConv3d(nn.Module):
         if front and x.shape[2] == 1:
             return self._single_frame(x)
         if front:
-            x = torch.cat([x[:, :, :1].expand(-1, -1, front, -1, -1), x], 2)
+            x = torch.cat([x[:, :, :1]] * front + [x], 2)      # an expanded frame would lose channels-last, tenfold time
         return self.conv(x)
 
     def _single_frame(self, x: Tensor) -> Tensor:
