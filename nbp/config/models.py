@@ -98,6 +98,9 @@ class GeneratorConfig:
     dropout: float = 0.1
     condition_dropout: float = 0.1         # share of training clips that see the unconditional embedding
     activation_checkpointing: bool = False
+    rotary: bool = False                   # rotary positions in (t, h, w) besides the learned ones
+    qk_norm: bool = False                  # queries and keys of unit variance
+    activation: str = "gelu"               # gelu | relu2, the square of ReLU
 
     full_head: bool = False                # predict condition and special ids too, not only video codes
     spare_id: bool = False                 # one id that nothing uses, after the video ids
@@ -122,6 +125,9 @@ class GeneratorConfig:
         require(self.condition in ("none", "label", "text"), "condition", "none, label or text")
         require(self.start in ("plain", "hybrid"), "start", "plain or hybrid")
         require(self.pad_visibility in ("never", "causal", "decoding"), "pad_visibility", "never, causal or decoding")
+        require(self.activation in ("gelu", "relu2"), "activation", "gelu or relu2")
+        require(not self.rotary or self.width // self.num_heads % 2 == 0, "rotary",
+                f"false for heads of an odd width, {self.width} / {self.num_heads}")
         for name in ("dropout", "condition_dropout"):
             require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         require(self.begin_token or self.start == "plain", "begin_token", "true for a hybrid start")

@@ -145,6 +145,9 @@ class Generator(nn.Module):
         grid = tuple(self.config.grid if grid is None else grid)
         total = math.prod(grid)
         check_grid(grid, self.config.block_shape, self.layout)
+        if self.config.rotary and grid[1:] != tuple(self.config.grid[1:]):
+            raise ValueError(f"grid {grid}: a model with rotary positions keeps the height and width of its "
+                             f"{tuple(self.config.grid)}")
         batch = len(condition) if condition is not None else len(generator) if isinstance(generator, list) else 1
         given = self._given(prefix, grid, batch)
         known = given.shape[1]

@@ -7,7 +7,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from nbp.generator.rotary import places, rotate, rotations
+from nbp.generator.sequence import Layout
 
 
 class KVCache:
@@ -45,34 +49,45 @@ class KVCache:
 class Attention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value."""
 
-    def __init__(self, width, num_heads, dropout):
+    def __init__(self, width, num_heads, dropout, qk_norm=False):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.qk_norm = num_heads, qk_norm
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x, mask, cache, layer, start):
+    def forward(self, x, mask, cache, layer, start, turn=None):
         query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        if self.qk_norm:      # a layer norm, because PyTorch's RMS norm takes 4.5 times as long on a CPU
+            query, key = (F.layer_norm(t, t.shape[-1:]) for t in (query, key))
+        if turn is not None:
+            query, key = rotate(query, turn), rotate(key, turn)
         if cache is not None:
             key, value = cache.update(layer, start, key, value)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
 
 
-class TransformerLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU."""
+class SquaredReLU(nn.Module):
+    """max(x, 0)^2 (Primer, arXiv 2109.08668)."""
 
-    def __init__(self, width, num_heads, dropout):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+class TransformerLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU or a squared ReLU."""
+
+    def __init__(self, width, num_heads, dropout, qk_norm=False, activation="gelu"):
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, num_heads, dropout)
+        self.attention = Attention(width, num_heads, dropout, qk_norm)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
-                                 nn.Dropout(dropout))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU() if activation == "gelu" else SquaredReLU(),
+                                 nn.Linear(4 * width, width), nn.Dropout(dropout))
 
-    def forward(self, x, mask, cache, layer, start):
-        x = x + self.attention(self.norm1(x), mask, cache, layer, start)
+    def forward(self, x, mask, cache, layer, start, turn=None):
+        x = x + self.attention(self.norm1(x), mask, cache, layer, start, turn)
         return x + self.mlp(self.norm2(x))
 
 
@@ -84,9 +99,15 @@ class Transformer(nn.Module):
         self.activation_checkpointing = config.activation_checkpointing
         self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
         self.drop = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(TransformerLayer(config.width, config.num_heads, config.dropout)
-                                    for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.num_heads, config.dropout, config.qk_norm, config.activation)
+            for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
+        if config.rotary:
+            where = places(Layout(config), config.grid, config.block_shape, config.max_seq_len)
+            self.register_buffer("turns", rotations(where, config.width // config.num_heads), persistent=False)
+        else:
+            self.turns = None
 
     def forward(self, x, mask, cache=None, start=0):
         """Run all layers.
@@ -102,9 +123,10 @@ class Transformer(nn.Module):
         """
         positions = start if torch.is_tensor(start) else slice(start, start + x.shape[1])
         x = self.drop(x + self.position_embedding[:, positions])
+        turn = None if self.turns is None else self.turns[:, positions]
         for index, layer in enumerate(self.layers):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(layer, x, mask, cache, index, start, use_reentrant=False)
+                x = checkpoint(layer, x, mask, cache, index, start, turn, use_reentrant=False)
             else:
-                x = layer(x, mask, cache, index, start)
+                x = layer(x, mask, cache, index, start, turn)
         return self.norm(x)
