@@ -1,10 +1,15 @@
 """Muon: its step by another formula, the split of parameters, resuming, ranks, and engines that it refuses."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
 
+from nbp import train
 from nbp.config import load_run
+from nbp.tokenizer.model import Tokenizer
+from nbp.training.metrics_log import read_metrics
 from nbp.training.muon import Muon, muon_groups, orthogonalise
 from nbp.training.strategies import check_engine
 from nbp.training.tokenizer_module import TokenizerModule
@@ -92,3 +97,37 @@ def test_deepspeed_is_refused(strategy):
 def test_half_a_choice_is_refused(overrides):
     with pytest.raises(ValueError, match="optim\\.(muon_lr|optimizer)"):
         load_run("configs/generator_procgen.yaml", list(overrides))
+
+
+PATCHED = ("model.widths=[16,16]", "model.num_res_blocks=[1,1]", "model.strides=[[1,2,2]]", "model.patch=[4,4,4]",
+           "model.units=split", "pooling_start=false", *MUON)
+
+
+def final_weights(out):
+    return Tokenizer.from_pretrained(out / "model").state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(tokenizer_run, tmp_path_factory):
+    """A finished run of a patched tokenizer with Muon and critics."""
+    out = tmp_path_factory.mktemp("muon")
+    train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(out, *PATCHED)])
+    return out
+
+
+def test_a_resumed_run_gives_the_same_weights(whole, tokenizer_run, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    shutil.copy(whole / "checkpoints" / "step0000004.ckpt", tmp_path / "checkpoints" / "step0000004.ckpt")
+    train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(tmp_path, *PATCHED)])
+    resumed = final_weights(tmp_path)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in final_weights(whole).items())
+
+
+def test_two_processes_equal_one_with_their_batches(launch, generator_run, tmp_path):
+    more = (*MUON, "trainer.val_samples=0")
+    for processes, batch in ((1, 4), (2, 2)):
+        launch(processes, "configs/generator_procgen.yaml",
+               *generator_run(tmp_path / str(processes), *more, "model.dropout=0", "model.condition_dropout=0",
+                              f"batch_size={batch}", f"trainer.strategy={'ddp' if processes == 2 else 'auto'}"))
+    one, two = (read_metrics(tmp_path / name)["val/loss"] for name in ("1", "2"))
+    assert list(two.values()) == pytest.approx(list(one.values()), rel=2e-3)
