@@ -5,6 +5,8 @@ rescalings the networks expect happen here, once, so callers never normalise.
 Legend: B images, C channels, H W pixels.
 """
 
+from typing import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -80,7 +82,7 @@ class LPIPS(nn.Module):
             raise ValueError(f"{path} does not hold the weights of LPIPS({net!r}): {error}") from error
         return model
 
-    def _features(self, images):
+    def unit_features(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
         """(B,3,H,W) in [0,1] -> five float32 maps, each of unit length along C."""
         x = ((2 * images - 1) - self.shift) / self.scale
         for stage in self.stages:
@@ -104,7 +106,7 @@ class LPIPS(nn.Module):
         """
         self._check(images, target)
         distance = 0.0
-        for head, a, b in zip(self.heads, self._features(images), self._features(target)):
+        for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target)):
             distance = distance + torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
         return distance
 
