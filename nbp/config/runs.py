@@ -44,6 +44,7 @@ class TokenizerLossConfig:
     perceptual: float = 0.1                # LPIPS (VGG) weight of the paper
     perceptual_start_step: int = 0         # short runs save its cost while pictures are still blurs
     perceptual_frames: int = 16            # random frames of a micro-batch that LPIPS sees
+    even_use: float = 0.0                  # keeps latents where all levels are used: zero mean, unit variance
     adversarial: float = 0.1               # adversarial weight of the paper
     adversarial_kind: str = "hinge"        # hinge | non_saturating
     adversarial_start_step: int = 0

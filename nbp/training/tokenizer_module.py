@@ -85,8 +85,12 @@ class TokenizerModule(TrainingModule):
 
     def training_step(self, batch, batch_idx):
         video = self.input(batch)
-        reconstruction, indices = self.model(video)
+        latents = self.model.encoder(video)
+        codes, indices = self.model.fsq(latents)
+        reconstruction = self.model.decoder(codes.to(video.dtype))
         terms = self.autoencoder_terms(reconstruction, video)
+        if self.run.loss.even_use:
+            terms["even_use"] = self.run.loss.even_use * losses.even_use_loss(latents)
         terms |= self.adversarial_terms(reconstruction, video)
         loss = sum(value for name, value in terms.items() if not name.startswith("logit_"))
         # Latents that are not finite give ids out of range; the loss says so, and the step is skipped.
