@@ -18,6 +18,7 @@ from nbp.files import atomic_path, read_json, write_json
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 KINDS = ("tokenizer", "generator")
+HALF = (torch.float16, torch.bfloat16)    # how weights may be kept, at half the size
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")   # a name with one is a file's, no model hub id
 
 
@@ -40,7 +41,7 @@ def save_model(folder, kind, config, state_dict):
 
 
 def load_model(path, kind=None):
-    """Read a native model folder, its weights memory-mapped.
+    """Read a native model folder, its weights memory-mapped; those kept in 16 bits are given in float32.
 
     Args:
         path: folder, or a model hub id such as "name/model" where huggingface_hub is online.
@@ -70,7 +71,9 @@ def load_model(path, kind=None):
                          f"this code reads {FORMAT_VERSION}")
     try:
         config = read_config(content["kind"], content["config"], folder / CONFIG)
-        return content["kind"], config, load_file(folder / WEIGHTS)
+        state = {name: tensor.float() if tensor.dtype in HALF else tensor
+                 for name, tensor in load_file(folder / WEIGHTS).items()}
+        return content["kind"], config, state
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
 

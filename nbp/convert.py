@@ -1,6 +1,7 @@
-"""python -m nbp.convert official-to-native|native-to-official|checkpoint-to-native|deepspeed-to-fp32 SOURCE TARGET
+"""python -m nbp.convert official-to-native|native-to-official|checkpoint-to-native|deepspeed-to-fp32|native-to-half
+SOURCE TARGET
 
-Both directions are exact and strict; each prints how many tensors and parameters it wrote, buffers included.
+All but the last are exact; all are strict and print how many tensors and parameters they wrote, buffers included.
 """
 
 import argparse
@@ -144,6 +145,28 @@ def checkpoint_to_native(source, target):
     return checkpoint.count(native)
 
 
+def native_to_half(source: Path | str, target: Path | str) -> tuple[int, int]:
+    """Write a native folder with weights in float16, half the size; it is loaded in float32.
+
+    Args:
+        source: native folder.
+        target: folder.
+
+    Returns:
+        (number of tensors, number of parameters).
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    kind, config, native = checkpoint.load_model(source)
+    checkpoint.check_state_dict(checkpoint.empty_model(kind, config), native, source)
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in native.items()}
+    if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{source}: {len(broken)} tensors exceed float16, first {broken[0]}")
+    checkpoint.save_model(target, kind, config, half)
+    return checkpoint.count(half)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m nbp.convert", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,7 +174,8 @@ def main(argv=None):
     for name, source, target in (("official-to-native", "official file", "folder"),
                                  ("native-to-official", "folder", "file"),
                                  ("checkpoint-to-native", "checkpoint file or folder", "folder"),
-                                 ("deepspeed-to-fp32", "checkpoint folder", "file")):
+                                 ("deepspeed-to-fp32", "checkpoint folder", "file"),
+                                 ("native-to-half", "folder", "folder")):
         command = commands.add_parser(name)
         command.add_argument("source", help=source)
         command.add_argument("target", help=target)
@@ -165,6 +189,8 @@ def main(argv=None):
             tensors, parameters = native_to_official(args.source, args.target)
         elif args.command == "checkpoint-to-native":
             tensors, parameters = checkpoint_to_native(args.source, args.target)
+        elif args.command == "native-to-half":
+            tensors, parameters = native_to_half(args.source, args.target)
         else:
             tensors, parameters = deepspeed_to_fp32(args.source, args.target)
     except ValueError as error:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from nbp import convert
 from nbp.config import TokenizerConfig, load_run
 from nbp.tokenizer.model import Tokenizer
 
@@ -108,3 +109,20 @@ def test_saved_and_loaded(tokenizer, tmp_path, video):
     again = Tokenizer.from_pretrained(tmp_path)
     assert again.config == tokenizer.config
     assert torch.equal(again.encode(video)[1], tokenizer.encode(video)[1])
+
+
+def test_half_the_size_is_loaded_in_float32(tokenizer, tmp_path, video):
+    tokenizer.save_pretrained(tmp_path / "whole")
+    convert.main(["native-to-half", str(tmp_path / "whole"), str(tmp_path / "half")])
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
+    again = Tokenizer.from_pretrained(tmp_path / "half")
+    assert sizes[1] < 0.6 * sizes[0] and {p.dtype for p in again.parameters()} == {torch.float32}
+    assert (again.encode(video)[1] == tokenizer.encode(video)[1]).float().mean() > 0.95
+
+
+def test_what_float16_cannot_hold_is_refused(tokenizer, tmp_path):
+    with torch.no_grad():
+        tokenizer.encoder.head[-1].bias.fill_(1e6)
+    tokenizer.save_pretrained(tmp_path / "whole")
+    with pytest.raises(ValueError, match="exceed float16, first encoder.head"):
+        convert.native_to_half(tmp_path / "whole", tmp_path / "half")
