@@ -2,6 +2,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# Lightning and what else only training needs; decord reads videos as the official results did, PyAV otherwise.
+TRAIN = [
+    "pytorch-lightning>=2.6,<2.7",
+    "deepspeed>=0.19,<0.20",
+    "wandb>=0.26,<0.32",
+    "decord==0.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
+]
+
 setup(
     name="nbp",
     version="0.1.0",
@@ -11,17 +19,14 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["nbp", "nbp.*"]),
+    # Models, generation, evaluation.
     install_requires=[
         "torch>=2.6,<2.14",
-        "pytorch-lightning>=2.6,<2.7",
-        "deepspeed>=0.19,<0.20",
         "einops>=0.8",
         "av>=17,<19",
-        "decord==0.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "transformers>=5,<6",
         "sentencepiece>=0.2",
         "torchmetrics>=1.9,<2",
-        "wandb>=0.26,<0.32",
         "omegaconf>=2.3,<2.4",
         "pyyaml>=6,<7",
         "safetensors>=0.5",
@@ -35,5 +40,9 @@ setup(
         "pillow>=10",
         "numpy>=1.26,<2.5",
     ],
-    extras_require={"dev": ["pytest>=8", "pytest-timeout", "pytest-xdist>=3.6"]},
+    extras_require={
+        "train": TRAIN,
+        "dev": [*TRAIN, "pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "packaging", "pre-commit>=4",
+                "ruff>=0.14,<0.18", "mypy>=1.18,<3"],
+    },
 )

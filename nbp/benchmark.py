@@ -1,94 +1,57 @@
-"""Time next-block against next-token prediction: the same clip, the same transformer, two block sizes.
+"""Measure how fast this machine is: a clip in blocks against token by token, or the extraction of features.
 
-python -m nbp.benchmark --generator RUN/model --tokenizer RUN/model --out benchmark.json
-Prints steps and seconds of one clip and their ratio, from one run on one machine. Block size 1 has
-other special ids, so its weights are random: the time does not depend on them.
+python -m nbp.benchmark sampling --generator RUN/model --tokenizer RUN/model --out benchmark.json
+python -m nbp.benchmark evaluation --clips runs/quickstart/generated/mp4 --protocol nbp-rfvd+frames=16
+`sampling` may be left out.
 """
 
 import argparse
-import dataclasses
-import platform
-import time
+import sys
+from collections.abc import Sequence
 
-import torch
-
-from nbp.download import load_magvit2, load_transformer
-from nbp.files import write_json
-from nbp.generator.model import Generator
+from nbp.benchmarking.evaluation import benchmark_evaluation
+from nbp.benchmarking.sampling import benchmark_sampling
+from nbp.system.command import run_command
+from nbp.system.distributed import default_device
 
 
-def main(arguments=None):
-    options = parse(arguments)
-    tokenizer = load_magvit2(options.tokenizer, device=options.device)
-    blocks = load_transformer(options.generator, tokenizer, device=options.device)
-    tokens = Generator(dataclasses.replace(blocks.config, block_shape=[1, 1, 1])).to(options.device).eval()
-    results = compare({"next_block": blocks, "next_token": tokens}, options.repeats)
-    indices = generate(blocks)
-    decode = [timed(lambda: tokenizer.decode_from_code_indices(indices)) for _ in range(options.repeats)]
-    results["decode_s"] = min(decode)
-    results["speedup"] = results["next_token"]["seconds"] / results["next_block"]["seconds"]
-    results["device"] = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "cpu"
-    results["torch"], results["num_threads"] = torch.__version__, torch.get_num_threads()
-    for name in ("next_token", "next_block"):
-        row = results[name]
-        print(f"{name}: block {row['block_shape']}, {row['num_steps']} steps, {row['seconds']:.3f} s a clip")
-    print(f"next-block prediction is {results['speedup']:.2f} times as fast; decoding the clip to pixels takes "
-          f"{results['decode_s']:.3f} s more")
-    if options.out:
-        write_json(options.out, results)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = vars(parse(arguments))
+    measure = options.pop("measure")
+    measure(**options)
 
 
-def compare(generators, repeats):
-    """Steps and the best seconds of one clip for each of several generators, measured in turns."""
-    results = {name: {"block_shape": list(g.config.block_shape), "num_steps": count_steps(g), "seconds": float("inf")}
-               for name, g in generators.items()}
-    for _ in range(repeats):
-        for name, generator in generators.items():
-            results[name]["seconds"] = min(results[name]["seconds"], timed(lambda: generate(generator)))
-    return results
-
-
-def generate(generator):
-    """One clip with the default sampling, from one latent frame of zeros where the model cannot start from nothing."""
-    config, device = generator.config, next(generator.parameters()).device
-    condition = prefix = None
-    if config.condition != "none":
-        condition = torch.zeros(1, config.condition_len, dtype=torch.long, device=device)
-    if not config.begin_token:
-        prefix = torch.zeros(1, 1, *config.grid[1:], dtype=torch.long, device=device)
-    with torch.inference_mode():
-        return generator.generate(condition, prefix, generator=torch.Generator(device).manual_seed(0))
-
-
-def count_steps(generator):
-    """Forward passes of the transformer for one clip."""
-    calls = []
-    hook = generator.transformer.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        generate(generator)
-    finally:
-        hook.remove()
-    return len(calls)
-
-
-def timed(function):
-    """Seconds of one call, the device's queue drained."""
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def parse(arguments):
-    parser = argparse.ArgumentParser(prog="python -m nbp.benchmark", description=__doc__.splitlines()[0])
-    parser.add_argument("--generator", required=True, help="native model folder or official checkpoint")
-    parser.add_argument("--tokenizer", required=True, help="native model folder or official file")
-    parser.add_argument("--out", help="JSON file for the figures")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    return parser.parse_args(arguments)
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nbp.benchmark", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    benchmarks = parser.add_subparsers(required=True)
+    sampling = benchmarks.add_parser("sampling", help="next-block against next-token prediction")
+    sampling.set_defaults(measure=benchmark_sampling)
+    add = sampling.add_argument
+    add("--generator", required=True, help="native model folder or official checkpoint")
+    add("--tokenizer", required=True, help="native model folder or official file")
+    add("--out", help="JSON file for the figures")
+    add("--repeats", type=int, default=3)
+    add("--device", default=default_device())
+    evaluation = benchmarks.add_parser("evaluation", help="feature extraction against the bare network")
+    evaluation.set_defaults(measure=benchmark_evaluation)
+    add = evaluation.add_argument
+    add("--clips", help="a set of clips, as of nbp.evaluate; default: made up")
+    add("--protocol", default="tats-2048", help="preset or YAML file")
+    add("--weights", help="weights of the network; default: fetched")
+    add("--ckpt", default="ckpt", help="folder of fetched weights")
+    add("--out", help="JSON file for the figures")
+    add("--max-clips", type=int, default=64)
+    add("--size", type=int, default=128, help="pixels of made-up clips")
+    add("--batch-size", type=int, default=8)
+    add("--num-workers", type=int, default=0, help="decoding processes; 0: a thread")
+    add("--repeats", type=int, default=3)
+    add("--device", default=default_device())
+    typed = list(sys.argv[1:] if arguments is None else arguments)
+    if typed and typed[0].startswith("--") and typed[0] != "--help":
+        typed.insert(0, "sampling")
+    return parser.parse_args(typed)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

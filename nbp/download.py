@@ -6,13 +6,17 @@ A path is an official file, a native model folder or a model hub id; what it is,
 
 from pathlib import Path
 
-from nbp import checkpoint, official
-from nbp.fetch import fetch_i3d, fetch_lpips, fetch_samples
+import torch
+
+from nbp.config import GeneratorConfig
+from nbp.generator.model import Generator
+from nbp.hub.fetch import fetch_i3d, fetch_lpips, fetch_samples
+from nbp.tokenizer.model import Tokenizer
 
 __all__ = ["load_magvit2", "load_transformer", "fetch_i3d", "fetch_lpips", "fetch_samples"]
 
 
-def load_magvit2(path, resolution=128, device="cuda"):
+def load_magvit2(path: str | Path, resolution: int | None = 128, device: str | torch.device = "cuda") -> Tokenizer:
     """Load a tokenizer.
 
     Args:
@@ -26,13 +30,11 @@ def load_magvit2(path, resolution=128, device="cuda"):
     Raises:
         ValueError: no tokenizer in there, or a file that can't be read; the message says what was expected.
     """
-    if not Path(path).is_file():
-        return checkpoint.load_pretrained(path, "tokenizer", device, resolution=resolution)
-    config, native = _official(path, "tokenizer")
-    return checkpoint.build("tokenizer", config, native, path, device, resolution=resolution)
+    return Tokenizer.from_pretrained(path, resolution, device)
 
 
-def load_transformer(path, tokenizer=None, device="cuda", config=None):
+def load_transformer(path: str | Path, tokenizer: Tokenizer | None = None, device: str | torch.device = "cuda",
+                     config: GeneratorConfig | None = None) -> Generator:
     """Load a generator.
 
     Args:
@@ -48,19 +50,7 @@ def load_transformer(path, tokenizer=None, device="cuda", config=None):
     Raises:
         ValueError: no generator in there, a file that can't be read, or a tokenizer with other codes.
     """
-    if Path(path).is_file():
-        config, native = _official(path, "generator", config)
-        generator = checkpoint.build("generator", config, native, path, device)
-    else:
-        generator = checkpoint.load_pretrained(path, "generator", device)
+    generator = Generator.from_pretrained(path, device, config)
     if tokenizer is not None and tokenizer.num_codes != generator.config.num_codes:
         raise ValueError(f"{path} predicts {generator.config.num_codes} codes, the tokenizer has {tokenizer.num_codes}")
     return generator
-
-
-def _official(path, kind, config=None):
-    content = official.read_file(path)
-    states = official.split_state(content, path)
-    if kind not in states:
-        raise ValueError(f"{path} holds a {' and a '.join(states)}, expected a {kind}")
-    return official.native_model(content, states[kind], kind, path, config)

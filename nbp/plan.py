@@ -7,20 +7,17 @@ them, and memory of what four bf16-mixed runs took on one H200. What several dev
 """
 
 import argparse
-import sys
 
 from nbp.config import load_run
-from nbp.planning import GPUS, plan
+from nbp.planning.plan import GPUS, plan
+from nbp.system.command import run_command
 
 
 def main(arguments=None):
     options = parse(arguments)
     overrides = [f"trainer.devices={options.gpus}", "trainer.num_nodes=1", *options.overrides]
-    try:
-        run = load_run(options.config, overrides)
-        text = describe(run, plan(run, options.gpu, options.utilisation))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    run = load_run(options.config, overrides)
+    text = describe(run, plan(run, options.gpu, options.utilisation))
     print(f"{options.config} on {options.gpus} x {options.gpu}, {text}")
 
 
@@ -98,4 +95,4 @@ def _hours(numbers):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

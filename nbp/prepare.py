@@ -10,6 +10,7 @@ python -m nbp.prepare text --root data/UCF-101 --out ckpt/class-words      a tex
 
 import argparse
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nbp.config import DataConfig, save_config
@@ -17,11 +18,12 @@ from nbp.data.annotations import count_per_class, read_annotations
 from nbp.data.classes import read_classes
 from nbp.data.integrity import BAD_FILES, read_bad_files, verify
 from nbp.data.sources import folder, k600, procgen, ucf101
+from nbp.system.command import run_command
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
-    motion = {}
+    motion: dict[str, dict[str, float]] = {}
     if options.source == "procgen":
         motion = procgen.prepare(options.root, options.train_clips, options.val_clips, options.seed,
                                  options.num_threads)
@@ -41,7 +43,7 @@ def main(arguments=None):
         print(folder_commands(options, num_classes))
 
 
-def excluded(options):
+def excluded(options: argparse.Namespace) -> frozenset[str]:
     """Paths that --exclude names; says how many they are."""
     if options.exclude is None:
         return frozenset()
@@ -51,7 +53,7 @@ def excluded(options):
     return paths
 
 
-def folder_commands(options, num_classes):
+def folder_commands(options: argparse.Namespace, num_classes: int) -> str:
     """Write the folder's data config; returns what to run next."""
     path = Path(options.root) / "data.yaml"
     save_config(DataConfig(name="folder", root=options.root, train_list="train.txt", val_list="val.txt",
@@ -66,7 +68,7 @@ def folder_commands(options, num_classes):
             f"  {shlex.join([*train, 'configs/generator_folder.yaml', *data, *model])}")
 
 
-def prepare_text(root, out, vocabulary):
+def prepare_text(root: str | Path, out: str | Path, vocabulary: int) -> None:
     """Train a text tokenizer on the class names of a data set and write it as a folder."""
     from nbp.generator.conditions import train_text_tokenizer
 
@@ -75,7 +77,7 @@ def prepare_text(root, out, vocabulary):
     print(f"{out}: text tokenizer of {len(texts)} class names, at most {vocabulary} ids")
 
 
-def parse(arguments=None):
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.prepare", description=__doc__.splitlines()[0])
     sources = parser.add_subparsers(dest="source", required=True)
     source = sources.add_parser("procgen", help="render 64x64 clips of twelve games")
@@ -110,7 +112,7 @@ def parse(arguments=None):
     return options
 
 
-def summary(root, motion):
+def summary(root: str | Path, motion: Mapping[str, Mapping[str, float]]) -> str:
     """Table of clips per class, with the mean motion of each where it is known.
 
     Args:
@@ -127,4 +129,4 @@ def summary(root, motion):
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from nbp.config import load_run
-from nbp.convert import checkpoint_to_native
+from nbp.system.command import run_command
 from nbp.training import checkpoints
-from nbp.training.fitting import fit
 from nbp.training.stop_signals import Stopped
+from nbp.workflows.converting import checkpoint_to_native
 
 
 def main(arguments=None):
@@ -22,6 +22,8 @@ def main(arguments=None):
     parser.add_argument("config", help="run file, e.g. configs/tokenizer_procgen.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
     options = parser.parse_args(arguments)
+    from nbp.training.fitting import fit  # here, as Lightning is an extra
+
     run = load_run(options.config, options.overrides)
     try:
         trainer = fit(run)
@@ -37,4 +39,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

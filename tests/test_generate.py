@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from nbp import clipset, generate
+from nbp import generate
 from nbp.config import GeneratorConfig, TokenizerConfig
+from nbp.data import clip_set
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import probe, write_video
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
+from nbp.workflows import generating
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,12 +39,12 @@ def one_by_one(models, tmp_path_factory):
     """Clips made one at a time."""
     out = tmp_path_factory.mktemp("single")
     generate.main([*models, "--out", str(out), "--batch-size", "1"])
-    return clipset.load(out)
+    return clip_set.load(out)
 
 
 def test_it_writes_clips_videos_and_a_picture(models, tmp_path):
     generate.main([*models, "--out", str(tmp_path), "--labels", "2", "0"])
-    clips = clipset.load(tmp_path)
+    clips = clip_set.load(tmp_path)
     assert clips["video"].shape == (5, 17, 32, 32, 3) and clips["label"].tolist() == [2, 0, 2, 0, 2]
     assert clips["indices"].shape == (5, 5, 4, 4) and 0 <= clips["indices"].min() and clips["indices"].max() < 125
     assert probe(tmp_path / "mp4" / "00004.mp4").num_frames == 17
@@ -52,20 +54,20 @@ def test_it_writes_clips_videos_and_a_picture(models, tmp_path):
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_a_clip_does_not_depend_on_its_batch(models, one_by_one, tmp_path, batch_size):
     generate.main([*models, "--out", str(tmp_path), "--batch-size", str(batch_size)])
-    assert np.array_equal(clipset.load(tmp_path)["indices"], one_by_one["indices"])
+    assert np.array_equal(clip_set.load(tmp_path)["indices"], one_by_one["indices"])
 
 
 def test_two_ranks_make_what_one_makes(models, one_by_one, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m",
                "nbp.generate", *models, "--out", str(tmp_path), "--batch-size", "2"]
     subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
-    found = clipset.load(tmp_path)
+    found = clip_set.load(tmp_path)
     assert np.array_equal(found["indices"], one_by_one["indices"])
     assert found["label"].tolist() == one_by_one["label"].tolist() == [0, 1, 2, 0, 1]
 
 
 def test_a_stopped_run_goes_on(models, one_by_one, tmp_path, monkeypatch):
-    original, calls = generate.generate_clips, []
+    original, calls = generating.generate_clips, []
 
     def stops(*arguments, **sampling):
         calls.append(1)
@@ -73,13 +75,13 @@ def test_a_stopped_run_goes_on(models, one_by_one, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*arguments, **sampling)
 
-    monkeypatch.setattr(generate, "generate_clips", stops)
+    monkeypatch.setattr(generating, "generate_clips", stops)
     command = [*models, "--out", str(tmp_path), "--batch-size", "1"]
     with pytest.raises(KeyboardInterrupt):
         generate.main(command)
     generate.main(command)
     assert len(calls) == 3 + 3, "two clips were kept, three were left"
-    assert np.array_equal(clipset.load(tmp_path)["indices"], one_by_one["indices"])
+    assert np.array_equal(clip_set.load(tmp_path)["indices"], one_by_one["indices"])
 
 
 def test_other_settings_in_the_same_folder_are_refused(models, tmp_path):
@@ -95,7 +97,7 @@ def test_bfloat16_weights(models, one_by_one, tmp_path):
         generate.main([*arguments, precision, "--out", str(tmp_path / precision)])
     meta = [json.loads((tmp_path / name / "meta.json").read_text()) for name in ("fp32", "bf16")]
     assert {name for name in meta[0] if meta[0][name] != meta[1][name]} == {"precision"}
-    found = [clipset.load(tmp_path / name)["indices"] for name in ("fp32", "bf16")]
+    found = [clip_set.load(tmp_path / name)["indices"] for name in ("fp32", "bf16")]
     assert 0 <= found[1].min() and found[1].max() < 125 and 0.05 < (found[0] == found[1]).mean() < 1
 
 
@@ -113,7 +115,7 @@ def test_given_frames_stay_and_the_rest_is_predicted(models, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
     data = data_set(tmp_path, frames[::-1].copy(), "a.mp4", "b.mp4")
     generate.main([*models, "--out", str(tmp_path / "out"), "--data", data])
-    clips = clipset.load(tmp_path / "out")
+    clips = clip_set.load(tmp_path / "out")
     assert clips["path"].tolist() == ["b.mp4"] and len(clips["video"]) == 1
     assert np.abs(clips["video"][0, :5].astype(int) - frames[::-1][:5]).mean() < 3
     assert np.abs(clips["video"][0, 5:].astype(int) - frames[::-1][5:]).mean() > 10
@@ -130,7 +132,7 @@ def test_a_class_list_gives_the_prompts(models, tmp_path):
               "--num-clips", "3", "--out"]
     generate.main([*common, str(tmp_path / "listed"), "--classes", str(tmp_path / "classes.txt")])
     generate.main([*common, str(tmp_path / "typed"), "--texts", "archery", "yo yo"])
-    listed, typed = (clipset.load(tmp_path / name)["indices"] for name in ("listed", "typed"))
+    listed, typed = (clip_set.load(tmp_path / name)["indices"] for name in ("listed", "typed"))
     assert np.array_equal(listed, typed)
 
 
@@ -138,7 +140,7 @@ def test_several_continuations_of_one_video_start_in_different_places(models, tm
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     data = data_set(tmp_path, frames, "a.mp4", "b.mp4")
     generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, "--clips-per-video", "2"])
-    clips = clipset.load(tmp_path / "out")
+    clips = clip_set.load(tmp_path / "out")
     assert clips["path"].tolist() == ["b.mp4", "b.mp4"] and clips["label"].tolist() == [0, 0]
     assert np.abs(clips["video"][0, :5].astype(int) - clips["video"][1, :5]).mean() > 10
 

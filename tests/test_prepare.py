@@ -8,7 +8,7 @@ from nbp.config import DataConfig, load_config, load_run
 from nbp.data.annotations import read_annotations
 from nbp.data.sources import procgen
 from nbp.data.video_io import probe, read_frames
-from nbp.files import read_json
+from nbp.system.files import read_json
 
 
 def test_ucf101_prints_counts(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Commands of the README and of docs/: modules, options, files, scripts, overrides and Python names that exist."""
+"""Commands of README, CONTRIBUTING and docs/: modules, options, files, scripts, overrides, Python names that exist."""
 
 import importlib
 import re
@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ALL_TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
@@ -31,7 +31,8 @@ def modules():
     for _, words in commands():
         if words[0] in ("python", "torchrun") and "-m" in words:
             place = words.index("-m") + 1
-            yield words[place], words[place + 1:]
+            if words[place].startswith("nbp"):
+                yield words[place], words[place + 1:]
 
 
 def shown(value):
@@ -84,7 +85,7 @@ def test_a_script_reads_the_variables_that_are_set_for_it(variables, words):
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(
-    r"(?:configs|scripts|nbp|docs)/[\w/-]+\.(?:yaml|sh|sbatch|py|md)", ALL_TEXT))))
+    r"(?:configs|scripts|nbp|docs|tests)/[\w/-]+\.(?:yaml|sh|sbatch|py|md)", ALL_TEXT))))
 def test_a_file_that_is_named_is_there(path):
     assert (ROOT / path).is_file()
     if path.endswith(("sh", "sbatch")):
@@ -119,7 +120,8 @@ def test_the_python_snippet_runs_on_a_small_model(tmp_path, monkeypatch):
     code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.S))
     code = code.replace("ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt", str(tmp_path / "tokenizer"))
     code = code.replace("ckpt/NBP-k600-base/k600_base_nbp16.ckpt", str(tmp_path / "generator"))
-    code = code.replace('device="cuda"', 'device="cpu"').replace("tokenizer)\nindices", 'tokenizer, device="cpu")\nindices')
+    code = code.replace('device="cuda"', 'device="cpu"')
+    code = code.replace("tokenizer)\nindices", 'tokenizer, device="cpu")\nindices')
     names = {"raw_video": torch.rand(1, 3, 17, 128, 128)}
     exec(code, names)  # noqa: S102 - our own README
     assert names["video"].shape == (1, 3, 17, 128, 128)

@@ -1,23 +1,47 @@
-"""What setup.py asks for is what the code imports, and what is installed here."""
+"""What setup.py asks for is what the code imports and what is installed here, and the base works without the extras."""
 
 import ast
+import runpy
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from nbp.config import GeneratorConfig, TokenizerConfig
+from nbp.generator.model import Generator
+from nbp.system.command import EXTRAS
+from nbp.tokenizer.model import Tokenizer
 
 ROOT = Path(__file__).parent.parent
 # procgen2 pins an old numpy, so setup.sh installs it without its dependencies; wandb is loaded by Lightning's logger.
 NOT_IN_SETUP, NOT_IMPORTED = {"procgen2"}, {"wandb"}
+# Run before a command: what only the extras bring cannot be imported, as if it were not installed.
+BLOCK = f"""
+import sys
+from importlib.machinery import PathFinder
+find, blocked = PathFinder.find_spec, {sorted([*EXTRAS, "lightning", "lightning_fabric"])}
+PathFinder.find_spec = lambda name, *where: None if name.split(".")[0] in blocked else find(name, *where)
+"""
 
 
-def requirements():
-    """install_requires by name."""
-    [listed] = [keyword.value for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))
-                if isinstance(node, ast.Call) for keyword in node.keywords if keyword.arg == "install_requires"]
-    return {canonicalize_name(found.name): found for found in map(Requirement, ast.literal_eval(listed))}
+@pytest.fixture(scope="module")
+def declared():
+    """What setup() is called with."""
+    with pytest.MonkeyPatch.context() as patch:
+        found = {}
+        patch.setattr("setuptools.setup", found.update)
+        runpy.run_path(str(ROOT / "setup.py"))
+    return found
+
+
+def by_name(requirements):
+    return {canonicalize_name(found.name): found for found in map(Requirement, requirements)}
 
 
 def imported():
@@ -33,12 +57,56 @@ def imported():
     return {canonicalize_name(homes[name][0]) for name in modules - sys.stdlib_module_names - {"nbp"}}
 
 
-def test_every_import_is_declared_and_nothing_else():
-    assert imported() - NOT_IN_SETUP == requirements().keys() - NOT_IMPORTED
+def test_every_import_is_declared_and_nothing_else(declared):
+    base, train = by_name(declared["install_requires"]), by_name(declared["extras_require"]["train"])
+    assert not base.keys() & train.keys()
+    assert imported() - NOT_IN_SETUP == (base.keys() | train.keys()) - NOT_IMPORTED
+    assert {canonicalize_name(name) for name in EXTRAS} == train.keys()
+    assert set(declared["extras_require"]["train"]) < set(declared["extras_require"]["dev"])
 
 
-def test_the_ranges_hold_what_is_installed():
-    for name, requirement in requirements().items():
+def test_the_ranges_hold_what_is_installed(declared):
+    for name, requirement in by_name([*declared["install_requires"], *declared["extras_require"]["dev"]]).items():
         if requirement.marker is None or requirement.marker.evaluate():
             version = metadata.version(name)
             assert requirement.specifier.contains(version, prereleases=True), f"{name} {version} is not {requirement}"
+
+
+def without_extras(code, folder, *arguments):
+    """Run Python code, or `python -m CODE` with arguments, where no extra is installed."""
+    if arguments:
+        code = f"import runpy; sys.argv[1:] = {[*map(str, arguments)]}; runpy.run_module('{code}', run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", BLOCK + code], cwd=folder, capture_output=True, text=True, timeout=300,
+                          env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_models_generation_and_evaluation_work_without_the_extras(tmp_path, i3d_path):
+    torch.manual_seed(0)
+    Tokenizer(TokenizerConfig([8, 8, 8, 16], [1, 1, 1, 1], [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
+                              [5, 5, 5])).save_pretrained(tmp_path / "tokenizer")
+    Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "none", "plain", begin_token=True)
+              ).save_pretrained(tmp_path / "generator")
+    result = without_extras("import nbp; tokenizer = nbp.load_magvit2('tokenizer', device='cpu'); "
+                            "nbp.load_transformer('generator', tokenizer, device='cpu')", tmp_path)
+    assert result.returncode == 0, result.stderr
+    result = without_extras("nbp.generate", tmp_path, "--generator", "generator", "--tokenizer", "tokenizer", "--out",
+                            "generated", "--num-clips", 8)
+    assert result.returncode == 0, result.stderr
+    np.save(tmp_path / "real.npy", np.random.default_rng(0).integers(0, 256, (8, 17, 32, 32, 3), dtype=np.uint8))
+    result = without_extras("nbp.evaluate", tmp_path, "--real", "real.npy", "--fake", "generated", "--protocol",
+                            "quickstart", "--weights", i3d_path)
+    assert result.returncode == 0 and "fvd" in result.stdout.lower(), result.stdout + result.stderr
+
+
+def test_training_without_its_extra_says_how_to_install_it(tmp_path):
+    result = without_extras("nbp.train", tmp_path, ROOT / "configs/tokenizer_procgen.yaml")
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: pytorch_lightning is not installed; ")
+    assert result.stderr.endswith(' python -m pip install ".[train]"\n')
+
+
+def test_the_public_names_are_offered_and_cost_nothing_before_they_are_used():
+    code = ("import sys, nbp; assert 'torch' not in sys.modules; print([name for name in nbp.__all__ if name not in "
+            "dir(nbp) or not callable(getattr(nbp, name))]); assert not hasattr(nbp, 'nothing')")
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -3,11 +3,21 @@
 Architecture and data fields have no default: a missing one is an error.
 """
 
+from nbp.config.checking import build_config
 from nbp.config.loading import config_digest, load_config, load_run, save_config, to_dict
-from nbp.config.models import GeneratorConfig, TokenizerConfig
-from nbp.config.runs import (CurriculumPhase, DataConfig, DiscriminatorConfig, GeneratorRun, ImageConfig, OptimConfig,
-                             TokenizerLossConfig, TokenizerRun, TrainerConfig)
+from nbp.config.models import GeneratorConfig, OfficialQuirks, TokenizerConfig
+from nbp.config.runs import (
+                             CurriculumPhase,
+                             DataConfig,
+                             DiscriminatorConfig,
+                             GeneratorRun,
+                             ImageConfig,
+                             OptimConfig,
+                             TokenizerLossConfig,
+                             TokenizerRun,
+                             TrainerConfig,
+)
 
 __all__ = ["CurriculumPhase", "DataConfig", "DiscriminatorConfig", "GeneratorConfig", "GeneratorRun", "ImageConfig",
-           "OptimConfig", "TokenizerConfig", "TokenizerLossConfig", "TokenizerRun", "TrainerConfig", "config_digest",
-           "load_config", "load_run", "save_config", "to_dict"]
+           "OfficialQuirks", "OptimConfig", "TokenizerConfig", "TokenizerLossConfig", "TokenizerRun", "TrainerConfig",
+           "build_config", "config_digest", "load_config", "load_run", "save_config", "to_dict"]

@@ -1,31 +1,37 @@
 """YAML files and dotted overrides -> checked dataclasses. The only importer of omegaconf, when a file is read."""
 
+from __future__ import annotations
+
 import dataclasses
-import difflib
 import hashlib
-import typing
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
+from nbp.config.checking import AnySection, Section, build_config, check_layer
 from nbp.config.runs import GeneratorRun, TokenizerRun
+from nbp.system.files import AnyPath, write_text
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
-def load_run(path, overrides=()):
+def load_run(path: AnyPath, overrides: Iterable[str] = ()) -> TokenizerRun | GeneratorRun:
     """Load a run file: its `kind` field picks the schema. Raises as `load_config`."""
     kind = _read_yaml(path).get("kind")
-    schemas = {"tokenizer": TokenizerRun, "generator": GeneratorRun}
+    schemas: dict[str, type[TokenizerRun] | type[GeneratorRun]] = {"tokenizer": TokenizerRun, "generator": GeneratorRun}
     if kind not in schemas:
         raise ValueError(f"{path}: kind must be tokenizer or generator, got {kind!r}")
     return load_config(schemas[kind], path, overrides)
 
 
-def load_config(schema, path=None, overrides=(), values=None):
-    """Build a `schema` dataclass from a YAML file and dotted overrides.
+def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str] = ()) -> AnySection:
+    """Build a config dataclass from a YAML file and dotted overrides.
 
     Args:
         schema: dataclass type.
-        path: YAML file or None; its `base` entries (relative to the file) are merged first, in order.
+        path: YAML file; its `base` entries (relative to the file) are merged first, in order.
         overrides: strings `section.field=value`, or YAML files that are merged in their place.
-        values: nested dict merged between file and overrides.
 
     Returns:
         An instance of `schema`, with every nested dataclass built.
@@ -37,35 +43,24 @@ def load_config(schema, path=None, overrides=(), values=None):
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    merged = OmegaConf.structured(schema)
-    layers = [(path, _read_yaml(path))] if path is not None else []
-    if values is not None:
-        layers.append(("values", OmegaConf.create(values)))
+    layers: list[tuple[AnyPath, DictConfig]] = [(path, _read_yaml(path))]
     for item in overrides:
         if "=" not in item and item.endswith((".yaml", ".yml")):
             layers.append((item, _read_yaml(item)))
-            continue
-        if "=" not in item:
+        elif "=" not in item:
             raise ValueError(f"override {item!r} is not of the form section.field=value, nor a YAML file")
-        layers.append((f"command line {item!r}", OmegaConf.from_dotlist([item])))
+        else:
+            layers.append((f"command line {item!r}", OmegaConf.from_dotlist([item])))
     for source, layer in layers:
-        _check_names(schema, OmegaConf.to_container(layer), source)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            raise ValueError(f"{source}: {error.full_key}: {_first_line(error)}") from error
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ValueError(f"{path}: no value for {', '.join(missing)}: set it in the file or as NAME=VALUE")
+        check_layer(schema, _plain(layer), source)
     try:
-        config = OmegaConf.to_object(merged)
+        values = _plain(OmegaConf.merge(*(layer for _, layer in layers)), resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {_first_line(error)}") from error
-    _check_all(config)
-    return config
+        raise ValueError(f"{path}: {error.full_key}: {str(error).splitlines()[0]}") from error
+    return build_config(schema, values, path, advice=": set it in the file or as NAME=VALUE")
 
 
-def config_digest(path):
+def config_digest(path: AnyPath) -> str:
     """Hex sha256 of what a YAML file says with its bases merged, whatever its comments and order of fields.
 
     Raises:
@@ -76,21 +71,19 @@ def config_digest(path):
     return hashlib.sha256(OmegaConf.to_yaml(_read_yaml(path), sort_keys=True).encode()).hexdigest()
 
 
-def to_dict(config):
+def to_dict(config: Section) -> dict[str, Any]:
     """Nested plain dict of a config dataclass."""
     return dataclasses.asdict(config)
 
 
-def save_config(config, path):
+def save_config(config: Section, path: AnyPath) -> None:
     """Write the resolved config as YAML, atomically."""
     from omegaconf import OmegaConf
-
-    from nbp.files import write_text
 
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 
 
-def _read_yaml(path):
+def _read_yaml(path: AnyPath) -> DictConfig:
     from omegaconf import OmegaConf
 
     path = Path(path)
@@ -98,39 +91,16 @@ def _read_yaml(path):
         raise ValueError(f"config file {path} does not exist")
     try:
         layer = OmegaConf.load(path)
-    except Exception as error:
+    except Exception as error:     # whatever the YAML parser raises
         raise ValueError(f"config file {path} is not valid YAML: {error}") from error
     if not OmegaConf.is_dict(layer):
         raise ValueError(f"config file {path} must hold a mapping of fields")
+    layer = cast("DictConfig", layer)
     bases = layer.pop("base", [])
-    return OmegaConf.merge(*[_read_yaml(path.parent / base) for base in bases], layer)
+    return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base) for base in bases], layer))
 
 
-def _check_names(schema, values, source, prefix=""):
-    """Reject unknown names with a suggestion, in optional sections and lists of sections too; OmegaConf's has none."""
-    fields = {f.name: f.type for f in dataclasses.fields(schema)}
-    for name, value in values.items():
-        if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1)
-            hint = f", did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(fields))}"
-            raise ValueError(f"{source}: unknown field {prefix}{name}{hint}")
-        inner = next(filter(dataclasses.is_dataclass, (fields[name], *typing.get_args(fields[name]))), None)
-        if inner is not None and isinstance(value, dict):
-            _check_names(inner, value, source, f"{prefix}{name}.")
-        if inner is not None and isinstance(value, list):
-            for number, entry in enumerate(value):
-                if isinstance(entry, dict):
-                    _check_names(inner, entry, source, f"{prefix}{name}[{number}].")
+def _plain(layer: object, resolve: bool = False) -> dict[str, Any]:
+    from omegaconf import OmegaConf
 
-
-def _check_all(config):
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            _check_all(value)
-    if hasattr(config, "check"):
-        config.check()
-
-
-def _first_line(error):
-    return str(error).splitlines()[0]
+    return cast(dict[str, Any], OmegaConf.to_container(layer, resolve=resolve))

@@ -3,39 +3,39 @@
 import math
 import warnings
 from dataclasses import dataclass, field
-from typing import List, Optional
 
-MISSING = "???"   # omegaconf's mark of a field that has no default
+from nbp.config.checking import MISSING, Section
 
 
 @dataclass
-class TokenizerConfig:
+class TokenizerConfig(Section):
     """Causal 3D-conv autoencoder with FSQ; stage i has `widths[i]` channels and `num_res_blocks[i]` residual units."""
 
-    widths: List[int] = MISSING
-    num_res_blocks: List[int] = MISSING
-    strides: List[List[int]] = MISSING     # between stages, (t, h, w) each
-    fsq_levels: List[int] = MISSING
-    patch: List[int] = field(default_factory=lambda: [1, 1, 1])   # pixels (t, h, w) that the first layer takes as one
+    widths: list[int] = MISSING
+    num_res_blocks: list[int] = MISSING
+    strides: list[list[int]] = MISSING     # between stages, (t, h, w) each
+    fsq_levels: list[int] = MISSING
+    patch: list[int] = field(default_factory=lambda: [1, 1, 1])   # pixels (t, h, w) that the first layer takes as one
     # published: group norm per frame, Swish, 3x3x3 twice | full: layer norm, SiLU, 3x3x3 twice | split: 1x3x3, 3x1x1.
     # Where not published, the strided layers change the width.
     units: str = "published"
 
     @property
-    def num_codes(self):
+    def num_codes(self) -> int:
         return math.prod(self.fsq_levels)
 
     @property
-    def patched(self):
+    def patched(self) -> bool:
         """Whether patches take the place of full-resolution convolutions (nbp/tokenizer/patches.py)."""
         return math.prod(self.patch) > 1
 
     @property
-    def downsample(self):
+    def downsample(self) -> tuple[int, int, int]:
         """Total stride (t, h, w), patches included."""
-        return tuple(math.prod(axis) for axis in zip(self.patch, *self.strides))
+        t, h, w = (math.prod(axis) for axis in zip(self.patch, *self.strides))
+        return t, h, w
 
-    def latent_grid(self, num_frames, height, width):
+    def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """Latent grid (t, h, w) of a video of this size.
 
         Raises:
@@ -49,7 +49,7 @@ class TokenizerConfig:
                              f"{height}x{width}")
         return (num_frames - 1) // t + 1, height // h, width // w
 
-    def check(self):
+    def check(self) -> None:
         if not len(self.widths) == len(self.num_res_blocks) == len(self.strides) + 1 > 1:
             raise ValueError(
                 "tokenizer config: widths, num_res_blocks and strides must have n > 1, n and n-1 entries, got "
@@ -57,9 +57,11 @@ class TokenizerConfig:
         for stride in self.strides:
             if len(stride) != 3 or any(s not in (1, 2) for s in stride):
                 raise ValueError(f"tokenizer config: strides entries are (t, h, w) of 1 or 2, got {list(stride)}")
-        grows = [a != b for a, b in zip(self.widths, self.widths[1:])]
-        bare = any(n == 0 and g for n, g in zip(self.num_res_blocks[1:], grows))
-        if self.units == "published" and (bare or (grows[0] and not self.num_res_blocks[0])):
+        # A stage changes the width by its first residual unit: in the encoder from the stage before, in the decoder
+        # from the one behind, so the very first stage needs one too.
+        changes = [a != b for a, b in zip(self.widths, self.widths[1:])]
+        without_unit = any(count == 0 and change for count, change in zip(self.num_res_blocks[1:], changes))
+        if self.units == "published" and (without_unit or (changes[0] and not self.num_res_blocks[0])):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
         if any(width % 4 for width in self.widths):
@@ -75,25 +77,33 @@ class TokenizerConfig:
             raise ValueError(f"tokenizer config: units must be published, full or split, got {self.units!r}")
 
 
-@dataclass
-class GeneratorConfig:
-    """Decoder-only transformer with block-causal attention over [condition | begin | video].
+@dataclass(kw_only=True)
+class OfficialQuirks(Section):
+    """Layouts and habits of the released generators; all off for new models. See docs/official-checkpoints.md."""
 
-    The last group of fields is about the released checkpoints: their layouts and quirks, off for new models.
-    """
+    full_head: bool = False                # predict condition and special ids too, not only video codes
+    spare_id: bool = False                 # one id that nothing uses, after the video ids
+    clamp_samples: bool = False            # needs full_head: sample any id, clamp to video codes in the output only
+    multinomial: bool = False              # draw by torch.multinomial over all ids: the official samples for a seed
+    pad_visibility: str = "never"          # who sees pads: never | causal (later tokens) | decoding (cached steps)
+
+
+@dataclass
+class GeneratorConfig(OfficialQuirks):
+    """Decoder-only transformer with block-causal attention over [condition | begin | video]."""
 
     num_layers: int = MISSING
     num_heads: int = MISSING
     width: int = MISSING
     num_codes: int = MISSING               # the tokenizer's codebook size
-    grid: List[int] = MISSING              # latent grid (t, h, w) of a clip
-    block_shape: List[int] = MISSING       # tokens predicted in one step, as (t, h, w); (1, 1, n): n in raster order
+    grid: list[int] = MISSING              # latent grid (t, h, w) of a clip
+    block_shape: list[int] = MISSING       # tokens predicted in one step, as (t, h, w); (1, 1, n): n in raster order
     condition: str = MISSING               # none | label | text
     start: str = MISSING                   # plain: every block at once | hybrid: first block token by token
     begin_token: bool = True               # False: the first block is always given, never predicted (plain start)
     num_condition_ids: int = 0             # classes, or entries of the text vocabulary
     condition_len: int = 0                 # condition tokens in front of the video
-    pad_token: Optional[int] = None        # text id that only fills up the condition; see pad_visibility
+    pad_token: int | None = None           # text id that only fills up the condition; see pad_visibility
     max_seq_len: int = 5120
     dropout: float = 0.1
     condition_dropout: float = 0.1         # share of training clips that see the unconditional embedding
@@ -102,49 +112,52 @@ class GeneratorConfig:
     qk_norm: bool = False                  # queries and keys of unit variance
     activation: str = "gelu"               # gelu | relu2, the square of ReLU
 
-    full_head: bool = False                # predict condition and special ids too, not only video codes
-    spare_id: bool = False                 # one id that nothing uses, after the video ids
-    clamp_samples: bool = False            # needs full_head: sample any id, clamp to video codes in the output only
-    multinomial: bool = False              # draw by torch.multinomial over all ids: the official samples for a seed
-    pad_visibility: str = "never"          # who sees pads: never | causal (later tokens) | decoding (cached steps)
-
     @property
-    def block_size(self):
+    def block_size(self) -> int:
         return math.prod(self.block_shape)
 
-    def check(self):
-        def require(valid, name, accepted):
-            if not valid:
-                raise ValueError(f"generator config: {name} must be {accepted}, got {getattr(self, name)!r}")
-
+    def check(self) -> None:
         for name in ("num_layers", "num_heads", "width", "num_codes", "max_seq_len"):
-            require(getattr(self, name) >= 1, name, "at least 1")
-        require(self.width % self.num_heads == 0, "width", f"divisible by num_heads={self.num_heads}")
+            self._require(getattr(self, name) >= 1, name, "at least 1")
+        self._require(self.width % self.num_heads == 0, "width", f"divisible by num_heads={self.num_heads}")
         for name in ("grid", "block_shape"):
-            require(len(getattr(self, name)) == 3 and min(getattr(self, name)) >= 1, name, "(t, h, w), each at least 1")
-        require(self.condition in ("none", "label", "text"), "condition", "none, label or text")
-        require(self.start in ("plain", "hybrid"), "start", "plain or hybrid")
-        require(self.pad_visibility in ("never", "causal", "decoding"), "pad_visibility", "never, causal or decoding")
-        require(self.activation in ("gelu", "relu2"), "activation", "gelu or relu2")
-        require(not self.rotary or self.width // self.num_heads % 2 == 0, "rotary",
-                f"false for heads of an odd width, {self.width} / {self.num_heads}")
+            sizes = getattr(self, name)
+            self._require(len(sizes) == 3 and min(sizes) >= 1, name, "(t, h, w), each at least 1")
+        self._require(self.start in ("plain", "hybrid"), "start", "plain or hybrid")
+        self._require(self.pad_visibility in ("never", "causal", "decoding"), "pad_visibility",
+                      "never, causal or decoding")
+        self._require(self.activation in ("gelu", "relu2"), "activation", "gelu or relu2")
+        self._require(not self.rotary or self.width // self.num_heads % 2 == 0, "rotary",
+                      f"false for heads of an odd width, {self.width} / {self.num_heads}")
         for name in ("dropout", "condition_dropout"):
-            require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
-        require(self.begin_token or self.start == "plain", "begin_token", "true for a hybrid start")
-        require(self.full_head or not self.clamp_samples, "clamp_samples", "false without full_head")
-        conditional = self.condition != "none"
-        accepted = {"none": "0 without a condition", "label": "1 for labels", "text": "at least 1 for text"}
-        require({"none": self.condition_len == 0, "label": self.condition_len == 1,
-                 "text": self.condition_len >= 1}[self.condition], "condition_len", accepted[self.condition])
-        require((self.num_condition_ids >= 1) == conditional, "num_condition_ids",
-                "at least 1 with a condition, 0 without")
+            self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
+        self._require(self.begin_token or self.start == "plain", "begin_token", "true for a hybrid start")
+        self._require(self.full_head or not self.clamp_samples, "clamp_samples", "false without full_head")
+        self._check_condition()
+        if self.block_shape[0] == self.block_shape[1] == 1:      # raster order: a block may run over a row's end
+            fits = math.prod(self.grid) % self.block_size == 0
+        else:
+            fits = all(size % step == 0 for size, step in zip(self.grid, self.block_shape))
+        self._require(fits, "block_shape", f"a divisor of grid {list(self.grid)}")
+
+    def _check_condition(self) -> None:
+        self._require(self.condition in ("none", "label", "text"), "condition", "none, label or text")
+        if self.condition == "none":
+            self._require(self.condition_len == 0, "condition_len", "0 without a condition")
+            self._require(self.num_condition_ids == 0, "num_condition_ids", "0 without a condition")
+        elif self.condition == "label":
+            self._require(self.condition_len == 1, "condition_len", "1 for labels")
+        else:
+            self._require(self.condition_len >= 1, "condition_len", "at least 1 for text")
+        if self.condition != "none":
+            self._require(self.num_condition_ids >= 1, "num_condition_ids", "at least 1 with a condition")
         if self.pad_token is not None:
-            require(self.condition == "text" and 0 <= self.pad_token < self.num_condition_ids, "pad_token",
-                    "a text id, or null")
+            self._require(self.condition == "text" and 0 <= self.pad_token < self.num_condition_ids, "pad_token",
+                          "a text id, or null")
         elif self.condition == "text" and self.pad_visibility == "never":
-            raise ValueError("generator config: pad_token is missing: name the text id that fills up short texts and is "
-                             "hidden (pad_visibility is never)")
-        wraps = self.block_shape[0] == self.block_shape[1] == 1
-        fits = (math.prod(self.grid) % self.block_size == 0 if wraps else
-                all(g % b == 0 for g, b in zip(self.grid, self.block_shape)))
-        require(fits, "block_shape", f"a divisor of grid {list(self.grid)}")
+            raise ValueError("generator config: pad_token is missing: name the text id that fills up short texts and "
+                             "is hidden (pad_visibility is never)")
+
+    def _require(self, valid: bool, name: str, accepted: str) -> None:
+        if not valid:
+            raise ValueError(f"generator config: {name} must be {accepted}, got {getattr(self, name)!r}")

@@ -1,15 +1,16 @@
 """What a run is: data, losses, optimizer, trainer. Defaults are the paper's where it states them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import List, Optional
 
-from nbp.config.models import MISSING, GeneratorConfig, TokenizerConfig
+from nbp.config.checking import MISSING, Section
+from nbp.config.models import GeneratorConfig, TokenizerConfig
 
 STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Section):
     """A dataset of video files and how clips are cut from it."""
 
     name: str = MISSING
@@ -18,7 +19,7 @@ class DataConfig:
     val_list: str = MISSING
     resolution: int = MISSING          # pixels, square, divisible by the tokenizer's spatial stride
     num_frames: int = 17               # 1 + 4k
-    fps: Optional[float] = None        # None: the file's own rate
+    fps: float | None = None           # None: the file's own rate
     resize: str = "aspect"             # aspect: short side, then crop | squash: both sides, as the official reader
     flip: bool = False                 # random horizontal flip in training
     reader: str = "pyav"               # pyav | decord
@@ -26,7 +27,7 @@ class DataConfig:
 
 
 @dataclass
-class DiscriminatorConfig:
+class DiscriminatorConfig(Section):
     """PatchGAN critics; each is a switch."""
 
     video: bool = True                     # 3D, over clips
@@ -36,7 +37,7 @@ class DiscriminatorConfig:
 
 
 @dataclass
-class TokenizerLossConfig:
+class TokenizerLossConfig(Section):
     """Weights of the tokenizer's loss terms; 0 turns a term off."""
 
     l1: float = 1.0
@@ -53,12 +54,12 @@ class TokenizerLossConfig:
     lecam: float = 0.0                     # arXiv 2104.03310
     gradient_penalty: float = 0.0          # R1 on real clips, arXiv 1801.04406
 
-    def check(self):
-        _one_of("loss.adversarial_kind", self.adversarial_kind, ("hinge", "non_saturating"))
+    def check(self) -> None:
+        _check_one_of("loss.adversarial_kind", self.adversarial_kind, ("hinge", "non_saturating"))
 
 
 @dataclass
-class CurriculumPhase:
+class CurriculumPhase(Section):
     """A stretch of tokenizer training at one clip length."""
 
     steps: int = MISSING
@@ -67,15 +68,15 @@ class CurriculumPhase:
 
 
 @dataclass
-class ImageConfig:
+class ImageConfig(Section):
     """Pictures among the clips of a tokenizer run (MAGVIT-v2, arXiv 2310.05737): a causal model sees T = 1."""
 
     share: float = 0.0                     # of the micro-batches; 0: none
     batch_size: int = 8                    # pictures per device and micro-batch
-    root: Optional[str] = None             # folder of pictures; None: random frames of the training videos
-    train_list: Optional[str] = None       # annotation list relative to root; None: every picture below it
+    root: str | None = None                # folder of pictures; None: random frames of the training videos
+    train_list: str | None = None          # annotation list relative to root; None: every picture below it
 
-    def check(self):
+    def check(self) -> None:
         if not 0 <= self.share < 1:
             raise ValueError(f"images.share must be in [0, 1), got {self.share}; a curriculum phase of num_frames: 1 "
                              "trains on images alone")
@@ -86,32 +87,32 @@ class ImageConfig:
 
 
 @dataclass
-class OptimConfig:
+class OptimConfig(Section):
     """AdamW, or Muon with AdamW for what it does not take; warm-up and decay to `final_lr_ratio`."""
 
     lr: float = MISSING
     optimizer: str = "adamw"               # adamw | muon: for kernels and matrices (nbp/training/muon.py), not critics
-    muon_lr: Optional[float] = None        # peak rate of Muon's part, about 10 times lr
+    muon_lr: float | None = None           # peak rate of Muon's part, about 10 times lr
     muon_momentum: float = 0.95
-    discriminator_lr: Optional[float] = None   # None: as lr
-    betas: List[float] = MISSING
+    discriminator_lr: float | None = None      # None: as lr
+    betas: list[float] = MISSING
     weight_decay: float = 0.0              # on Linear weights only
     warmup_steps: int = 0
     schedule: str = MISSING                # linear | cosine | constant
-    decay_steps: Optional[int] = None      # only the last steps decay; None: all after the warm-up
+    decay_steps: int | None = None         # only the last steps decay; None: all after the warm-up
     final_lr_ratio: float = 0.0
     gradient_clip: float = 0.0             # global norm; 0: off
 
-    def check(self):
-        _one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
-        _one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
+    def check(self) -> None:
+        _check_one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        _check_one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
         if (self.optimizer == "muon") != (self.muon_lr is not None):
             raise ValueError(f"optim.muon_lr belongs to optim.optimizer=muon, got optim.optimizer={self.optimizer} and "
                              f"optim.muon_lr={self.muon_lr}")
 
 
 @dataclass
-class TrainerConfig:
+class TrainerConfig(Section):
     """How a run is executed and where it writes."""
 
     out: str = MISSING                     # run folder
@@ -120,7 +121,7 @@ class TrainerConfig:
     strategy: str = "auto"                 # auto (one device, or DDP) | the others of STRATEGIES
     precision: str = "auto"                # 32-true | bf16-mixed | auto: bf16-mixed where the hardware has it
     accumulate: int = 1                    # micro-batches per optimizer step
-    global_batch: Optional[int] = None     # clips per optimizer step over all devices; where given it sets accumulate
+    global_batch: int | None = None        # clips per optimizer step over all devices; where given it sets accumulate
     num_workers: int = 2
     seed: int = 0
     ema_decay: float = 0.0                 # 0: no moving average
@@ -135,11 +136,11 @@ class TrainerConfig:
     accept_changes: bool = False           # resume although the configuration has changed; what has is printed
     guard_patience: int = 20               # steps in a row that may look diverged or collapsed; 0: no guard
     max_rollbacks: int = 3                 # times the guard goes back to the last good checkpoint before it gives up
-    wandb_project: Optional[str] = None    # wandb besides CSV: offline without a key; None: CSV only
+    wandb_project: str | None = None       # wandb besides CSV: offline without a key; None: CSV only
 
-    def check(self):
-        _one_of("trainer.strategy", self.strategy, STRATEGIES)
-        _one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
+    def check(self) -> None:
+        _check_one_of("trainer.strategy", self.strategy, STRATEGIES)
+        _check_one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         for name in ("devices", "num_nodes", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
@@ -148,7 +149,7 @@ class TrainerConfig:
         if self.keep_last < 1:
             raise ValueError(f"trainer.keep_last must be at least 1, got {self.keep_last}")
 
-    def reach_global_batch(self, batch_size):
+    def reach_global_batch(self, batch_size: int) -> None:
         """Set `accumulate` so that an optimizer step sees `global_batch` clips, where that is given.
 
         Raises:
@@ -163,14 +164,14 @@ class TrainerConfig:
                              "the number of devices")
         self.accumulate = self.global_batch // parallel
 
-    def describe_batch(self, batch_size):
+    def describe_batch(self, batch_size: int) -> str:
         """Batch arithmetic in words."""
         return (f"batch {batch_size * self.devices * self.num_nodes * self.accumulate} = {batch_size} clips x "
                 f"{self.devices} devices x {self.num_nodes} nodes x {self.accumulate} accumulated")
 
 
 @dataclass
-class TokenizerRun:
+class TokenizerRun(Section):
     """One tokenizer training run."""
 
     kind: str = "tokenizer"
@@ -180,13 +181,13 @@ class TokenizerRun:
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    curriculum: List[CurriculumPhase] = MISSING
+    curriculum: list[CurriculumPhase] = MISSING
     pooling_start: bool = False            # from mean colours and slopes of latent cells (nbp/tokenizer/pooling.py)
-    init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
-    inflate_from: Optional[str] = None     # native folder of an image tokenizer that becomes this video tokenizer
+    init_from: str | None = None           # native folder or official file whose weights the run starts from
+    inflate_from: str | None = None        # native folder of an image tokenizer that becomes this video tokenizer
     images: ImageConfig = field(default_factory=ImageConfig)
 
-    def check(self):
+    def check(self) -> None:
         starts = [f"{name}={getattr(self, name)!r}" for name in ("pooling_start", "init_from", "inflate_from")
                   if getattr(self, name)]
         if len(starts) > 1:
@@ -209,7 +210,7 @@ class TokenizerRun:
 
 
 @dataclass
-class GeneratorRun:
+class GeneratorRun(Section):
     """One generator training run, from cached tokens or straight from video."""
 
     kind: str = "generator"
@@ -219,12 +220,12 @@ class GeneratorRun:
     max_steps: int = MISSING
     batch_size: int = MISSING              # clips per device and micro-batch
     tokenizer: str = MISSING               # native folder or official file
-    text_tokenizer: Optional[str] = None   # Hugging Face tokenizer folder, for text conditions
-    tokens: Optional[str] = None           # token cache folder; None: tokenize `data` online
-    data: Optional[DataConfig] = None
-    init_from: Optional[str] = None        # native folder or official file whose weights the run starts from
+    text_tokenizer: str | None = None      # Hugging Face tokenizer folder, for text conditions
+    tokens: str | None = None              # token cache folder; None: tokenize `data` online
+    data: DataConfig | None = None
+    init_from: str | None = None           # native folder or official file whose weights the run starts from
 
-    def check(self):
+    def check(self) -> None:
         self.trainer.reach_global_batch(self.batch_size)
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
@@ -237,12 +238,12 @@ class GeneratorRun:
                                  f"(4: the tokenizer's stride in time), got {self.data.num_frames}")
 
 
-def _one_of(name, value, accepted):
+def _check_one_of(name: str, value: str, accepted: Sequence[str]) -> None:
     if value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
 
 
-def _check_resolution(data, model):
+def _check_resolution(data: DataConfig, model: TokenizerConfig) -> None:
     for axis, stride in zip("hw", model.downsample[1:]):
         if data.resolution % stride:
             raise ValueError(f"data.resolution must be divisible by the tokenizer's stride {stride} in {axis}, got "

@@ -7,12 +7,15 @@ A class's id is its place in classes.txt: the sorted names of the training list.
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nbp.files import write_text
+from nbp.system.files import write_text
+
+Row = tuple[str, str]  # relative path, label
 
 
-def read_annotations(path):
+def read_annotations(path: str | Path) -> list[Row]:
     """Read an annotation list.
 
     Returns:
@@ -37,7 +40,7 @@ def read_annotations(path):
     return rows
 
 
-def write_annotations(path, rows):
+def write_annotations(path: str | Path, rows: Sequence[Row]) -> None:
     """Write (relative path, label) pairs as an annotation list, atomically.
 
     Raises:
@@ -51,7 +54,8 @@ def write_annotations(path, rows):
     write_text(path, "".join(f"{clip}\t{label}\n" for clip, label in rows))
 
 
-def check_overlap(train, val, names=("training", "validation")):
+def check_overlap(train: Iterable[Row], val: Iterable[Row],
+                  names: tuple[str, str] = ("training", "validation")) -> None:
     """Make sure that no clip is in both lists, called by `names` in the message.
 
     Raises:
@@ -62,17 +66,17 @@ def check_overlap(train, val, names=("training", "validation")):
         raise ValueError(f"{len(shared)} clips are in both the {names[0]} and the {names[1]} list, first {shared[0]!r}")
 
 
-def annotations_sha256(rows):
+def annotations_sha256(rows: Iterable[Row]) -> str:
     """Hex sha256 of (relative path, label) pairs in their order: tells a list from a changed one."""
     return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
 
 
-def count_per_class(rows):
+def count_per_class(rows: Iterable[Row]) -> dict[str, int]:
     """Number of clips of each label, as {label: count} sorted by label."""
     return dict(sorted(Counter(label for _, label in rows).items()))
 
 
-def write_lists(root, train, val):
+def write_lists(root: str | Path, train: Sequence[Row], val: Sequence[Row]) -> None:
     """Check two lists and write `train.txt`, `val.txt` and `classes.txt` into `root`.
 
     The order of writing makes train.txt the sign that all three are there.

@@ -19,12 +19,12 @@ UCF101_CLASSES = tuple("""
 """.split())
 
 
-def class_text(name):
+def class_text(name: str) -> str:
     """Lower-case words of a class name: "ApplyEyeMakeup" -> "apply eye makeup"; other spellings are only lowered."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower()
 
 
-def read_classes(path):
+def read_classes(path: str | Path) -> list[str]:
     """Words of every class in a classes.txt, in id order.
 
     Raises:

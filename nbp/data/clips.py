@@ -2,16 +2,18 @@
 
 A clip takes its frames at fixed time steps. Short clips: a file with at least half of a clip's frames is
 held on its last frame; a shorter one is refused.
-Legend: T frames, H height, W width, C channels.
+Legend: B batch, T frames, H height, W width, C channels.
 """
 
 import numpy as np
 import torch
+from einops import rearrange
+from torch import Tensor
 
 RESIZES = ("aspect", "squash")
 
 
-def clip_offsets(num_frames, file_fps, fps=None):
+def clip_offsets(num_frames: int, file_fps: float, fps: float | None = None) -> list[int]:
     """Frame numbers of a clip relative to its first frame.
 
     Args:
@@ -31,12 +33,12 @@ def clip_offsets(num_frames, file_fps, fps=None):
     return [int(number * step + 1e-4) for number in range(num_frames)]
 
 
-def num_starts(file_frames, offsets):
+def num_starts(file_frames: int, offsets: list[int]) -> int:
     """In how many places of a file of `file_frames` frames a clip fits; 0 if the file is shorter than the clip."""
     return max(0, file_frames - offsets[-1])
 
 
-def spaced_starts(count, num_clips):
+def spaced_starts(count: int, num_clips: int) -> list[int]:
     """First frames of `num_clips` clips in the places 0 .. count - 1: the centre for one, else evenly, ends included.
 
     Where the clips do not fit (count is 0) they start at 0.
@@ -47,7 +49,7 @@ def spaced_starts(count, num_clips):
     return [round(number * last / (num_clips - 1)) for number in range(num_clips)]
 
 
-def place_clip(file_frames, offsets, start):
+def place_clip(file_frames: int, offsets: list[int], start: int) -> list[int]:
     """Frame numbers of the clip that starts at frame `start`, by the short-clip rule.
 
     Raises:
@@ -60,7 +62,7 @@ def place_clip(file_frames, offsets, start):
     return [min(start + offset, file_frames - 1) for offset in offsets]
 
 
-def fit_square(frames, resolution, resize, position=0.5):
+def fit_square(frames: np.ndarray, resolution: int, resize: str, position: float = 0.5) -> np.ndarray:
     """Bring frames to resolution x resolution.
 
     Args:
@@ -90,32 +92,37 @@ def fit_square(frames, resolution, resize, position=0.5):
     return images.round_().clamp_(0, 255).byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def flip(frames):
+def flip(frames: np.ndarray) -> np.ndarray:
     """Mirror frames (T, H, W, C) left to right."""
     return frames[:, :, ::-1]
 
 
-def frames_to_video(frames):
-    """uint8 array (T, H, W, C) -> float32 tensor (C, T, H, W) in [0, 1].
+def frames_to_video(frames: np.ndarray) -> Tensor:
+    """uint8 array (T, H, W, C), or a batch (B, T, H, W, C) -> float32 tensor (C, T, H, W) or (B, C, T, H, W) in [0, 1].
 
     Raises:
         ValueError: another dtype or number of dimensions.
     """
     frames = np.asarray(frames)
-    if frames.dtype != np.uint8 or frames.ndim != 4:
-        raise ValueError(f"frames must be uint8 of shape (T, H, W, C), got {frames.dtype} {frames.shape}")
-    return torch.from_numpy(np.ascontiguousarray(frames)).permute(3, 0, 1, 2).contiguous().float().div_(255)
+    if frames.dtype != np.uint8 or frames.ndim not in (4, 5):
+        raise ValueError(f"frames must be uint8 of shape (T, H, W, C) or (B, T, H, W, C), got {frames.dtype} "
+                         f"{frames.shape}")
+    video = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "... t h w c -> ... c t h w")  # (B, C, T, H, W)
+    return video.contiguous().float().div_(255)
 
 
-def video_to_frames(video):
-    """Float tensor (C, T, H, W), nominally in [0, 1] -> uint8 array (T, H, W, C), rounded and clamped.
+def video_to_frames(video: Tensor) -> np.ndarray:
+    """Float tensor (C, T, H, W) or (B, C, T, H, W), nominally in [0, 1] -> uint8 array (T, H, W, C) or with B in front.
+
+    Values are rounded and clamped.
 
     Raises:
-        ValueError: not floating point, not four-dimensional, or not finite.
+        ValueError: not floating point, not of four or five dimensions, or not finite.
     """
-    if not torch.is_floating_point(video) or video.ndim != 4:
-        raise ValueError(f"video must be float of shape (C, T, H, W), got {video.dtype} {tuple(video.shape)}")
+    if not torch.is_floating_point(video) or video.ndim not in (4, 5):
+        raise ValueError(f"video must be float of shape (C, T, H, W) or (B, C, T, H, W), got {video.dtype} "
+                         f"{tuple(video.shape)}")
     if not torch.isfinite(video).all():
         raise ValueError("video holds NaN or infinity")
-    scaled = video.detach().float().mul(255).round().clamp(0, 255)
-    return scaled.byte().permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    pixels = video.detach().float().mul(255).round().clamp(0, 255).byte()
+    return rearrange(pixels, "... c t h w -> ... t h w c").contiguous().cpu().numpy()  # (B, T, H, W, C)

@@ -8,39 +8,69 @@ Legend: B batch, C channels, T H W pixels.
 """
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from nbp.config import DataConfig
+from nbp.data import cut
 from nbp.data.annotations import check_overlap, count_per_class, read_annotations
 from nbp.data.classes import class_text
-from nbp.data.clips import (RESIZES, clip_offsets, fit_square, flip, frames_to_video, num_starts, place_clip,
-                            spaced_starts)
-from nbp.data.video_io import READERS, VideoError, probe, read_frames
+from nbp.data.clips import RESIZES, fit_square, flip, frames_to_video
+from nbp.data.video_io import READERS, VideoError
 
 __all__ = ["VideoDataset", "evaluation_batches", "class_names", "read_annotations", "check_overlap", "count_per_class"]
+
+# Item number, or (item number, number of frames, seed of the random choices).
+Key = int | tuple[int, int, int]
 
 log = logging.getLogger(__name__)
 
 
-def class_names(data):
+class Facts(TypedDict):
+    """What is known of an item without decoding it."""
+
+    label: Tensor   # int64, -1 without a class
+    text: str       # the class name as words
+    path: str       # relative to the root
+    item: int       # number of the clip
+
+
+class Sample(Facts):
+    """An item: a clip and its facts."""
+
+    video: Tensor   # float32 (C, T, H, W) in [0, 1]
+
+
+class Batch(TypedDict):
+    """Items of a batch, collated."""
+
+    video: Tensor   # float32 (B, C, T, H, W) in [0, 1]
+    label: Tensor   # int64 (B,)
+    item: Tensor    # int64 (B,)
+    text: list[str]
+    path: list[str]
+
+
+def class_names(data: DataConfig) -> list[str]:
     """Class names of a data set in id order; empty if it has no labels.
 
     Args:
-        data: DataConfig; its lists are relative to `data.root`.
+        data: its lists are relative to `data.root`.
     """
     rows = read_annotations(Path(data.root) / data.train_list)
     return sorted({label for _, label in rows if label})
 
 
 class VideoDataset(torch.utils.data.Dataset):
-    """Clips of one split.
-
-    An item is a dict: video float32 (C, T, H, W) in [0, 1]; label int64, -1 without a class; text, the class
-    name as words; path, relative to the root; item, the number of the clip.
+    """Clips of one split; an item is a `Sample`.
 
     Args:
-        data: DataConfig. `train_list` and `val_list` are relative to `root`.
+        data: `train_list` and `val_list` are relative to `root`.
         split: "train" or "val", which list.
         train: random clip, crop and flip; False: fixed places and the centre crop.
         clips_per_video: items per file, evenly spaced when `train` is False.
@@ -50,7 +80,8 @@ class VideoDataset(torch.utils.data.Dataset):
         ValueError: unknown split or reader, a missing or empty list, or a class that the training list lacks.
     """
 
-    def __init__(self, data, split, train, clips_per_video=1, strict=False):
+    def __init__(self, data: DataConfig, split: str, train: bool, clips_per_video: int = 1,
+                 strict: bool = False) -> None:
         lists = {"train": data.train_list, "val": data.val_list}
         if split not in lists:
             raise ValueError(f"split is {split!r}; accepted: {', '.join(lists)}")
@@ -71,18 +102,21 @@ class VideoDataset(torch.utils.data.Dataset):
         # Shared memory: DataLoader workers count together, forked or spawned.
         self._bad = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows) * self.clips_per_video
 
     @property
-    def num_bad_files(self):
+    def num_bad_files(self) -> int:
         """Files found unreadable so far, by all workers of this process."""
         return int(self._bad.sum())
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: Key) -> Sample | None:
         """Item `key`, or (item, num_frames, seed) for another clip length and fixed random choices.
 
         A plain number draws the random choices from torch's generator, which DataLoader seeds per worker and epoch.
+
+        Returns:
+            `Sample`; None for a bad file in evaluation, within the allowance.
 
         Raises:
             VideoError: the file cannot be used and the allowance of `max_bad_files` is spent.
@@ -104,63 +138,56 @@ class VideoDataset(torch.utils.data.Dataset):
                 return None
         raise ValueError(f"{self.data.root}: none of the {len(self.rows)} files can be read")
 
-    def clip_names(self):
+    def clip_names(self) -> list[object]:
         """What tells this set of clips from another: path and class of each file, in order, and clips of each."""
         return [*self.rows, self.clips_per_video]
 
-    def facts(self, item):
-        """What is known of an item without decoding it: its label, text, path and number, as in the item itself."""
+    def facts(self, item: int) -> Facts:
+        """What is known of an item without decoding it, as in the item itself."""
         name, label = self.rows[item // self.clips_per_video]
         return {"label": torch.tensor(self._ids.get(label, -1)), "text": class_text(label), "path": name, "item": item}
 
-    def _note_bad(self, number, error):
+    def file(self, item: int) -> Path:
+        """The file that an item is cut from."""
+        return Path(self.data.root) / self.rows[item // self.clips_per_video][0]
+
+    def _note_bad(self, number: int, error: VideoError) -> None:
         if self.num_bad_files >= self.data.max_bad_files:
             raise error
         self._bad[number] = True
         log.warning("bad file %d of at most %d: %s", self.num_bad_files, self.data.max_bad_files, error)
 
-    def _read(self, item, num_frames, generator):
-        number, clip = divmod(item, self.clips_per_video)
-        path = Path(self.data.root) / self.rows[number][0]
-        info = probe(path)
-        offsets = clip_offsets(num_frames, info.fps, self.data.fps)
-        count = num_starts(info.num_frames, offsets)
-        if self.train:
-            start = int(torch.randint(max(1, count), (), generator=generator))
-        else:
-            start = spaced_starts(count, self.clips_per_video)[clip]
-        try:
-            indices = place_clip(info.num_frames, offsets, start)
-        except ValueError as error:
-            raise VideoError(str(error), path) from error
-        frames = read_frames(path, indices, self.data.reader, self.strict)
+    def _read(self, item: int, num_frames: int, generator: torch.Generator) -> Sample:
+        def drawn(count: int) -> int:
+            return int(torch.randint(max(1, count), (), generator=generator))
+
+        place = drawn if self.train else cut.spaced(item % self.clips_per_video, self.clips_per_video)
+        frames = cut.read_clip(self.file(item), num_frames, self.data.fps, place, self.data.reader, self.strict)
         frames = (random_square(frames, self.data, generator) if self.train else
                   fit_square(frames, self.data.resolution, self.data.resize))
         return {"video": frames_to_video(frames), **self.facts(item)}
 
 
-def random_square(frames, data, generator):
+def random_square(frames: np.ndarray, data: DataConfig, generator: torch.Generator) -> np.ndarray:
     """Training crop and mirroring of frames (T, H, W, C), as `data.resolution`, `resize` and `flip` say."""
     position, coin = torch.rand(2, generator=generator).tolist()
     frames = fit_square(frames, data.resolution, data.resize, position)
     return flip(frames) if data.flip and coin < 0.5 else frames
 
 
-def evaluation_batches(dataset, batch_size, num_workers=0, rank=0, world=1, first_item=0, max_items=None):
+def evaluation_batches(dataset: VideoDataset, batch_size: int, num_workers: int = 0, rank: int = 0, world: int = 1,
+                       first_item: int = 0, max_items: int | None = None) -> Iterator[Batch]:
     """Yield each clip of an evaluation data set once, over all ranks, without padding or repeats.
 
     Rank r takes the items r, r + world, ...; the last batch may be smaller, and bad files are left out.
 
     Args:
-        dataset: VideoDataset with `train` False.
+        dataset: with `train` False.
         batch_size: clips in a batch.
         num_workers: decoding processes.
         rank, world: this process and the number of processes.
         first_item: items below it are skipped (to resume).
         max_items: items from this number on are left out.
-
-    Yields:
-        dict: video float32 (B, C, T, H, W) in [0, 1], label int64 (B,), item int64 (B,), text and path lists.
     """
     if dataset.train:
         raise ValueError("evaluation needs a VideoDataset with train=False")
@@ -173,6 +200,7 @@ def evaluation_batches(dataset, batch_size, num_workers=0, rank=0, world=1, firs
             yield batch
 
 
-def collate_present(samples):
+def collate_present(samples: list[Sample | None]) -> Batch | None:
+    """Collate what could be read; None where nothing could."""
     present = [sample for sample in samples if sample is not None]
     return torch.utils.data.default_collate(present) if present else None

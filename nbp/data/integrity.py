@@ -4,22 +4,37 @@
 scan goes on and a later one reads only files that are new or changed. `<root>/bad_files.txt` has the result.
 """
 
+import contextlib
 import json
 import multiprocessing
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import TypedDict, TypeVar
 
 from nbp.data.annotations import read_annotations
 from nbp.data.video_io import VideoError, check_video
-from nbp.files import progress, write_text
+from nbp.system.files import write_text
+from nbp.system.progress import progress
 
 RECORD, BAD_FILES = "verified.jsonl", "bad_files.txt"
 LISTS = ("train.txt", "val.txt", "test.txt")
 
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
-def verify(root, num_workers=8):
+
+class Entry(TypedDict):
+    """A line of verified.jsonl."""
+
+    path: str
+    stamp: list[int]   # size and time of change
+    error: str         # "" for a good file
+
+
+def verify(root: str | Path, num_workers: int = 8) -> tuple[int, dict[str, str]]:
     """Decode all files of the annotation lists in `root` and write `bad_files.txt` (`path<TAB>reason`).
 
     Args:
@@ -41,7 +56,7 @@ def verify(root, num_workers=8):
     files = sorted({path for name in lists for path, _ in read_annotations(name)})
     known = _read_record(root / RECORD)
     stamps = {path: _stamp(root / path) for path in files}
-    todo = [path for path in files if known.get(path, {}).get("stamp") != stamps[path]]
+    todo = [path for path in files if path not in known or known[path]["stamp"] != stamps[path]]
     found = {path: entry["error"] for path, entry in known.items()}
     with open(root / RECORD, "a", encoding="utf-8") as record:
         for path, error in _scan(root, todo, len(files), min(num_workers, max(1, len(todo)))):
@@ -54,7 +69,7 @@ def verify(root, num_workers=8):
     return len(files), bad
 
 
-def read_bad_files(path):
+def read_bad_files(path: str | Path) -> frozenset[str]:
     """Relative paths of a list as `verify` writes it, `path<TAB>reason`; a reason may be missing.
 
     Raises:
@@ -66,7 +81,7 @@ def read_bad_files(path):
     return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
 
 
-def _scan(root, todo, total, num_workers):
+def _scan(root: Path, todo: list[str], total: int, num_workers: int) -> Iterator[tuple[str, str]]:
     """Yield (path, reason or "") of each file, with a progress bar."""
     if todo:
         results = check_all(_check, [(str(root), path) for path in todo], num_workers)
@@ -74,7 +89,8 @@ def _scan(root, todo, total, num_workers):
                             "files", total - len(todo))
 
 
-def check_all(check, jobs, num_workers):
+def check_all(check: Callable[[Job], Result], jobs: Iterable[Job],
+              num_workers: int) -> Iterator[tuple[Job, Result | None]]:
     """Run `check` on each job in processes of their own; a job that kills its process gives None, not an end.
 
     Args:
@@ -87,7 +103,8 @@ def check_all(check, jobs, num_workers):
     """
     waiting, broken = deque(jobs), True
     while broken:
-        in_flight, broken = {}, False
+        in_flight: dict[Future[Result], Job] = {}
+        broken = False
         with _pool(num_workers) as pool:
             try:
                 while waiting or in_flight:
@@ -95,25 +112,24 @@ def check_all(check, jobs, num_workers):
                         in_flight[pool.submit(check, waiting[0])] = waiting[0]
                         waiting.popleft()
                     done = next(as_completed(in_flight))
-                    result = done.result()
-                    yield in_flight.pop(done), result
+                    finished = done.result()
+                    yield in_flight.pop(done), finished
             except BrokenProcessPool:
                 broken = True
         for job in in_flight.values():       # one of these broke it: each gets a process of its own
             with _pool(1) as pool:
-                try:
+                result = None
+                with contextlib.suppress(BrokenProcessPool):
                     result = pool.submit(check, job).result()
-                except BrokenProcessPool:
-                    result = None
             yield job, result
 
 
-def _pool(num_workers):
+def _pool(num_workers: int) -> ProcessPoolExecutor:
     # Processes, because the codec holds the interpreter; spawned, because codec threads do not survive a fork.
     return ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn"))
 
 
-def _check(job):
+def _check(job: tuple[str, str]) -> tuple[str, str]:
     root, path = job
     try:
         check_video(Path(root) / path)
@@ -122,7 +138,7 @@ def _check(job):
     return path, ""
 
 
-def _stamp(path):
+def _stamp(path: Path) -> list[int]:
     """Size and time of change of a file, [0, 0] for none."""
     if not path.is_file():
         return [0, 0]
@@ -130,9 +146,9 @@ def _stamp(path):
     return [state.st_size, state.st_mtime_ns]
 
 
-def _read_record(path):
+def _read_record(path: Path) -> dict[str, Entry]:
     """Last entry of each file; a line that a stopped scan left unfinished is no entry."""
-    entries = {}
+    entries: dict[str, Entry] = {}
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:

@@ -5,7 +5,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 
-def local_path(folder):
+def local_path(folder: str | Path) -> Path | None:
     """Path of a folder on this machine (a plain path or a file:// URL), or None for a URL of elsewhere."""
     text = str(folder)
     if text.startswith("file://"):
@@ -13,7 +13,7 @@ def local_path(folder):
     return None if "://" in text else Path(text)
 
 
-def open_folder(folder):
+def open_folder(folder: str | Path) -> "LocalFolder | RemoteFolder":
     """`LocalFolder` or `RemoteFolder` of a path or URL.
 
     Raises:
@@ -26,10 +26,10 @@ def open_folder(folder):
 class LocalFolder:
     """Files of a folder on this machine."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self, name):
+    def read(self, name: str | Path) -> bytes | None:
         """Content of a file, or None if there is none."""
         path = self.path / name
         return path.read_bytes() if path.is_file() else None
@@ -40,7 +40,7 @@ class RemoteFolder:
 
     path = None
 
-    def __init__(self, url):
+    def __init__(self, url: str) -> None:
         import fsspec
 
         try:
@@ -48,7 +48,7 @@ class RemoteFolder:
         except (ImportError, ValueError) as error:
             raise ValueError(f"{url} cannot be opened: {error}") from error
 
-    def read(self, name):
+    def read(self, name: str | Path) -> bytes | None:
         """Content of a file, or None if there is none."""
         try:
             return self._files.cat_file(f"{self._root.rstrip('/')}/{name}")

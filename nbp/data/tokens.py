@@ -7,16 +7,53 @@ Legend: n samples, t h w latent grid.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from nbp.data.classes import class_text
-from nbp.data.remote import open_folder
-from nbp.files import atomic_path, read_json, write_json
+from nbp.data.remote import LocalFolder, RemoteFolder, open_folder
+from nbp.system.files import atomic_path, read_json, write_json
 
 META_FIELDS = ("grid", "num_codes", "tokenizer_hash", "data", "classes")
+
+
+class Rows(Protocol):
+    """Indices of a shard, uint16 (n, t, h, w): an array, or a slice of a file that is mapped into memory."""
+    def __getitem__(self, row: int) -> np.ndarray: ...
+
+
+class TokenMeta(TypedDict):
+    """What meta.json says, but for what the writer adds about itself."""
+
+    grid: list[int]             # t, h, w
+    num_codes: int
+    tokenizer_hash: str
+    data: dict[str, object]     # settings
+    classes: list[str]          # names in id order
+
+
+class Shard(NamedTuple):
+    """Arrays of a shard."""
+
+    item: np.ndarray             # int64 (n,)
+    label: np.ndarray            # int64 (n,)
+    paths: list[str]
+    indices: np.ndarray | None   # uint16 (n, t, h, w); None: left in the file
+
+
+class TokenSample(TypedDict):
+    """An item of a token cache."""
+
+    indices: Tensor   # int64 (t, h, w)
+    label: Tensor     # int64, -1 without a class
+    text: str         # the class name as words
+    path: str
 
 
 class TokenWriter:
@@ -24,7 +61,7 @@ class TokenWriter:
 
     Args:
         out: folder of the cache.
-        meta: dict with exactly grid [t, h, w], num_codes, tokenizer_hash, data (settings, any JSON) and
+        meta: exactly grid [t, h, w], num_codes, tokenizer_hash, data (settings, any JSON) and
             classes (names in id order).
         rank, world: this process and the number of processes; a stopped run is resumed with as many.
         shard_size: samples per file.
@@ -37,22 +74,24 @@ class TokenWriter:
         ValueError: `meta` lacks a field, or the folder holds a cache with other settings; names the fields.
     """
 
-    def __init__(self, out, meta, rank=0, world=1, shard_size=1024):
+    def __init__(self, out: str | Path, meta: TokenMeta, rank: int = 0, world: int = 1,
+                 shard_size: int = 1024) -> None:
         self.out, self.rank, self.shard_size = Path(out), rank, shard_size
-        self.meta = _checked_meta(meta) | {"num_parts": world, "shard_size": shard_size}
-        self.meta = json.loads(json.dumps(self.meta))  # tuples become lists, as they will be when read back
+        _check_meta(meta)
+        # Tuples become lists, as they will be when read back.
+        self.meta = json.loads(json.dumps({**meta, "num_parts": world, "shard_size": shard_size}))
         self._claim()
         self._part = _part_path(self.out, rank)
         self.finished = self._part.is_file()
-        self._counts = []
+        self._counts: list[int] = []
         self.next_item = 0
         while (path := _shard_path(self.out, rank, len(self._counts))).is_file():
-            items = _load_small(path)["item"]
+            items = _load_small(path).item
             self._counts.append(len(items))
             self.next_item = int(items[-1]) + 1
-        self._pending = []
+        self._pending: list[tuple[int, np.ndarray, int, str]] = []
 
-    def _claim(self):
+    def _claim(self) -> None:
         path = self.out / "meta.json"
         if not path.is_file():
             write_json(path, self.meta)
@@ -65,7 +104,8 @@ class TokenWriter:
             raise ValueError(f"{self.out} already holds tokens made with other settings: {details}. "
                              "Choose another folder or remove it")
 
-    def add(self, items, indices, labels, paths):
+    def add(self, items: Sequence[int] | np.ndarray, indices: np.ndarray, labels: Sequence[int] | np.ndarray,
+            paths: Sequence[str]) -> None:
         """Append samples; a full shard goes to disk.
 
         Args:
@@ -94,7 +134,7 @@ class TokenWriter:
             if len(self._pending) == self.shard_size:
                 self._flush()
 
-    def _flush(self):
+    def _flush(self) -> None:
         from safetensors.numpy import save_file
 
         items, indices, labels, paths = zip(*self._pending)
@@ -104,7 +144,7 @@ class TokenWriter:
         self._counts.append(len(items))
         self._pending = []
 
-    def finish(self):
+    def finish(self) -> None:
         """Write what is left and mark this part as complete."""
         if self._pending:
             self._flush()
@@ -112,10 +152,11 @@ class TokenWriter:
             write_json(self._part, {"samples": self._counts})
             self.finished = True
 
-    def __enter__(self):
+    def __enter__(self) -> "TokenWriter":
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         if kind is None:
             self.finish()
 
@@ -124,9 +165,7 @@ class TokenDataset(torch.utils.data.Dataset):
     """A finished token cache, ordered by item number however many processes wrote it.
 
     Local shards are mapped into memory. Those of a URL are read whole at once, 2 bytes a token: 1 GB for K600.
-
-    An item is a dict: indices int64 (t, h, w); label int64, -1 without a class; text, the class name as words;
-    path.
+    An item is a `TokenSample`.
 
     Args:
         folder: the cache, a path or any URL that fsspec opens.
@@ -136,7 +175,7 @@ class TokenDataset(torch.utils.data.Dataset):
         ValueError: no cache, an unfinished or damaged one, an empty one, or one of another tokenizer.
     """
 
-    def __init__(self, folder, expect_tokenizer_hash=None):
+    def __init__(self, folder: str | Path, expect_tokenizer_hash: str | None = None) -> None:
         self.folder, files = folder, open_folder(folder)
         meta = files.read("meta.json")
         if meta is None:
@@ -151,24 +190,26 @@ class TokenDataset(torch.utils.data.Dataset):
         self._shards = self._list_shards(files)
         if not self._shards:
             raise ValueError(f"{folder} holds no samples")
-        small = [_load_small(path) if files.path else _load_whole(files, path) for path in self._shards]
-        items = np.concatenate([shard["item"] for shard in small])
+        small = [_load_whole(files, path) if isinstance(files, RemoteFolder) else _load_small(path)
+                 for path in self._shards]
+        items = np.concatenate([shard.item for shard in small])
         order = np.argsort(items)
-        shards = np.repeat(np.arange(len(small)), [len(shard["item"]) for shard in small])
-        rows = np.concatenate([np.arange(len(shard["item"])) for shard in small])
+        shards = np.repeat(np.arange(len(small)), [len(shard.item) for shard in small])
+        rows = np.concatenate([np.arange(len(shard.item)) for shard in small])
         self._place = np.stack([shards, rows], 1)[order]
         self.items = items[order]
-        self.labels = np.concatenate([shard["label"] for shard in small])[order]
-        paths = [path for shard in small for path in shard["paths"]]
+        self.labels = np.concatenate([shard.label for shard in small])[order]
+        paths = [path for shard in small for path in shard.paths]
         self.paths = [paths[number] for number in order]
-        self._open = {number: shard["indices"] for number, shard in enumerate(small) if "indices" in shard}
+        self._open: dict[int, Rows] = {
+            number: shard.indices for number, shard in enumerate(small) if shard.indices is not None}
         self._local = files.path is not None
 
-    def clip_names(self):
+    def clip_names(self) -> list[object]:
         """What tells this set of clips from another: path and number of each, in order."""
         return list(zip(self.paths, self.items.tolist()))
 
-    def _list_shards(self, files):
+    def _list_shards(self, files: LocalFolder | RemoteFolder) -> list[Path]:
         """Paths of the shards, local ones or names in the folder of a URL."""
         folder, shards = files.path or Path(), []
         for rank in range(self.meta["num_parts"]):
@@ -180,10 +221,10 @@ class TokenDataset(torch.utils.data.Dataset):
                 shards.append(_shard_path(folder, rank, number))
         return shards
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: int | tuple[int, ...]) -> TokenSample:
         """Item `key`; of a tuple (item, ...) only the first entry counts, so video samplers serve here as well."""
         number = key[0] if isinstance(key, tuple) else key
         shard, row = self._place[number].tolist()
@@ -191,7 +232,7 @@ class TokenDataset(torch.utils.data.Dataset):
         return {"indices": torch.from_numpy(self._rows(shard)[row].astype(np.int64)), "label": torch.tensor(label),
                 "text": class_text(self.classes[label]) if label >= 0 else "", "path": self.paths[number]}
 
-    def _rows(self, shard):
+    def _rows(self, shard: int) -> Rows:
         """Rows of a shard; a local one is mapped into memory on first use in each process."""
         if shard not in self._open:
             from safetensors import safe_open
@@ -199,35 +240,33 @@ class TokenDataset(torch.utils.data.Dataset):
             self._open[shard] = safe_open(self._shards[shard], framework="np").get_slice("indices")
         return self._open[shard]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | ({"_open": {}} if self._local else {})
 
 
-def _checked_meta(meta):
+def _check_meta(meta: TokenMeta) -> None:
     if set(meta) != set(META_FIELDS):
         raise ValueError(f"token meta must have exactly {', '.join(META_FIELDS)}, got {', '.join(sorted(meta))}")
     if len(meta["grid"]) != 3:
         raise ValueError(f"grid must be (t, h, w), got {meta['grid']}")
     if not 1 <= meta["num_codes"] <= 1 << 16:
         raise ValueError(f"num_codes must be in [1, 65536] to fit uint16, got {meta['num_codes']}")
-    return dict(meta)
 
 
-def _load_small(path):
-    """Everything of a shard but the indices: {"item", "label", "paths"}."""
+def _load_small(path: Path) -> Shard:
+    """Everything of a shard but the indices."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            return {"item": file.get_tensor("item"), "label": file.get_tensor("label"),
-                    "paths": json.loads(file.metadata()["paths"])}
+            return Shard(file.get_tensor("item"), file.get_tensor("label"), json.loads(file.metadata()["paths"]), None)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); remove it and its part-*.json, then tokenize "
                          "again") from error
 
 
-def _load_whole(files, name):
-    """Everything of a shard behind a URL: what `_load_small` gives, and "indices"."""
+def _load_whole(files: RemoteFolder, name: Path) -> Shard:
+    """A shard behind a URL."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -236,25 +275,26 @@ def _load_whole(files, name):
         if content is None:
             raise OSError("no such file")
         header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
-        return load(content) | {"paths": json.loads(header["__metadata__"]["paths"])}
+        arrays, paths = load(content), json.loads(header["__metadata__"]["paths"])
+        return Shard(arrays["item"], arrays["label"], paths, arrays["indices"])
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{name} is missing or damaged ({error}); copy the token cache again") from error
 
 
-def _shard_path(folder, rank, number):
+def _shard_path(folder: Path, rank: int, number: int) -> Path:
     return folder / f"tokens-{rank:04d}-{number:05d}.safetensors"
 
 
-def _part_path(folder, rank):
+def _part_path(folder: Path, rank: int) -> Path:
     return folder / f"part-{rank:04d}.json"
 
 
-def _flat(meta):
+def _flat(meta: TokenMeta) -> dict[str, object]:
     """A meta with data's fields beside the others, as data.NAME: a message then shows the one that differs."""
     return {name: value for name, value in meta.items() if name != "data"} | {
         f"data.{name}": value for name, value in meta["data"].items()}
 
 
-def _short(value):
+def _short(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

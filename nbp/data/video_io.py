@@ -1,68 +1,49 @@
-"""Video files <-> uint8 frames; the only importer of the codec libraries.
+"""Video files -> uint8 frames; the door to the codec libraries, also for writing.
 
-Frame i of a file is the picture on screen i / fps seconds after its first one, time stamps rounded to that
-rate. At a constant frame rate it is the i-th decoded frame, however mp4, mov, mkv, webm or avi is coded;
-files with dropped frames still get a constant-rate time line. Damage raises VideoError, which names the file.
+Which picture is frame i, and how long a file is: `video_timeline`. How it is turned and scaled: `video_display`.
+Damage raises VideoError, which names the file.
 Legend: T frames, H height, W width.
 """
 
-import contextlib
-import itertools
-import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbp.files import atomic_path
+from nbp.data.video_file import VIDEO_SUFFIXES, File, VideoError, open_video
+from nbp.data.video_timeline import Timeline, VideoInfo, timeline
+from nbp.data.video_writing import write_video
+
+if TYPE_CHECKING:
+    import av
+
+__all__ = ["READERS", "VIDEO_SUFFIXES", "VideoError", "VideoInfo", "check_video", "probe", "read_frames", "write_video"]
 
 READERS = ("pyav", "decord")
-PIXEL_FORMATS = ("yuv420p", "yuv444p")
 
 # A seek lands on the key frame at or before (target - margin). AVI stores decoding times, which run ahead of
 # presentation by the B-frame delay (at most 3 frames in practice), so a margin of 0 is off by one there.
 _SEEK_MARGIN = 8
 
 
-class VideoError(ValueError):
-    """A video file that cannot be used; the text names it, and so does `path`.
-
-    `path` is optional only because DataLoader rebuilds the exception of a worker from its text.
-    """
-
-    def __init__(self, text, path=None):
-        super().__init__(text if path is None else f"{path}: {text}")
-        self.path = None if path is None else str(path)
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What the container says; a truncated file may hold fewer frames than it announces."""
-
-    num_frames: int
-    fps: float
-    width: int
-    height: int
-    duration_s: float
-
-
-def probe(path):
-    """Read the header of a video file.
+def probe(path: File) -> VideoInfo:
+    """Length, rate and size of a video as it is shown.
 
     Raises:
         VideoError: missing, empty or not a video.
     """
-    with _open(path) as (container, stream):
-        return _info(path, container, stream)
+    return timeline(path).info
 
 
-def read_frames(path, indices, reader="pyav", strict=False):
+def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict: bool = False) -> np.ndarray:
     """Decode the asked frames and no more than lies between the key frame before and the last of them.
 
     Args:
         path: video file.
         indices: frame numbers on the file's own time line, in any order, repeats allowed.
         reader: "pyav" (exact seeks) or "decord" (what the official results were made with; seeks up to two
-            frames wrong in some Xvid files).
+            frames wrong in some Xvid files). Files with uneven times, hidden pictures or turned or stretched
+            pictures, which decord gets wrong, are read by PyAV under either.
         strict: refuse damage that the decoder would otherwise paint over, in the frames that it decodes for this.
 
     Returns:
@@ -75,16 +56,25 @@ def read_frames(path, indices, reader="pyav", strict=False):
     indices = [int(index) for index in indices]
     if not indices or min(indices) < 0:
         raise ValueError(f"{path}: frame indices must be a non-empty list of numbers >= 0, got {indices}")
-    if reader == "pyav":
-        return _read_strictly(path, indices) if strict else _read_pyav(path, indices)
+    if reader not in READERS:
+        raise ValueError(f"reader is {reader!r}; accepted: {', '.join(READERS)}")
+    line = timeline(path)
     if reader == "decord":
         if strict:
             check_video(path)
-        return _read_decord(path, indices)
-    raise ValueError(f"reader is {reader!r}; accepted: {', '.join(READERS)}")
+        if (frames := _read_decord(path, line, indices)) is not None:
+            return frames
+    wanted = sorted(set(indices))
+    found = _read_behind_seek(path, line, wanted, strict) if wanted[0] > 2 * _SEEK_MARGIN else None
+    if found is None:
+        with open_video(path, strict) as (container, stream):
+            found = _collect(_decode(path, container, stream, line, strict), wanted, line) or {}
+    if missing := [index for index in wanted if index not in found]:
+        raise VideoError(f"ends before frame {missing[0]} (its header announces {line.info.num_frames} frames)", path)
+    return line.display.turned(np.stack([found[index] for index in indices]))
 
 
-def check_video(path):
+def check_video(path: File) -> VideoInfo:
     """Decode a whole file: what `read_frames` may meet anywhere in it.
 
     Returns:
@@ -93,205 +83,113 @@ def check_video(path):
     Raises:
         VideoError: the file cannot be opened, holds damaged frames or ends before the length that it announces.
     """
-    with _open(path, strict=True) as (container, stream):
-        info, end, pts0, number_of = _info(path, container, stream), -1, None, None
-        for frame in container.decode(stream):
-            if frame.is_corrupt:
-                raise VideoError(f"frame {end + 1} is damaged", path)
-            if frame.pts is not None:
-                pts0 = frame.pts if pts0 is None else pts0
-                number_of = number_of or _numbering(container, stream, info, pts0)
-                end = max(end, number_of(frame))
-    if end + 1 < info.num_frames - 1:  # one frame of grace, as in reading
-        raise VideoError(f"ends after {end + 1} frames (its header announces {info.num_frames})", path)
-    return info
+    line, last = timeline(path), -1
+    with open_video(path, strict=True) as (container, stream):
+        for number, _ in _decode(path, container, stream, line, strict=True):
+            last = max(last, number)
+    if (end := _end(line, last)) < line.info.num_frames:
+        raise VideoError(f"ends after {end} frames (its header announces {line.info.num_frames})", path)
+    return line.info
 
 
-def write_video(path, frames, fps, crf=18, pixel_format="yuv420p", preset="medium"):
-    """Write an h264 file, atomically: `path` never holds half a video.
+def _end(line: Timeline, last: int) -> int:
+    """How many frames a file has whose last decoded picture has number `last`.
 
-    Args:
-        path: target; its suffix (".mp4") chooses the container.
-        frames: uint8 (T, H, W, 3), RGB.
-        fps: frames per second.
-        crf: x264 quality, 0 (lossless in YUV) to 51; 18 looks unchanged.
-        pixel_format: "yuv420p" plays everywhere; "yuv444p" keeps the colour resolution, which small
-            pictures need (Procgen 64x64 at crf 6: 45 dB against 31 dB).
-        preset: x264 speed; "superfast" writes 64x64 clips 2.5 times as fast as "medium" into 1.6 times the bytes.
-
-    Raises:
-        ValueError: frames of another dtype or shape, or an odd size with "yuv420p".
+    One picture may lack at the end: Xvid in AVI may count a final, uncoded one, which shows the picture before it.
     """
+    return line.num_shown if last >= 0 and line.following(last) >= line.on_screen(line.num_shown - 1) else last + 1
+
+
+def _read_behind_seek(path: File, line: Timeline, wanted: list[int], strict: bool) -> dict[int, np.ndarray] | None:
+    """Frames from the key frame before the first wanted one on; None where only reading from the start can tell."""
     import av
 
-    frames = np.asarray(frames)
-    _check_frames(path, frames, crf, pixel_format)
-    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("libx264", rate=_fraction(fps), options={"crf": str(crf), "preset": preset})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixel_format
-        stream.thread_count = 1
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
-        container.mux(stream.encode(None))
-
-
-def _check_frames(path, frames, crf, pixel_format):
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
-        raise ValueError(f"{path}: frames must be uint8 of shape (T, H, W, 3), got {frames.dtype} {frames.shape}")
-    if pixel_format not in PIXEL_FORMATS:
-        raise ValueError(f"{path}: pixel_format is {pixel_format!r}; accepted: {', '.join(PIXEL_FORMATS)}")
-    if pixel_format == "yuv420p" and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ValueError(f"{path}: yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; "
-                         "use yuv444p")
-    if not 0 <= crf <= 51:
-        raise ValueError(f"{path}: crf is {crf}; accepted: 0 to 51")
-
-
-def _fraction(fps):
-    from fractions import Fraction
-
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
-    return Fraction(fps).limit_denominator(1001)
-
-
-@contextlib.contextmanager
-def _open(path, strict=False):
-    """Yield (container, video stream), turning every codec error inside the block into VideoError.
-
-    With `strict` the decoder reports damage that it would otherwise paint over.
-    """
-    import av
-
-    if not os.path.isfile(path):
-        raise VideoError("no such file", path)
-    if os.path.getsize(path) == 0:
-        raise VideoError("the file is empty", path)
+    target = line.first + int((wanted[0] - _SEEK_MARGIN) / line.ticks)
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise VideoError("the file holds no video stream", path)
-            stream = container.streams.video[0]
-            stream.thread_count = 1  # DataLoader workers are the parallelism
-            if strict:
-                stream.codec_context.options = {"err_detect": "explode"}
-            yield container, stream
-    except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"cannot be decoded: {error}", path) from error
-
-
-def _info(path, container, stream):
-    fps = stream.average_rate or stream.guessed_rate
-    if not fps:
-        raise VideoError("the file states no frame rate", path)
-    num_frames = stream.frames
-    if not num_frames and stream.duration:
-        num_frames = round(stream.duration * stream.time_base * fps)
-    if not num_frames and container.duration:
-        num_frames = round(container.duration * fps / 1_000_000)
-    if not num_frames or not stream.width or not stream.height:
-        raise VideoError("the file states no length or no picture size", path)
-    return VideoInfo(num_frames, float(fps), stream.width, stream.height, num_frames / float(fps))
-
-
-def _read_strictly(path, indices):
-    try:
-        return _read_pyav(path, indices, strict=True)
+        with open_video(path, strict) as (container, stream):
+            try:
+                container.seek(target, stream=stream)
+            except (av.error.FFmpegError, OSError):   # not seekable, as what was written to a pipe
+                return None
+            return _collect(_decode(path, container, stream, line, strict), wanted, line, exact=True)
     except VideoError:
         # Behind a seek frames may lack what they refer to, which looks like damage; from the start nothing is missing.
-        return _read_pyav(path, indices, strict=True, seek=False)
+        return None
 
 
-def _read_pyav(path, indices, strict=False, seek=True):
-    wanted = sorted(set(indices))
-    found = None
-    with _open(path, strict) as (container, stream):
-        info = _info(path, container, stream)
-        frames = _decode(path, container, stream, strict)
-        first = next(frames, None)
-        if first is None or first.pts is None:
-            raise VideoError("no frame can be decoded", path)
-        if wanted[0] <= 2 * _SEEK_MARGIN or not seek:
-            found = _collect(itertools.chain([first], frames), wanted, _numbering(container, stream, info, first.pts))
-        else:
-            ticks = (wanted[0] - _SEEK_MARGIN) / (info.fps * float(stream.time_base))
-            container.seek(first.pts + int(ticks), stream=stream)
-            found = _collect(_decode(path, container, stream, strict), wanted,
-                             _numbering(container, stream, info, first.pts))
-    if found is None:  # the seek landed too late, as MPEG program streams without an index do: read from the start
-        with _open(path, strict) as (container, stream):
-            found = _collect(_decode(path, container, stream, strict), wanted,
-                             _numbering(container, stream, info, first.pts))
-    missing = [index for index in wanted if found is None or index not in found]
-    if missing:
-        raise VideoError(f"ends before frame {missing[0]} (its header announces {info.num_frames} frames)", path)
-    return np.stack([found[index] for index in indices])
+def _decode(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", line: Timeline,
+            strict: bool) -> Iterator[tuple[int, "av.VideoFrame"]]:
+    """Yield (frame number, picture) in the order in which they are shown.
 
-
-def _decode(path, container, stream, strict):
+    AVI stores no presentation times and what FFmpeg guesses is out of order for h264 inside it; so there only the
+    picture behind a seek, a key frame, is placed by time, and those that follow by the chunks that hold something.
+    """
+    number = None
     for frame in container.decode(stream):
         if strict and frame.is_corrupt:
             raise VideoError(f"the frame at {frame.time} s is damaged", path)
-        yield frame
+        if frame.pts is not None and (number is None or not line.by_count):
+            number = line.number(frame.pts)
+        elif number is None:
+            continue
+        else:
+            number = line.following(number)
+        yield number, frame
 
 
-def _numbering(container, stream, info, pts0):
-    """Function from the next decoded frame to its number.
+def _collect(pictures: Iterable[tuple[int, "av.VideoFrame"]], wanted: list[int], line: Timeline,
+             exact: bool = False) -> dict[int, np.ndarray] | None:
+    """Pick the frames `wanted` (sorted numbers) from decoded pictures.
 
-    AVI stores no presentation times and what FFmpeg guesses is out of order for h264 inside it. Each of its
-    chunks is one tick, so there only the frame behind the seek, a key frame, is placed by time.
-    """
-    ticks = float(stream.time_base) * info.fps
-    if container.format.name != "avi":
-        return lambda frame: round((frame.pts - pts0) * ticks)
-    counter = None
-
-    def count(frame):
-        nonlocal counter
-        counter = round((frame.pts - pts0) * ticks) if counter is None else counter + 1
-        return counter
-
-    return count
-
-
-def _collect(frames, wanted, number_of):
-    """Pick the frames `wanted` (sorted numbers) from decoded frames; None if those begin behind the first wanted one.
+    Args:
+        exact: take no picture for another one, which was not decoded because it lies too near behind a seek.
 
     Returns:
-        {frame number: uint8 (H, W, 3)}, without the frames that lie behind the end.
+        {frame number: uint8 (H, W, 3)}, not yet turned, without the frames that lie behind the end; None if `exact`
+        cannot be met.
     """
     from av.video.reformatter import VideoReformatter
 
     converter = VideoReformatter()  # shared: setting up a colour conversion costs more than one small frame
-    found, shown, end, position = {}, None, 0, 0
-    for frame in frames:
-        if frame.pts is None:
-            continue
-        number = number_of(frame)
-        if shown is None and number > wanted[0]:
+
+    def pixels(picture: "av.VideoFrame") -> np.ndarray:
+        size = line.display.width, line.display.height
+        return converter.reformat(picture, *size, format="rgb24", threads=1).to_ndarray()
+
+    found: dict[int, np.ndarray] = {}
+    shown: av.VideoFrame | None = None
+    last, position = -1, 0
+    for number, picture in pictures:
+        if shown is None and number > wanted[0] and exact:
             return None
         while wanted[position] < number:
-            found[wanted[position]] = converter.reformat(shown, format="rgb24", threads=1).to_ndarray()
+            if exact and line.on_screen(wanted[position]) != last:
+                return None
+            found[wanted[position]] = pixels(shown or picture)
             position += 1
             if position == len(wanted):
                 return found
-        shown, end = frame, number
-    # One frame of grace: Xvid in AVI may count a final, uncoded frame, which shows the picture before it.
-    while shown is not None and position < len(wanted) and wanted[position] <= end + 1:
-        found[wanted[position]] = converter.reformat(shown, format="rgb24", threads=1).to_ndarray()
-        position += 1
+        shown, last = picture, number
+    if shown is None or exact and line.on_screen(wanted[position]) > last + 1:
+        return None if exact else found
+    end = _end(line, last)
+    found |= {index: pixels(shown) for index in wanted[position:] if index < end}
     return found
 
 
-def _read_decord(path, indices):
+def _read_decord(path: File, line: Timeline, indices: list[int]) -> np.ndarray | None:
+    """Frames (T, H, W, 3) by decord; None for a file that it does not read as it is shown."""
     import decord
 
-    probe(path)  # clear errors for missing, empty and foreign files: decord's own do not say which
+    if line.numbers is not None or not line.display.plain:
+        return None
+    if max(indices) >= line.info.num_frames:
+        raise VideoError(f"ends before frame {max(indices)} (it has {line.info.num_frames} frames)", path)
     try:
         video = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
-        if max(indices) >= len(video):
-            raise VideoError(f"ends before frame {max(indices)} (it has {len(video)} frames)", path)
-        return video.get_batch(indices).asnumpy()
+        if len(video) != line.num_shown:
+            return None
+        frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise VideoError(f"cannot be decoded by decord: {str(error).splitlines()[0]}", path) from error
+    return frames if frames.shape[1:3] == line.display.shown_size else None

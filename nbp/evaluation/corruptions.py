@@ -6,46 +6,49 @@ Legend: T frames, H W pixels.
 """
 
 import hashlib
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
-import torch
 
 from nbp.evaluation.features import Clips
 
 CORRUPTIONS_VERSION = 1  # raise it when a level means other pixels; features are cached under it
+Damage: TypeAlias = Callable[[np.ndarray, float, np.random.Generator], np.ndarray]
 
 
-def blur(frames, level, rng):
+def blur(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Gaussian blur of each frame; the level is sigma in pixels."""
     from scipy.ndimage import gaussian_filter
 
     return _to_uint8(gaussian_filter(frames.astype(np.float32), (0, level, level, 0), mode="nearest"))
 
 
-def noise(frames, level, rng):
+def noise(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """White noise; the level is its deviation in grey levels."""
     return _to_uint8(frames + rng.normal(0, level, frames.shape).astype(np.float32))
 
 
-def frozen(frames, level, rng):
+def frozen(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """The last share `level` of the frames shows the frame before them; at 1 the clip is a still."""
     kept = len(frames) - round(level * (len(frames) - 1))
     return np.concatenate([frames[:kept], np.repeat(frames[kept - 1:kept], len(frames) - kept, axis=0)])
 
 
-def shuffled(frames, level, rng):
+def shuffled(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """Frames in random order within windows of `level` frames."""
-    starts = range(0, len(frames), level)
-    return np.concatenate([rng.permutation(frames[start:start + level], axis=0) for start in starts])
+    window = int(level)
+    starts = range(0, len(frames), window)
+    return np.concatenate([rng.permutation(frames[start:start + window], axis=0) for start in starts])
 
 
-def shift(frames, level, rng):
+def shift(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
     """The picture moved right by `level` pixels, its edge repeated."""
-    return frames[:, :, (np.arange(frames.shape[2]) - level).clip(0)]
+    return frames[:, :, (np.arange(frames.shape[2]) - int(level)).clip(0)]
 
 
 # name -> (function, levels, what the level is)
-CORRUPTIONS = {
+CORRUPTIONS: dict[str, tuple[Damage, tuple[float, ...], str]] = {
     "blur": (blur, (0.5, 1.0, 2.0, 4.0), "sigma in pixels"),
     "noise": (noise, (4, 8, 16, 32), "deviation in grey levels"),
     "frozen": (frozen, (0.25, 0.5, 1.0), "share of frames"),
@@ -54,21 +57,21 @@ CORRUPTIONS = {
 }
 
 
-def corrupted(clips, name, function, level, num_frames=None):
+def corrupted(clips: Clips, name: str, damage: Damage, level: float, num_frames: int | None = None) -> Clips:
     """A set with every clip damaged; the random part of it depends on the clip's number only.
 
     Args:
         clips: Clips, uint8 or float in [0,1].
         name: goes into the set's name and fingerprint.
-        function: see the module.
-        level: number.
+        damage: see the module.
+        level: how much of it.
         num_frames: the first frames, which are scored and so damaged; None: all.
     """
-    def read(number):
-        frames = clips[number][:num_frames]
-        if frames.dtype != torch.uint8:
-            frames = _to_uint8(frames.numpy() * 255)
-        return function(np.asarray(frames), level, np.random.default_rng(number))
+    def read(number: int) -> np.ndarray:
+        frames = clips[number][:num_frames].numpy()
+        if frames.dtype != np.uint8:
+            frames = _to_uint8(frames * 255)
+        return damage(frames, level, np.random.default_rng(number))
 
     made_of = f"{clips.fingerprint} {name} {level} {num_frames} {CORRUPTIONS_VERSION}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()
@@ -76,5 +79,5 @@ def corrupted(clips, name, function, level, num_frames=None):
                  rates=clips.rates)
 
 
-def _to_uint8(values):
+def _to_uint8(values: np.ndarray) -> np.ndarray:
     return values.round().clip(0, 255).astype(np.uint8)

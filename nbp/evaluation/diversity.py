@@ -4,10 +4,12 @@ Both work on features of a feature network.
 Legend: N M clips, D features or classes.
 """
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
-def inception_score(logits):
+def inception_score(logits: np.ndarray | Tensor) -> float:
     """Inception score (Salimans et al., arXiv 1606.03498) with the classifier that the logits come from.
 
     exp of the mean KL divergence of a clip's class distribution from the set's: 1 if all clips look alike to the
@@ -19,7 +21,7 @@ def inception_score(logits):
     return float(score_from_sums(*class_sums(torch.as_tensor(logits))))
 
 
-def class_sums(logits):
+def class_sums(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(count, sum of class probabilities (D,), sum of negative entropies) of logits (N,D), all float64."""
     if logits.ndim != 2 or not len(logits) or not torch.isfinite(logits).all():
         raise ValueError(f"logits of shape {tuple(logits.shape)}; accepted: finite (N,D), N > 0")
@@ -28,13 +30,14 @@ def class_sums(logits):
     return share.new_tensor(float(len(share))), share.sum(0), (share * log_share).sum()
 
 
-def score_from_sums(count, shares, negative_entropy):
+def score_from_sums(count: Tensor, shares: Tensor, negative_entropy: Tensor) -> Tensor:
     """Inception score from the sums of `class_sums` over a whole set."""
     mean = shares / count
     return torch.exp(negative_entropy / count - torch.xlogy(mean, mean).sum())
 
 
-def nearest(features, train_features, block=1024):
+def nearest(features: np.ndarray | Tensor, train_features: np.ndarray | Tensor,
+            block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
     """Nearest training clip of each clip: Euclidean distance of features, standardised by the training set.
 
     Args:
@@ -48,7 +51,7 @@ def nearest(features, train_features, block=1024):
     Raises:
         ValueError: widths that differ, or fewer than two training clips.
     """
-    features, train = (torch.as_tensor(x).double() for x in (features, train_features))
+    features, train = torch.as_tensor(features).double(), torch.as_tensor(train_features).double()
     if features.ndim != 2 or train.ndim != 2 or features.shape[1] != train.shape[1] or len(train) < 2:
         raise ValueError(f"features {tuple(features.shape)} and training features {tuple(train.shape)}; "
                          "accepted: (N,D) and (M,D), M > 1")

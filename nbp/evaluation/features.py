@@ -10,20 +10,53 @@ import hashlib
 import json
 import warnings
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from nbp.evaluation.networks import network_features
-from nbp.files import atomic_path, progress, write_json
+from nbp.evaluation.networks import FeatureNetwork, network_features
+from nbp.evaluation.protocols import Protocol
+from nbp.system.files import atomic_path, write_json
+from nbp.system.progress import progress
 
 CHUNK = 32
 FEATURES_VERSION = 2  # raise it when the same inputs give other features
+T = TypeVar("T")
 
 
-class Clips(torch.utils.data.Dataset):
+@dataclass(frozen=True)
+class Extraction:
+    """How features are extracted; none of it changes them, but for the batch size of a GPU, by rounding.
+
+    Attributes:
+        cache_dir: folder for the chunks, shared by all ranks; None keeps nothing.
+        batch_size: clips per forward pass of a GPU; on the CPU clips that are prepared at once.
+        num_workers: decoding processes; 0: one thread, which decodes the next batches while the network runs.
+        rank, world: this process and their number.
+        barrier: function(what went wrong here, or "") that waits for all ranks, and raises ValueError at all of them
+            if anything did; needed when `world` > 1.
+    """
+
+    cache_dir: str | Path | None = None
+    batch_size: int = 8
+    num_workers: int = 0
+    rank: int = 0
+    world: int = 1
+    barrier: Callable[[str], None] | None = None
+
+
+ALONE = Extraction()  # in one process, and nothing is kept
+
+
+class Clips(Dataset[Tensor]):
     """A set of clips.
 
     Args:
@@ -37,7 +70,9 @@ class Clips(torch.utils.data.Dataset):
         rates: function() -> list of the frame rates of the clips, ascending; None where they have none.
     """
 
-    def __init__(self, name, count, read, fingerprint, labels=None, forkable=True, content=None, rates=lambda: None):
+    def __init__(self, name: str, count: int, read: Callable[[int], np.ndarray], fingerprint: str,
+                 labels: Sequence[int] | np.ndarray | None = None, forkable: bool = True, content: str | None = None,
+                 rates: Callable[[], list[float] | None] = lambda: None) -> None:
         if count < 1:
             raise ValueError(f"{name} holds no clips")
         if labels is not None and len(labels) != count:
@@ -45,12 +80,12 @@ class Clips(torch.utils.data.Dataset):
         self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
         self.content, self.rates = content or fingerprint, rates
         self.labels = None if labels is None else np.asarray(labels)
-        if labels is not None and (self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer)):
+        if self.labels is not None and not (self.labels.ndim == 1 and np.issubdtype(self.labels.dtype, np.integer)):
             raise ValueError(f"labels of {name} are {self.labels.dtype} {self.labels.shape}; accepted: integers (N,), "
                              "-1 for clips without a class")
 
     @classmethod
-    def from_array(cls, name, frames, labels=None):
+    def from_array(cls, name: str, frames: np.ndarray, labels: Sequence[int] | np.ndarray | None = None) -> "Clips":
         """Clips of an array (N,T,H,W,3), uint8 or float in [0,1].
 
         Raises:
@@ -69,7 +104,7 @@ class Clips(torch.utils.data.Dataset):
             raise ValueError(f"{name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
         return cls(name, len(frames), frames.__getitem__, digest.hexdigest(), labels)
 
-    def subset(self, numbers):
+    def subset(self, numbers: Iterable[int]) -> "Clips":
         """The clips with these numbers, in this order."""
         numbers = [int(number) for number in numbers]
         digest = hashlib.sha256(f"{self.fingerprint} {numbers}".encode()).hexdigest()
@@ -77,31 +112,25 @@ class Clips(torch.utils.data.Dataset):
                      digest, None if self.labels is None else self.labels[numbers], self.forkable, self.content,
                      self.rates)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> Tensor:
         frames = np.array(self.read(number))   # a copy: files mapped into memory are read-only, tensors are not
         if frames.ndim != 4:
             raise ValueError(f"{self.name}, clip {number} has shape {frames.shape}; accepted: (T,H,W,3)")
         return torch.from_numpy(frames)
 
 
-def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num_workers=0, rank=0, world=1,
-                     barrier=None):
+def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol,
+                     how: Extraction = ALONE) -> np.ndarray:
     """Features of a set under a protocol.
 
     Args:
         clips: Clips.
         network: FeatureNetwork.
         protocol: Protocol.
-        cache_dir: folder for the chunks, shared by all ranks; None keeps nothing.
-        batch_size: clips per forward pass of a GPU, where it changes features by rounding; on the CPU clips that are
-            prepared at once, of no effect on features.
-        num_workers: decoding processes; 0: one thread, which decodes the next batches while the network runs.
-        rank, world: this process and their number.
-        barrier: function(what went wrong here, or "") that waits for all ranks, and raises ValueError at all of them
-            if anything did; needed when `world` > 1.
+        how: `Extraction`.
 
     Returns:
         float32 array (N,D), in the order of the set.
@@ -112,16 +141,16 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
     """
     if network.name != protocol.network:
         raise ValueError(f"protocol {protocol.name} needs network {protocol.network}, got {network.name}")
-    if world > 1 and (cache_dir is None or barrier is None):
+    if how.world > 1 and (how.cache_dir is None or how.barrier is None):
         raise ValueError("several ranks exchange features through files: give cache_dir and barrier")
-    folder = None if cache_dir is None else _cache_folder(cache_dir, clips, network, protocol)
+    folder = None if how.cache_dir is None else _cache_folder(how.cache_dir, clips, network, protocol)
     starts = range(0, len(clips), CHUNK)
-    chunks = {start: _read_chunk(folder, start, len(clips)) for start in starts}
-    numbers = [number for place, start in enumerate(starts) if chunks[start] is None and place % world == rank
+    chunks = _read_chunks(folder, starts, len(clips))
+    numbers = [number for place, start in enumerate(starts) if start not in chunks and place % how.world == how.rank
                for number in range(start, min(start + CHUNK, len(clips)))]
-    rows = _rows(clips, numbers, network, protocol, batch_size, num_workers)
+    rows: Iterable[tuple[int, np.ndarray]] = _rows(clips, numbers, network, protocol, how)
     rows = progress(rows, len(numbers), f"features of {clips.name}", "clips") if numbers else ()
-    if world == 1:
+    if how.barrier is None or how.world == 1:
         chunks |= _written(folder, rows, len(clips))
     else:
         problem = ""
@@ -129,14 +158,15 @@ def extract_features(clips, network, protocol, cache_dir=None, batch_size=8, num
             _written(folder, rows, len(clips))
         except ValueError as error:
             problem = str(error)
-        barrier(problem)
-        chunks = {start: _read_chunk(folder, start, len(clips)) for start in starts}
-    return np.concatenate([chunks[start] for start in starts])
+        how.barrier(problem)
+        chunks = _read_chunks(folder, starts, len(clips))
+    return np.concatenate([chunks[start] for start in starts])  # (N, D)
 
 
-def _written(folder, rows, total):
+def _written(folder: Path | None, rows: Iterable[tuple[int, np.ndarray]], total: int) -> dict[int, np.ndarray]:
     """{start: chunk} of (number, features) of whole chunks of a set of `total` clips, each written once it is there."""
-    chunks, buffer = {}, []
+    chunks: dict[int, np.ndarray] = {}
+    buffer: list[np.ndarray] = []
     for number, row in rows:
         buffer.append(row)
         if (number + 1) % CHUNK == 0 or number + 1 == total:
@@ -146,13 +176,13 @@ def _written(folder, rows, total):
     return chunks
 
 
-def _rows(clips, numbers, network, protocol, batch_size, num_workers):
+def _rows(clips: Clips, numbers: list[int], network: FeatureNetwork, protocol: Protocol,
+          how: Extraction) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (number, features (D,)) of the clips asked for."""
-    subset = torch.utils.data.Subset(clips, numbers)
-    num_workers = num_workers if clips.forkable else 0
+    num_workers = how.num_workers if clips.forkable else 0
     # Forked workers: sets read through closures, which can't be pickled.
-    loader = torch.utils.data.DataLoader(subset, batch_size, num_workers=num_workers, collate_fn=list,
-                                         multiprocessing_context="fork" if num_workers else None)
+    loader: DataLoader[Tensor] = DataLoader(Subset(clips, numbers), how.batch_size, num_workers=num_workers,
+                                            collate_fn=list, multiprocessing_context="fork" if num_workers else None)
     expected = seen_shape(clips, protocol)
     done = 0
     for batch in loader if num_workers else _ahead(loader):
@@ -165,21 +195,21 @@ def _rows(clips, numbers, network, protocol, batch_size, num_workers):
         yield from zip(here, features.numpy())
 
 
-def _ahead(iterable, depth=2):
+def _ahead(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
     """Yield from an iterable that a thread runs up to `depth` items ahead."""
-    iterator, end = iter(iterable), object()
+    iterator = iter(iterable)
     with ThreadPoolExecutor(1) as thread:
-        waiting = deque(thread.submit(next, iterator, end) for _ in range(depth))
+        waiting = deque(thread.submit(list, islice(iterator, 1)) for _ in range(depth))
         try:
-            while (item := waiting.popleft().result()) is not end:
-                waiting.append(thread.submit(next, iterator, end))
-                yield item
+            while item := waiting.popleft().result():
+                waiting.append(thread.submit(list, islice(iterator, 1)))
+                yield from item
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def seen_shape(clips, protocol):
+def seen_shape(clips: Clips, protocol: Protocol) -> tuple[int, ...]:
     """(T,H,W,3) of the first clip as far as the protocol looks at it.
 
     Raises:
@@ -191,7 +221,7 @@ def seen_shape(clips, protocol):
     return tuple(samples[0][:protocol.num_frames].shape)
 
 
-def _stack(batch, expected, protocol):
+def _stack(batch: list[Tensor], expected: tuple[int, ...], protocol: Protocol) -> Tensor:
     """Clips (T,H,W,3) of a set as (B,T',H,W,3); all of the set's must look alike, or the score would depend on how
     they fall into batches."""
     batch = [clip[:protocol.num_frames] for clip in batch]
@@ -201,7 +231,7 @@ def _stack(batch, expected, protocol):
     return torch.stack(batch)
 
 
-def _cache_folder(cache_dir, clips, network, protocol):
+def _cache_folder(cache_dir: str | Path, clips: Clips, network: FeatureNetwork, protocol: Protocol) -> Path:
     """Folder of the chunks; made of everything that features depend on."""
     key = {"set": clips.fingerprint, "clips": len(clips), "weights": network.weights_sha256, "chunk": CHUNK,
            "version": FEATURES_VERSION} | protocol.features_key()
@@ -211,7 +241,13 @@ def _cache_folder(cache_dir, clips, network, protocol):
     return folder
 
 
-def _read_chunk(folder, start, total):
+def _read_chunks(folder: Path | None, starts: Iterable[int], total: int) -> dict[int, np.ndarray]:
+    """{start: features} of the chunks of a set of `total` clips that are there."""
+    found = ((start, _read_chunk(folder, start, total)) for start in starts)
+    return {start: chunk for start, chunk in found if chunk is not None}
+
+
+def _read_chunk(folder: Path | None, start: int, total: int) -> np.ndarray | None:
     """Features of the chunk of a set of `total` clips that begins at `start`; None if not there, or damaged."""
     path = None if folder is None else folder / f"{start:08d}.npy"
     if path is None or not path.is_file():
@@ -228,7 +264,7 @@ def _read_chunk(folder, start, total):
     return None
 
 
-def _write_chunk(folder, start, features):
+def _write_chunk(folder: Path | None, start: int, features: np.ndarray) -> None:
     if folder is not None:
         with atomic_path(folder / f"{start:08d}.npy") as temporary:
             np.save(temporary, features)

@@ -9,7 +9,9 @@ Legend: N clips, D features.
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 MIN_CLIPS = 8
 # Distance between two samples of one 400-d Gaussian, as a share of the covariance's trace.
@@ -19,23 +21,23 @@ SAMPLE_BIAS = {256: 0.33, 2048: 0.042, 50_000: 0.0017}
 class FeatureStats(NamedTuple):
     """Count, mean (D,) and scatter matrix (D,D) = sum of (x - mean)(x - mean)^T, all float64."""
 
-    count: torch.Tensor
-    mean: torch.Tensor
-    scatter: torch.Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    mean: Tensor
+    scatter: Tensor
 
     @property
-    def covariance(self):
+    def covariance(self) -> Tensor:
         """Unbiased covariance (D,D)."""
         return self.scatter / (self.count - 1)
 
 
-def empty_stats(num_features, device="cpu"):
+def empty_stats(num_features: int, device: str | torch.device = "cpu") -> FeatureStats:
     """Statistics of no features at all."""
     zeros = torch.zeros(num_features + 1, num_features, dtype=torch.float64, device=device)
     return FeatureStats(zeros.new_zeros(()), zeros[0], zeros[1:])
 
 
-def feature_stats(features):
+def feature_stats(features: np.ndarray | Tensor) -> FeatureStats:
     """Statistics of one batch.
 
     Args:
@@ -58,7 +60,7 @@ def feature_stats(features):
     return FeatureStats(mean.new_tensor(float(len(features))), mean, centred.T @ centred)
 
 
-def merge_stats(a, b):
+def merge_stats(a: FeatureStats, b: FeatureStats) -> FeatureStats:
     """Statistics of the union of two disjoint sets."""
     count = a.count + b.count
     share = b.count / count.clamp_min(1)
@@ -67,7 +69,7 @@ def merge_stats(a, b):
     return FeatureStats(count, a.mean + delta * share, scatter)
 
 
-def _root_factor(covariance):
+def _root_factor(covariance: Tensor) -> Tensor:
     """F with F F^T = covariance, one column per eigenvalue above rounding."""
     values, vectors = torch.linalg.eigh(covariance)
     # Eigenvalues of a rank-deficient matrix come out as noise of this size; their roots would not be small.
@@ -75,7 +77,7 @@ def _root_factor(covariance):
     return vectors[:, keep] * values[keep].sqrt()
 
 
-def gaussian_distance(mean_a, covariance_a, mean_b, covariance_b):
+def gaussian_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
     """Squared Frechet (2-Wasserstein) distance of two Gaussians.
 
     Tr sqrt(A B) is the sum of singular values of F_A^T F_B for any factors A = F_A F_A^T, so singular
@@ -95,7 +97,7 @@ def gaussian_distance(mean_a, covariance_a, mean_b, covariance_b):
     return max(float(distance), 0.0)
 
 
-def stats_distance(real, fake):
+def stats_distance(real: FeatureStats, fake: FeatureStats) -> float:
     """Frechet distance of two `FeatureStats`.
 
     Raises:
@@ -111,13 +113,13 @@ def stats_distance(real, fake):
     return gaussian_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
 
-def check_enough(count, name):
+def check_enough(count: int, name: str) -> None:
     """Refuse sets that are too small for a covariance."""
     if count < MIN_CLIPS:
         raise ValueError(f"the {name} set has {count} clips; a Frechet distance needs at least {MIN_CLIPS}")
 
 
-def check_count(count, name):
+def check_count(count: int, name: str) -> None:
     """Refuse sets that are too small for a covariance, and warn where the sample bias is large."""
     check_enough(count, name)
     if count < 2048:
@@ -127,12 +129,12 @@ def check_count(count, name):
                       stacklevel=3)
 
 
-def frechet_distance(real, fake):
+def frechet_distance(real: np.ndarray | Tensor, fake: np.ndarray | Tensor) -> float:
     """Frechet distance of two feature matrices (N,D) and (M,D); see `stats_distance`."""
     return stats_distance(feature_stats(real), feature_stats(fake))
 
 
-def polynomial_mmd(real, fake, block=2048):
+def polynomial_mmd(real: np.ndarray | Tensor, fake: np.ndarray | Tensor, block: int = 2048) -> float:
     """Kernel video distance: unbiased squared MMD with the kernel (x.y / D + 1)^3 (arXiv 1801.01401).
 
     Args:
@@ -150,15 +152,16 @@ def polynomial_mmd(real, fake, block=2048):
         if features.shape[1:] != real.shape[1:] or not torch.isfinite(features).all():
             raise ValueError(f"features have shapes {tuple(real.shape)} and {tuple(fake.shape)}; accepted: (N,D) and "
                              "(M,D), finite")
-    within = sum((_kernel_sum(x, x, block) - _kernel(x.square().sum(1), x.shape[1]).sum()) / (len(x) * (len(x) - 1))
-                 for x in (real, fake))
-    return float(within - 2 * _kernel_sum(real, fake, block) / (len(real) * len(fake)))
+    within = sum((_kernel_sum(x, x, block) - float(_kernel(x.square().sum(1), x.shape[1]).sum()))
+                 / (len(x) * (len(x) - 1)) for x in (real, fake))
+    return within - 2 * _kernel_sum(real, fake, block) / (len(real) * len(fake))
 
 
-def _kernel(products, num_features):
+def _kernel(products: Tensor, num_features: int) -> Tensor:
     return (products / num_features + 1) ** 3
 
 
-def _kernel_sum(x, y, block):
+def _kernel_sum(x: Tensor, y: Tensor, block: int) -> float:
     """Sum of the kernel over all pairs, a tile of block x block at a time."""
-    return sum(_kernel(rows @ columns.T, x.shape[1]).sum() for rows in x.split(block) for columns in y.split(block))
+    return sum(float(_kernel(rows @ columns.T, x.shape[1]).sum()) for rows in x.split(block)
+               for columns in y.split(block))

@@ -7,9 +7,11 @@ Padding is TensorFlow's "same". Batch norm is folded into the convolutions when 
 Legend: B clips, C channels, T frames, H W pixels.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 TF_BN_EPS = 1e-3
@@ -29,32 +31,35 @@ MIXED = {
     "Mixed_5b": (832, (256, 160, 320, 32, 128, 128)),
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
+# Kernel and stride of the max pooling before a block.
+POOLED_BEFORE = {"Mixed_4b": ((3, 3, 3), (2, 2, 2)), "Mixed_5b": ((2, 2, 2), (2, 2, 2))}
 
 
-def _same(size, kernel, stride):
+def _same(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow "same" padding along one axis: (before, after)."""
     total = max(kernel - (size % stride or stride), 0)
     return total // 2, total - total // 2
 
 
-def _onednn(conv, x, weight, bias):
+def _onednn(conv: nn.Conv3d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     # PyTorch keeps single small clips from oneDNN; with it one clip alone takes 0.35 s instead of 0.60 s (16 frames,
     # two AVX2 cores), so that batches are not needed for speed.
+    assert not isinstance(conv.padding, str)
     return torch.mkldnn_convolution(x, weight, bias, conv.padding, conv.stride, conv.dilation, conv.groups)
 
 
 class Unit(nn.Module):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(self, c_in, c_out, kernel, bn_eps):
+    def __init__(self, c_in: int, c_out: int, kernel: int, bn_eps: float) -> None:
         super().__init__()
         self.conv3d = nn.Conv3d(c_in, c_out, kernel, padding=kernel // 2, bias=False)
-        self.bn = nn.BatchNorm3d(c_out, eps=bn_eps)
+        self.bn: nn.Module = nn.BatchNorm3d(c_out, eps=bn_eps)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self._convolve(x)), inplace=True)
 
-    def _convolve(self, x):
+    def _convolve(self, x: Tensor) -> Tensor:
         conv = self.conv3d
         if conv.kernel_size == (1, 1, 1):
             # A 1x1x1 convolution as a matrix product keeps channels-last memory; PyTorch's own choice for it on
@@ -68,13 +73,13 @@ class Unit(nn.Module):
         if lower == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             # The same arithmetic, products of bfloat16 numbers summed in float32: without bfloat16 instructions
             # PyTorch's convolution takes 76 s a clip of 9 frames (two AVX2 cores), this 0.7 s.
-            x, weight, bias = [None if tensor is None else tensor.bfloat16().float()
-                               for tensor in (x, conv.weight, conv.bias)]
-            return _onednn(conv, x, weight, bias).bfloat16()
+            bias = None if conv.bias is None else conv.bias.bfloat16().float()
+            return _onednn(conv, x.bfloat16().float(), conv.weight.bfloat16().float(), bias).bfloat16()
         return conv(x)
 
-    def fold(self):
+    def fold(self) -> None:
         """Move the batch norm into the convolution."""
+        assert isinstance(self.bn, nn.BatchNorm3d)
         self.conv3d = fuse_conv_bn_eval(self.conv3d, self.bn)
         self.bn = nn.Identity()
 
@@ -82,11 +87,11 @@ class Unit(nn.Module):
 class Stem(Unit):
     """The first convolution: the only one with a stride, so the only one whose padding depends on the size."""
 
-    def __init__(self, c_out, bn_eps):
+    def __init__(self, c_out: int, bn_eps: float) -> None:
         super().__init__(3, c_out, 7, bn_eps)
         self.conv3d = nn.Conv3d(3, c_out, 7, stride=2, bias=False)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         padding = [side for size in reversed(x.shape[2:]) for side in _same(size, 7, 2)]
         return super().forward(F.pad(x, padding))
 
@@ -94,7 +99,7 @@ class Stem(Unit):
 class Mixed(nn.Module):
     """Four parallel branches, concatenated."""
 
-    def __init__(self, c_in, widths, bn_eps):
+    def __init__(self, c_in: int, widths: tuple[int, ...], bn_eps: float) -> None:
         super().__init__()
         b0, b1a, b1b, b2a, b2b, b3b = widths
         self.b0 = Unit(c_in, b0, 1, bn_eps)
@@ -104,12 +109,12 @@ class Mixed(nn.Module):
         self.b2b = Unit(b2a, b2b, 3, bn_eps)
         self.b3b = Unit(c_in, b3b, 1, bn_eps)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)),
                           self.b3b(_max_pool(x, (3, 3, 3), (1, 1, 1)))], dim=1)
 
 
-def _max_pool(x, kernel, stride):
+def _max_pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
     """Max pooling with "same" padding; inputs are non-negative, so the original's zero padding never wins
     over PyTorch's implicit -inf, which needs no copy."""
     before = [_same(size, k, s)[0] for size, k, s in zip(x.shape[2:], kernel, stride)]
@@ -123,17 +128,17 @@ class I3D(nn.Module):
         bn_eps: `TF_BN_EPS` for the original, `PORT_BN_EPS` for the PyTorch port.
     """
 
-    def __init__(self, bn_eps=TF_BN_EPS):
+    def __init__(self, bn_eps: float = TF_BN_EPS) -> None:
         super().__init__()
         self.Conv3d_1a_7x7 = Stem(64, bn_eps)
         self.Conv3d_2b_1x1 = Unit(64, 64, 1, bn_eps)
         self.Conv3d_2c_3x3 = Unit(64, 192, 3, bn_eps)
         for name, (c_in, widths) in MIXED.items():
             self.add_module(name, Mixed(c_in, widths, bn_eps))
-        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, NUM_LOGITS, 1)})
+        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(1024, NUM_LOGITS, 1)})  # the name of its key
         self.eval().requires_grad_(False)
 
-    def features(self, video):
+    def features(self, video: Tensor) -> Tensor:
         """Activations after Mixed_5c, average pooled by (2,7,7) and over what is left of time.
 
         Args:
@@ -153,34 +158,36 @@ class I3D(nn.Module):
         video = video.contiguous(memory_format=torch.channels_last_3d)
         x = _max_pool(self.Conv3d_1a_7x7(video), (1, 3, 3), (1, 2, 2))
         x = _max_pool(self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(x)), (1, 3, 3), (1, 2, 2))
-        x = _max_pool(self.Mixed_3c(self.Mixed_3b(x)), (3, 3, 3), (2, 2, 2))
-        x = self.Mixed_4f(self.Mixed_4e(self.Mixed_4d(self.Mixed_4c(self.Mixed_4b(x)))))
-        x = _max_pool(x, (2, 2, 2), (2, 2, 2))
-        x = self.Mixed_5c(self.Mixed_5b(x))
+        for name in MIXED:
+            if name in POOLED_BEFORE:
+                x = _max_pool(x, *POOLED_BEFORE[name])
+            x = self.get_submodule(name)(x)
         x = x.mean((3, 4))  # (B,1024,T')
-        return ((x[:, :, :-1] + x[:, :, 1:]) / 2).mean(2)
+        return ((x[:, :, :-1] + x[:, :, 1:]) / 2).mean(2)  # (B,1024)
 
-    def forward(self, video):
+    def forward(self, video: Tensor) -> Tensor:
         """Logits averaged over time: float (B,3,T,224,224) in [-1,1] -> float (B,400).
 
         The classifier is linear, so it runs once on the time average instead of once per time step.
         """
         head = self.logits["conv3d"]
-        return F.linear(self.features(video), head.weight.flatten(1), head.bias)
+        assert isinstance(head, nn.Conv3d)
+        return F.linear(self.features(video), head.weight.flatten(1), head.bias)  # (B,400)
 
-    def fold(self):
+    def fold(self) -> "I3D":
         """Fold every batch norm into its convolution; returns self. The key names change, so load weights first."""
         for module in list(self.modules()):
             if isinstance(module, Unit):
                 module.fold()
-        return self.to(memory_format=torch.channels_last_3d)
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # PyTorch states 2D only
+        return self
 
 
-def load_i3d(path, bn_eps=TF_BN_EPS):
+def load_i3d(path: str | Path, bn_eps: float = TF_BN_EPS) -> I3D:
     """An I3D with the weights of a file, batch norm folded.
 
     Args:
-        path: safetensors (as `nbp.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`,
+        path: safetensors (as `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`,
             read with weights_only), in the port's key names.
         bn_eps: `TF_BN_EPS` or `PORT_BN_EPS`.
 
@@ -196,7 +203,7 @@ def load_i3d(path, bn_eps=TF_BN_EPS):
     return model.fold()
 
 
-def read_state(path):
+def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a weight file by key, without the batch norms' counters, which only training needs.
 
     Raises:

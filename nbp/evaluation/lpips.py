@@ -1,15 +1,15 @@
 """LPIPS, the learned perceptual distance of Zhang et al. (arXiv 1801.03924), as metric and as training loss.
 
-Weights: the file written by `nbp.fetch.fetch_lpips`. Images are (B,3,H,W) in [0,1]; the two
+Weights: the file written by `nbp.hub.fetch.fetch_lpips`. Images are (B,3,H,W) in [0,1]; the two
 rescalings the networks expect happen here, once, so callers never normalise.
 Legend: B images, C channels, H W pixels.
 """
 
-from typing import Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 # The networks expect ImageNet-normalised pixels; the published LPIPS constants are these, for pixels in [-1,1].
 SHIFT = (-0.030, -0.088, -0.188)
@@ -17,15 +17,15 @@ SCALE = (0.458, 0.448, 0.450)
 MIN_SIZE = {"vgg": 16, "alex": 32}
 
 
-def _conv(c_in, c_out, kernel=3, stride=1, padding=1):
+def _conv(c_in: int, c_out: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(c_in, c_out, kernel, stride, padding), nn.ReLU()]
 
 
-def _vgg_stages():
+def _vgg_stages() -> tuple[list[nn.Sequential], list[int]]:
     """VGG16 cut after the last ReLU before each pooling."""
     stages, c_in = [], 3
     for index, (width, num_convs) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
-        layers = [nn.MaxPool2d(2)] if index else []
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if index else []
         for _ in range(num_convs):
             layers += _conv(c_in, width)
             c_in = width
@@ -33,7 +33,7 @@ def _vgg_stages():
     return stages, [64, 128, 256, 512, 512]
 
 
-def _alex_stages():
+def _alex_stages() -> tuple[list[nn.Sequential], list[int]]:
     """AlexNet cut after every ReLU."""
     return [
         nn.Sequential(*_conv(3, 64, kernel=11, stride=4, padding=2)),
@@ -54,7 +54,10 @@ class LPIPS(nn.Module):
             use `LPIPS.from_file`.
     """
 
-    def __init__(self, net="vgg"):
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, net: str = "vgg") -> None:
         super().__init__()
         if net not in MIN_SIZE:
             raise ValueError(f"net is {net!r}; accepted: {', '.join(map(repr, MIN_SIZE))}")
@@ -67,8 +70,8 @@ class LPIPS(nn.Module):
         self.requires_grad_(False)
 
     @classmethod
-    def from_file(cls, path, net="vgg"):
-        """Load the safetensors file written by `nbp.fetch.fetch_lpips(net)`.
+    def from_file(cls, path: str | Path, net: str = "vgg") -> "LPIPS":
+        """Load the safetensors file written by `nbp.hub.fetch.fetch_lpips(net)`.
 
         Raises:
             ValueError: the file holds other tensors than this network has.
@@ -82,7 +85,7 @@ class LPIPS(nn.Module):
             raise ValueError(f"{path} does not hold the weights of LPIPS({net!r}): {error}") from error
         return model
 
-    def unit_features(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
+    def unit_features(self, images: Tensor) -> Iterator[Tensor]:
         """(B,3,H,W) in [0,1] -> five float32 maps, each of unit length along C."""
         x = ((2 * images - 1) - self.shift) / self.scale
         for stage in self.stages:
@@ -91,7 +94,7 @@ class LPIPS(nn.Module):
             full = x.float()
             yield full * torch.rsqrt(full.square().sum(1, keepdim=True) + 1e-8)
 
-    def forward(self, images, target):
+    def forward(self, images: Tensor, target: Tensor) -> Tensor:
         """Distance of each pair of images.
 
         Args:
@@ -105,12 +108,11 @@ class LPIPS(nn.Module):
             ValueError: wrong shape, unequal shapes, not floating point, or too small for the network.
         """
         self._check(images, target)
-        distance = 0.0
-        for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target)):
-            distance = distance + torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
-        return distance
+        parts = [torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
+                 for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target))]
+        return sum(parts[1:], parts[0])  # (B,)
 
-    def _check(self, images, target):
+    def _check(self, images: Tensor, target: Tensor) -> None:
         if images.shape != target.shape:
             raise ValueError(f"images {tuple(images.shape)} and target {tuple(target.shape)} differ in shape")
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE[self.net]:

@@ -6,16 +6,22 @@ not: a checkpoint resumes a score where it was, and updating it leaves the loade
 Legend: B clips, C channels, T frames, H W pixels, N clips seen, D features, V codes.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import torch
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from nbp.evaluation import quality
 from nbp.evaluation.diversity import class_sums, score_from_sums
 from nbp.evaluation.fvd import FeatureStats, empty_stats, feature_stats, merge_stats, polynomial_mmd, stats_distance
-from nbp.evaluation.networks import network_features
+from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.networks import FeatureNetwork, network_features
+from nbp.evaluation.protocols import Protocol
+from nbp.evaluation.statement import Score
 from nbp.evaluation.uncertainty import uncertainty
 
 
@@ -27,7 +33,7 @@ class ExactMetric(Metric):
 
     full_state_update = False
 
-    def _apply(self, fn, exclude_state=""):
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> torch.nn.Module:
         return super()._apply(lambda tensor: tensor.to(fn(tensor.new_zeros(())).device), exclude_state)
 
 
@@ -40,7 +46,7 @@ class ClipMean(ExactMetric):
         name: of the score; default: the function's.
     """
 
-    def __init__(self, score, name=None, **kwargs):
+    def __init__(self, score: Callable[[Tensor, Tensor], Tensor], name: str | None = None, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.score = score
         # A MetricCollection takes metrics with equal states under equal names for one metric; after a first pair
@@ -50,12 +56,12 @@ class ClipMean(ExactMetric):
         for state, dtype in zip(self._sums, (torch.float64, torch.int64)):
             self.add_state(state, torch.zeros((), dtype=dtype), dist_reduce_fx="sum", persistent=True)
 
-    def update(self, video, target):
+    def update(self, video: Tensor, target: Tensor) -> None:
         values = self.score(video, target)
         for state, more in zip(self._sums, (values.double().sum(), len(values))):
             setattr(self, state, getattr(self, state) + more)
 
-    def compute(self):
+    def compute(self) -> Tensor:
         total, count = (getattr(self, state) for state in self._sums)
         return total / count
 
@@ -69,7 +75,7 @@ class LPIPSMean(ClipMean):
 
     higher_is_better = False
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model: LPIPS, **kwargs: object) -> None:
         super().__init__(partial(quality.lpips, model), f"lpips_{model.net}", **kwargs)
 
 
@@ -80,18 +86,20 @@ class CodeUsage(ExactMetric):
         num_codes: size of the codebook.
     """
 
-    def __init__(self, num_codes, **kwargs):
+    counts: Tensor
+
+    def __init__(self, num_codes: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
 
-    def update(self, indices):
+    def update(self, indices: Tensor) -> None:
         self.counts = self.counts + quality.count_codes(indices, len(self.counts))
 
-    def compute(self):
+    def compute(self) -> dict[str, Tensor]:
         return {name: torch.tensor(value) for name, value in quality.code_statistics(self.counts).items()}
 
 
-def _merge_packed(parts):
+def _merge_packed(parts: Tensor) -> Tensor:
     """Reduce stacked states (ranks, D+2, D) to one."""
     merged = parts[0]
     for part in parts[1:]:
@@ -99,12 +107,12 @@ def _merge_packed(parts):
     return merged
 
 
-def _pack(stats):
+def _pack(stats: FeatureStats) -> Tensor:
     # One tensor per set: count, mean and scatter can only be merged together.
     return torch.cat([stats.count.expand(1, len(stats.mean)), stats.mean[None], stats.scatter])
 
 
-def _unpack(packed):
+def _unpack(packed: Tensor) -> FeatureStats:
     return FeatureStats(packed[0, 0], packed[1], packed[2:])
 
 
@@ -117,20 +125,23 @@ class FrechetDistance(ExactMetric):
 
     higher_is_better = False
 
-    def __init__(self, num_features, **kwargs):
+    real: Tensor
+    fake: Tensor
+
+    def __init__(self, num_features: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.num_features = num_features
         for name in ("real", "fake"):
             self.add_state(name, _pack(empty_stats(num_features)), dist_reduce_fx=_merge_packed, persistent=True)
 
-    def update(self, features, real):
+    def update(self, features: Tensor, real: bool) -> None:
         if features.ndim != 2 or features.shape[1] != self.num_features:
             raise ValueError(f"features have shape {tuple(features.shape)}; accepted: (B,{self.num_features})")
         name = "real" if real else "fake"
         stats = feature_stats(features.to(self.real.device))
         setattr(self, name, _pack(merge_stats(_unpack(getattr(self, name)), stats)))
 
-    def compute(self):
+    def compute(self) -> Tensor:
         return torch.tensor(stats_distance(_unpack(self.real), _unpack(self.fake)), dtype=torch.float64)
 
 
@@ -142,11 +153,11 @@ class FVD(FrechetDistance):
         protocol: `nbp.evaluation.protocols.Protocol`.
     """
 
-    def __init__(self, network, protocol, num_features=400, **kwargs):
+    def __init__(self, network: FeatureNetwork, protocol: Protocol, num_features: int = 400, **kwargs: object) -> None:
         super().__init__(num_features, **kwargs)
         self._network, self.protocol = (network,), protocol
 
-    def update(self, frames, real):
+    def update(self, frames: np.ndarray | Tensor, real: bool) -> None:
         super().update(network_features(self._network[0], torch.as_tensor(frames), self.protocol), real)
 
 
@@ -159,7 +170,12 @@ class SetDistance(ExactMetric):
 
     higher_is_better = False
 
-    def __init__(self, function, **kwargs):
+    real: list[Tensor]
+    fake: list[Tensor]
+    num_features: Tensor
+
+    def __init__(self, function: Callable[[np.ndarray, np.ndarray], float | Mapping[str, Score]],
+                 **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.function = function
         for name in ("real", "fake"):
@@ -167,7 +183,7 @@ class SetDistance(ExactMetric):
             self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
         self.add_state("num_features", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max", persistent=True)
 
-    def update(self, features, real):
+    def update(self, features: Tensor, real: bool) -> None:
         if features.ndim != 2 or self.num_features not in (0, features.shape[1]):
             raise ValueError(f"features have shape {tuple(features.shape)}; accepted: (B,{self.num_features or 'D'})")
         if not torch.isfinite(features).all():
@@ -177,18 +193,18 @@ class SetDistance(ExactMetric):
         setattr(self, name, [*getattr(self, name), flat])
         self.num_features = self.num_features.new_tensor(features.shape[1])
 
-    def compute(self):
+    def compute(self) -> Tensor | dict[str, Tensor]:
         sets = [dim_zero_cat(part) if len(part) else torch.zeros(0) for part in (self.real, self.fake)]
         value = self.function(*(part.cpu().view(-1, max(1, int(self.num_features))).numpy() for part in sets))
-        if not isinstance(value, dict):
-            return torch.tensor(value, dtype=torch.float64)
-        return {name: torch.tensor(number, dtype=torch.float64) for name, number in value.items()}
+        if isinstance(value, Mapping):
+            return {name: torch.tensor(number, dtype=torch.float64) for name, number in value.items()}
+        return torch.tensor(value, dtype=torch.float64)
 
 
 class KernelDistance(SetDistance):
     """Kernel video distance (unbiased polynomial MMD)."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(polynomial_mmd, **kwargs)
 
 
@@ -199,7 +215,7 @@ class FrechetUncertainty(SetDistance):
         seed: of the resampling.
     """
 
-    def __init__(self, seed=0, **kwargs):
+    def __init__(self, seed: int = 0, **kwargs: object) -> None:
         super().__init__(partial(uncertainty, seed=seed), **kwargs)
 
 
@@ -212,15 +228,19 @@ class InceptionScore(ExactMetric):
 
     higher_is_better = True
 
-    def __init__(self, num_classes=400, **kwargs):
+    count: Tensor
+    shares: Tensor
+    negative_entropy: Tensor
+
+    def __init__(self, num_classes: int = 400, **kwargs: object) -> None:
         super().__init__(**kwargs)
         for name, size in (("count", ()), ("shares", num_classes), ("negative_entropy", ())):
             self.add_state(name, torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum", persistent=True)
 
-    def update(self, logits):
+    def update(self, logits: Tensor) -> None:
         count, shares, negative_entropy = class_sums(logits)
         self.count, self.shares = self.count + count, self.shares + shares
         self.negative_entropy = self.negative_entropy + negative_entropy
 
-    def compute(self):
+    def compute(self) -> Tensor:
         return score_from_sums(self.count, self.shares, self.negative_entropy)

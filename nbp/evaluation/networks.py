@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nbp.evaluation.i3d import PORT_BN_EPS, TF_BN_EPS, load_i3d, read_state
-from nbp.evaluation.protocols import prepare
-from nbp.fetch import I3D, tensors_sha256
-from nbp.files import sha256
+from nbp.evaluation.protocols import Protocol, prepare
+from nbp.hub.fetch import I3D, tensors_sha256
+from nbp.system.files import sha256
 
 BFLOAT16_ERROR = 0.02  # largest change of a Kinetics-400 logit by bfloat16, as a share of the largest logit
 # i3d_torchscript.pt as published by StyleGAN-V.
@@ -34,12 +35,13 @@ class FeatureNetwork:
     note: str = ""  # for reports: what is unusual about the weights
 
 
-def load_network(name, path, device="cpu", trust_torchscript=False):
+def load_network(name: str, path: str | Path, device: str | torch.device = "cpu",
+                 trust_torchscript: bool = False) -> FeatureNetwork:
     """Load the feature network of a protocol.
 
     Args:
         name: `Protocol.network`.
-        path: weight file: what `nbp.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
+        path: weight file: what `nbp.hub.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
             user's `i3d_torchscript.pt`.
         device: torch device.
         trust_torchscript: load a TorchScript file of unknown hash. Such a file is a program.
@@ -50,6 +52,7 @@ def load_network(name, path, device="cpu", trust_torchscript=False):
     if not Path(path).is_file():
         raise ValueError(f"weights {path} of network {name} do not exist")
     digest = sha256(path)
+    module: torch.nn.Module
     if name in ("i3d-tf", "i3d-port"):
         state = read_state(path)
         module, tensors = load_i3d(path, TF_BN_EPS if name == "i3d-tf" else PORT_BN_EPS), tensors_sha256(state)
@@ -58,8 +61,8 @@ def load_network(name, path, device="cpu", trust_torchscript=False):
         if digest != STYLEGANV_SHA256 and not trust_torchscript:
             raise ValueError(f"{path} has sha256 {digest}, not that of StyleGAN-V's file ({STYLEGANV_SHA256}). A "
                              "TorchScript file is a program: pass --trust-torchscript only if you know its origin")
-        module = _TorchScript(_read_script(path))
-        tensors = tensors_sha256(module.script.state_dict())
+        script = _read_script(path)
+        module, tensors = _TorchScript(script), tensors_sha256(script.state_dict())
         note = "" if digest == STYLEGANV_SHA256 else f"its sha256 {digest} is not that of StyleGAN-V's file"
     else:
         raise ValueError(f"unknown network {name!r}; accepted: i3d-tf, i3d-port, i3d-styleganv")
@@ -67,7 +70,7 @@ def load_network(name, path, device="cpu", trust_torchscript=False):
     return FeatureNetwork(name, module.to(device), digest, str(device), tensors, note)
 
 
-def _read_script(path):
+def _read_script(path: str | Path) -> torch.jit.ScriptModule:
     try:
         return torch.jit.load(path, map_location="cpu").eval()
     except RuntimeError as error:
@@ -77,16 +80,16 @@ def _read_script(path):
 class _TorchScript(torch.nn.Module):
     """StyleGAN-V's detector, called so that it returns logits of what it is given."""
 
-    def __init__(self, script):
+    def __init__(self, script: torch.jit.ScriptModule) -> None:
         super().__init__()
         self.script = script
 
-    def forward(self, video):
+    def forward(self, video: Tensor) -> Tensor:
         return self.script(video, rescale=False, resize=False, return_features=True)
 
 
 @torch.inference_mode()
-def network_features(network, frames, protocol):
+def network_features(network: FeatureNetwork, frames: Tensor, protocol: Protocol) -> Tensor:
     """Features of one batch: frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 (B,D) on the CPU.
 
     Raises:
@@ -99,7 +102,7 @@ def network_features(network, frames, protocol):
     return features
 
 
-def run_network(network, video, precision):
+def run_network(network: FeatureNetwork, video: Tensor, precision: str) -> Tensor:
     """The bare forward pass: video as `FeatureNetwork` says, precision "float32" or "bfloat16" (autocast).
 
     bfloat16 moves logits by up to BFLOAT16_ERROR of the largest one (a slow test measures it).

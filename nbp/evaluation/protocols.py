@@ -8,14 +8,17 @@ Legend: B clips, T frames, H W pixels, C channels.
 import dataclasses
 import difflib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
 from einops import rearrange
+from torch import Tensor
 
 I3D_SIZE = 224
 ACCEPTED = {
@@ -38,18 +41,18 @@ class Protocol:
     quantize: str                      # float pixels before the network: floor or round to 8 bit, or none
     fit: str                           # to a square: squash both sides, or crop the middle after scaling the short one
     antialias: bool = False            # filter when shrinking
-    resolution: Optional[int] = None   # pixels that both sets are resized to before 224; None: as they come
-    num_frames: Optional[int] = 16     # the first ones of every clip; None: all
-    num_real: Optional[int] = None     # clips; None: the whole set
-    num_fake: Optional[int] = None
+    resolution: int | None = None      # pixels that both sets are resized to before 224; None: as they come
+    num_frames: int | None = 16        # the first ones of every clip; None: all
+    num_real: int | None = None        # clips; None: the whole set
+    num_fake: int | None = None
     repeats: int = 1                   # disjoint fake sets of num_fake clips, mean and deviation reported
     real_split: str = "any"            # list of a data config that real clips are taken from; any: the val list
     real_clips: str = "centre"         # where in a real video file: the middle, evenly spaced, or random by the seed
-    clips_per_video: Optional[int] = 1  # clips of one real video file; None: as many as num_real needs
-    fps: Optional[float] = None        # rate at which real video files are read; None: their own
+    clips_per_video: int | None = 1    # clips of one real video file; None: as many as num_real needs
+    fps: float | None = None           # rate at which real video files are read; None: their own
     precision: str = "float32"         # of the network
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, accepted in ACCEPTED.items():
             if getattr(self, name) not in accepted:
                 raise ValueError(f"protocol {self.name}: {name} is {getattr(self, name)!r}; "
@@ -63,7 +66,7 @@ class Protocol:
         if not isinstance(self.antialias, bool):
             raise ValueError(f"protocol {self.name}: antialias is {self.antialias!r}; accepted: true, false")
 
-    def replace(self, **changes):
+    def replace(self, **changes: object) -> "Protocol":
         """A protocol with other fields (full or short names); its own name says which.
 
         Raises:
@@ -73,28 +76,29 @@ class Protocol:
         for full, short in SHORT_NAMES.items():
             if {full, short} <= changes.keys():
                 raise ValueError(f"a protocol has one field {full}, and {short} is its short name; give one of them")
-        changes = {full_names.get(key, key): value for key, value in changes.items()}
+        changed_fields: dict[str, Any] = {full_names.get(key, key): value for key, value in changes.items()}
         known = [field.name for field in dataclasses.fields(self) if field.name != "name"]
-        for key in changes:
+        for key in changed_fields:
             if key not in known:
                 close = difflib.get_close_matches(key, [*known, *full_names], 1)
                 raise ValueError(f"a protocol has no field {key!r}" + (f"; did you mean {close[0]!r}?" if close else
                                                                        f"; accepted: {', '.join(known)}"))
-        changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
+        changed_fields = {key: value for key, value in changed_fields.items() if value != getattr(self, key)}
         base, *earlier = self.name.split("+")
-        changed = dict(part.split("=", 1) for part in earlier)
-        changed |= {SHORT_NAMES.get(key, key): "null" if value is None else value for key, value in changes.items()}
-        name = "+".join([base, *(f"{key}={value}" for key, value in changed.items())])
-        return dataclasses.replace(self, name=name, **changes)
+        stated = dict(part.split("=", 1) for part in earlier)
+        stated |= {SHORT_NAMES.get(key, key): "null" if value is None else value
+                   for key, value in changed_fields.items()}
+        name = "+".join([base, *(f"{key}={value}" for key, value in stated.items())])
+        return dataclasses.replace(self, name=name, **changed_fields)
 
-    def features_key(self):
+    def features_key(self) -> dict[str, str | int | bool | None]:
         """The fields that features depend on: two protocols that agree in them share cached features."""
         return {key: getattr(self, key) for key in ("network", "quantize", "fit", "antialias", "resolution",
                                                     "num_frames", "precision")}
 
 
-_MAGVIT = dict(network="i3d-tf", quantize="round", fit="squash", repeats=4)
-_NBP_GFVD = dict(network="i3d-styleganv", quantize="none", fit="crop")
+_MAGVIT: dict[str, Any] = dict(network="i3d-tf", quantize="round", fit="squash", repeats=4)
+_NBP_GFVD: dict[str, Any] = dict(network="i3d-styleganv", quantize="none", fit="crop")
 PROTOCOLS = {protocol.name: protocol for protocol in (
     Protocol("magvit-ucf", **_MAGVIT, resolution=128, num_real=10_000, num_fake=10_000, real_split="train",
              real_clips="random", clips_per_video=None),
@@ -113,7 +117,7 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
 )}
 
 
-def get_protocol(name, _readers=()):
+def get_protocol(name: str | Path, _readers: tuple[Path, ...] = ()) -> Protocol:
     """A preset by name, or by the path of a YAML file with the fields of `Protocol` (`base` names a preset).
 
     A preset's name may be followed by changed fields, as `Protocol.replace` prints them: `nbp-rfvd+frames=16`.
@@ -131,13 +135,13 @@ def get_protocol(name, _readers=()):
     return PROTOCOLS[base].replace(**parse_changes(changes))
 
 
-def parse_changes(items):
+def parse_changes(items: Iterable[str]) -> dict[str, Any]:
     """["frames=16", ...] -> {"frames": 16, ...}, values as in YAML.
 
     Raises:
         ValueError: an item that is not of the form field=value.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals:
@@ -149,7 +153,7 @@ def parse_changes(items):
     return changes
 
 
-def _read_protocol(path, readers):
+def _read_protocol(path: str | Path, readers: tuple[Path, ...]) -> Protocol:
     if (file := Path(path).resolve()) in readers:
         raise ValueError(f"{path}: its base leads back to itself")
     try:
@@ -172,7 +176,7 @@ def _read_protocol(path, readers):
         raise ValueError(f"{path}: {error}") from error
 
 
-def to_video(frames):
+def to_video(frames: np.ndarray | Tensor) -> Tensor:
     """Frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 video (B,3,T,H,W) in [0,1].
 
     Raises:
@@ -193,7 +197,7 @@ def to_video(frames):
     return rearrange(frames, "b t h w c -> b c t h w")
 
 
-def prepare(frames, protocol):
+def prepare(frames: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
     """What the network of a protocol gets to see.
 
     Args:
@@ -218,7 +222,7 @@ def prepare(frames, protocol):
     return 2 * resize(video, I3D_SIZE, protocol.fit, protocol.antialias) - 1
 
 
-def quantize(video, how):
+def quantize(video: Tensor, how: str) -> Tensor:
     """Values in [0,1] to multiples of 1/255, by "floor" or "round"; "none" keeps them.
 
     Pixels that came from uint8 stay what they are: 255 * (k / 255) is k in float32 for every k.
@@ -226,15 +230,15 @@ def quantize(video, how):
     return video if how == "none" else (video * 255 + {"floor": 0.0, "round": 0.5}[how]).floor() / 255
 
 
-def resize(video, size, fit, antialias):
+def resize(video: Tensor, size: int, fit: str, antialias: bool) -> Tensor:
     """Bilinear resize of (B,C,T,H,W) to `size` x `size`; `fit` as in `Protocol`."""
     batch, (h, w) = len(video), video.shape[3:]
     shape = (size, size)
-    if fit == "crop":
+    if fit == "crop":  # the short side to `size`, the middle of the long one is cut below
         shape = (size, math.ceil(w * size / h)) if h < w else (math.ceil(h * size / w), size)
     frames = rearrange(video, "b c t h w -> (b t) c h w")
     if shape != (h, w):
         frames = F.interpolate(frames, shape, mode="bilinear", align_corners=False, antialias=antialias)
     top, left = (shape[0] - size) // 2, (shape[1] - size) // 2
-    frames = frames[:, :, top:top + size, left:left + size]
-    return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)
+    frames = frames[:, :, top:top + size, left:left + size]        # (B*T, C, size, size)
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=batch)  # (B, C, T, size, size)

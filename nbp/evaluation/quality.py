@@ -5,9 +5,12 @@ wraps them for training loops.
 Legend: B clips, C channels, T frames, H W pixels, V codes.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
+from torch import Tensor
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
@@ -16,7 +19,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 MS_SSIM_MIN_SIZE = (SSIM_WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
 
 
-def check_pair(video, target):
+def check_pair(video: Tensor, target: Tensor) -> None:
     """Refuse what would give a plausible but wrong score.
 
     Raises:
@@ -32,14 +35,14 @@ def check_pair(video, target):
             raise ValueError(f"{name} has values from {low:.4g} to {high:.4g}; accepted: [0,1] (clamp reconstructions)")
 
 
-def psnr(video, target):
+def psnr(video: Tensor, target: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB from the squared error over a whole clip: (B,), inf if identical."""
     check_pair(video, target)
     error = (video.float() - target.float()).square().flatten(1).mean(1)
     return -10 * torch.log10(error)
 
 
-def ssim(video, target):
+def ssim(video: Tensor, target: Tensor) -> Tensor:
     """Structural similarity (Gaussian window of 11, sigma 1.5), averaged over channels and frames.
 
     Over the valid area only, as the official scores; torchmetrics includes a reflected border (about 1e-3 apart).
@@ -56,7 +59,7 @@ def ssim(video, target):
     return reduce(full, "(b t) c -> b", "mean", b=len(video))
 
 
-def ms_ssim(video, target):
+def ms_ssim(video: Tensor, target: Tensor) -> Tensor:
     """Multi-scale SSIM over five scales, averaged over channels and frames.
 
     Returns:
@@ -68,18 +71,18 @@ def ms_ssim(video, target):
     check_pair(video, target)
     _check_size(video, MS_SSIM_MIN_SIZE, "MS-SSIM")
     x, y = _frames(video), _frames(target)
-    product = 1.0
+    product = torch.ones((), device=x.device)
     for scale, weight in enumerate(MS_SSIM_WEIGHTS):
         if scale:
             padding = [size % 2 for size in x.shape[2:]]
             x, y = (F.avg_pool2d(z, 2, padding=padding) for z in (x, y))
         full, contrast = _ssim_maps(x, y)
         last = scale == len(MS_SSIM_WEIGHTS) - 1
-        product = product * (full if last else contrast).clamp_min(0) ** weight
-    return reduce(product, "(b t) c -> b", "mean", b=len(video))
+        product = product * (full if last else contrast).clamp_min(0) ** weight  # (B*T, C)
+    return reduce(product, "(b t) c -> b", "mean", b=len(video))  # (B,)
 
 
-def lpips(model, video, target, batch_size=64):
+def lpips(model: Callable[[Tensor, Tensor], Tensor], video: Tensor, target: Tensor, batch_size: int = 64) -> Tensor:
     """LPIPS of every frame, averaged over each clip.
 
     Args:
@@ -92,11 +95,11 @@ def lpips(model, video, target, batch_size=64):
     """
     check_pair(video, target)
     x, y = _frames(video), _frames(target)
-    values = torch.cat([model(a, b) for a, b in zip(x.split(batch_size), y.split(batch_size))])
-    return values.view(len(video), -1).mean(1)
+    values = torch.cat([model(a, b) for a, b in zip(x.split(batch_size), y.split(batch_size))])  # (B*T,)
+    return values.view(len(video), -1).mean(1)  # (B,)
 
 
-def frame_difference_error(video, target):
+def frame_difference_error(video: Tensor, target: Tensor) -> Tensor:
     """Temporal consistency: root mean square error of the changes from frame to frame, (B,), in 1/255 steps.
 
     Flicker raises it even where each frame is close to its original.
@@ -108,7 +111,7 @@ def frame_difference_error(video, target):
     return 255 * error.square().flatten(1).mean(1).sqrt()
 
 
-def count_codes(indices, num_codes):
+def count_codes(indices: Tensor, num_codes: int) -> Tensor:
     """Histogram of codebook indices: integer tensor of any shape -> int64 (V,)."""
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise ValueError(f"indices are {indices.dtype}; accepted: integers")
@@ -118,29 +121,34 @@ def count_codes(indices, num_codes):
     return torch.bincount(flat, minlength=num_codes)
 
 
-def code_statistics(counts):
+def usage_and_entropy(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """(share of codes used at least once, entropy in nats) of a histogram (V,) of a floating type, in that type."""
+    share = counts / counts.sum().clamp_min(1)
+    return (counts > 0).to(counts.dtype).mean(), -torch.xlogy(share, share).sum()
+
+
+def code_statistics(counts: Tensor) -> dict[str, float]:
     """What a histogram of codes (V,) says.
 
     Returns:
         dict: `code_usage`, share of codes used at least once; `code_entropy_bits`; `code_perplexity`, 2^entropy,
         the number of equally frequent codes with that entropy.
     """
-    share = counts.double() / counts.sum().clamp_min(1)
-    entropy = float(-torch.xlogy(share, share).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))
-    return {"code_usage": float((counts > 0).double().mean()), "code_entropy_bits": entropy + 0.0,
-            "code_perplexity": 2 ** entropy}
+    usage, entropy = usage_and_entropy(counts.double())
+    bits = float(entropy / torch.log(torch.tensor(2.0, dtype=torch.float64)))
+    return {"code_usage": float(usage), "code_entropy_bits": bits + 0.0, "code_perplexity": 2 ** bits}
 
 
-def _frames(video):
+def _frames(video: Tensor) -> Tensor:
     return rearrange(video.float(), "b c t h w -> (b t) c h w")
 
 
-def _check_size(video, minimum, name):
+def _check_size(video: Tensor, minimum: int, name: str) -> None:
     if min(video.shape[3:]) < minimum:
         raise ValueError(f"{name} needs frames of at least {minimum} pixels a side, got {tuple(video.shape[3:])}")
 
 
-def _blur(x):
+def _blur(x: Tensor) -> Tensor:
     """Gaussian window over the valid area, each channel by itself."""
     offset = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
     window = torch.exp(-offset.square() / (2 * SSIM_SIGMA ** 2))
@@ -149,7 +157,7 @@ def _blur(x):
     return F.conv2d(x, window.transpose(2, 3), groups=x.shape[1])
 
 
-def _ssim_maps(x, y):
+def _ssim_maps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """SSIM and its contrast-structure factor, (frames, C), for images in [0,1]."""
     c1, c2 = 0.01 ** 2, 0.03 ** 2
     mean_x, mean_y = _blur(x), _blur(y)

@@ -5,18 +5,22 @@ Legend: N clips, D features.
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from nbp.evaluation.diversity import inception_score
-from nbp.evaluation.features import extract_features, seen_shape
-from nbp.evaluation.fvd import check_enough, frechet_distance, polynomial_mmd
-from nbp.evaluation.statement import finite, provenance
+from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features, seen_shape
+from nbp.evaluation.fvd import MIN_CLIPS, check_enough, frechet_distance, polynomial_mmd
+from nbp.evaluation.networks import FeatureNetwork
+from nbp.evaluation.protocols import Protocol
+from nbp.evaluation.statement import Report, Score, SetStatement, finite, provenance
 from nbp.evaluation.uncertainty import limit_notes, uncertainty
 
 
-def nearest_centroid_accuracy(train_features, train_labels, features, labels):
+def nearest_centroid_accuracy(train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray,
+                              labels: np.ndarray) -> float:
     """Share of clips whose nearest class centroid is their own class.
 
     Features are standardised with the training set's mean and deviation, so that no single one dominates.
@@ -48,8 +52,9 @@ def nearest_centroid_accuracy(train_features, train_labels, features, labels):
     return float((classes[distance.argmin(1).numpy()] == labels).mean())
 
 
-def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=False, intervals=False, seed=0,
-                  **extraction):
+def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, network: FeatureNetwork,
+                  how: Extraction = ALONE, allow_fewer: bool = False, intervals: bool = False,
+                  seed: int = 0) -> list[Report]:
     """Score any number of fake sets against one real set.
 
     Args:
@@ -57,30 +62,30 @@ def evaluate_sets(real, fakes, protocol, network, cache_dir=None, allow_fewer=Fa
         fakes: list of Clips.
         protocol: Protocol.
         network: FeatureNetwork of that protocol.
-        cache_dir: folder where features are kept, so that a set is never extracted twice; None keeps nothing.
+        how: `Extraction`; with a cache folder a set is never extracted twice.
         allow_fewer: score sets smaller than the protocol's counts; the printed name says so.
         intervals: also a bootstrap interval, k-fold deviation and the extrapolation to infinitely many clips.
         seed: for choosing clips where a set is larger than the protocol's count, and for `intervals`.
-        extraction: batch_size, num_workers, rank, world, barrier of `extract_features`.
 
     Returns:
-        list of reports (dicts that JSON can hold), one per fake set.
+        A `Report` for each fake set.
 
     Raises:
         ValueError: too few clips, real and fake the same set, or what extraction refuses.
     """
     for fake in fakes:
         check_pair(real, fake, protocol)
-        counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))
-    features = extract_features(real, network, protocol, cache_dir, **extraction)
+        scored_counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))
+    features = extract_features(real, network, protocol, how)
     reports = []
     for fake in fakes:
-        fake_features = extract_features(fake, network, protocol, cache_dir, **extraction)
+        fake_features = extract_features(fake, network, protocol, how)
         reports.append(report(real, features, fake, fake_features, protocol, network, allow_fewer, intervals, seed))
     return reports
 
 
-def check_pair(real, fake, protocol, roles=("real set", "fake set")):
+def check_pair(real: Clips, fake: Clips, protocol: Protocol,
+               roles: tuple[str, str] = ("real set", "fake set")) -> None:
     """Refuse sets whose distance would say something else than it seems to.
 
     Args:
@@ -94,7 +99,7 @@ def check_pair(real, fake, protocol, roles=("real set", "fake set")):
     """
     if fake.content == real.content:
         raise ValueError(f"{roles[0]} {real.name} and {roles[1]} {fake.name} have the same content")
-    (t_real, *size_real), (t_fake, *size_fake) = seen_shape(real, protocol), seen_shape(fake, protocol)
+    (t_real, *size_real), (t_fake, *size_fake) = seen_shape(real, protocol), seen_shape(fake, protocol)  # T, H W C
     if protocol.resolution is None and size_real != size_fake:
         raise ValueError(f"clips of {real.name} have {size_real[0]}x{size_real[1]} pixels and clips of {fake.name} "
                          f"{size_fake[0]}x{size_fake[1]}: their resizing would be scored; --set resolution=N brings "
@@ -104,7 +109,9 @@ def check_pair(real, fake, protocol, roles=("real set", "fake set")):
                          "frames=N scores the first N of both")
 
 
-def counts(protocol, have_real, have_fake, allow_fewer, names=("the real set", "the fake set")):
+def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewer: bool,
+                  names: tuple[str, str] = ("the real set", "the fake set"),
+                  fewest: int = MIN_CLIPS) -> tuple[int, int, int, Protocol]:
     """(real clips, fake clips per repeat, repeats, protocol as it is then called).
 
     Args:
@@ -112,6 +119,7 @@ def counts(protocol, have_real, have_fake, allow_fewer, names=("the real set", "
         have_real, have_fake: clips in the sets.
         allow_fewer: accept sets smaller than the protocol asks for.
         names: of the sets, for messages.
+        fewest: clips that are enough to score anything.
 
     Raises:
         ValueError: a set is smaller than the protocol asks for and `allow_fewer` is not given, or too small for any
@@ -122,43 +130,54 @@ def counts(protocol, have_real, have_fake, allow_fewer, names=("the real set", "
     if have_real < num_real or have_fake < num_fake * repeats:
         if not allow_fewer:
             raise ValueError(f"protocol {protocol.name} asks for {num_real} real and {repeats} x {num_fake} fake "
-                             f"clips; {names[0]} has {have_real} and {names[1]} {have_fake}. Give more, or --allow-fewer, "
-                             "which marks the score")
+                             f"clips; {names[0]} has {have_real} and {names[1]} {have_fake}. Give more, or "
+                             "--allow-fewer, which marks the score")
         num_real, num_fake = min(num_real, have_real), min(num_fake, have_fake)
         repeats = max(1, min(repeats, have_fake // num_fake))
         protocol = protocol.replace(num_real=num_real, num_fake=num_fake, repeats=repeats)
-    check_enough(num_real, "real")
-    check_enough(num_fake, "fake")
+    for count, name in ((num_real, "real"), (num_fake, "fake")):
+        if count < fewest:
+            check_enough(count, name)
     return num_real, num_fake, repeats, protocol
 
 
-def report(real, real_features, fake, fake_features, protocol, network, allow_fewer=False, intervals=False, seed=0):
+def report(real: Clips, real_features: np.ndarray, fake: Clips, fake_features: np.ndarray, protocol: Protocol,
+           network: FeatureNetwork, allow_fewer: bool = False, intervals: bool = False, seed: int = 0) -> Report:
     """Scores of one pair of sets from their features, with everything needed to get them again.
 
     Values that are not finite are None, and a note says so.
     """
-    num_real, num_fake, repeats, protocol = counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))
+    num_real, num_fake, repeats, protocol = scored_counts(protocol, len(real), len(fake), allow_fewer,
+                                                          (real.name, fake.name))
     chosen, parts = choose(len(real), num_real, seed), choose_parts(len(fake), num_fake, repeats, seed)
     pooled = np.concatenate(parts)
     real_features, fake_features = real_features[chosen], fake_features[pooled]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        scores = distances(real_features, np.split(fake_features, repeats))
-        sets = {"real": stated_set(real, num_real, protocol), "fake": stated_set(fake, num_fake, protocol)}
-    scores["inception_score_i3d"] = inception_score(fake_features)
+        measured: dict[str, Score] = {**distances(real_features, np.split(fake_features, repeats))}
+        stated = state_pair(real, num_real, fake, num_fake, protocol, network, seed)
+    measured["inception_score_i3d"] = inception_score(fake_features)
     if intervals:
-        scores |= uncertainty(real_features, fake_features, seed, repeats)
+        measured |= uncertainty(real_features, fake_features, seed, repeats)
     accuracy, notes = class_accuracy(real, chosen, real_features, fake, pooled, fake_features)
-    scores, not_finite = finite(scores | accuracy)
+    scores, not_finite = finite(measured | accuracy)
     notes += [*not_finite, *(str(warning.message) for warning in caught), *([network.note] if network.note else [])]
     if "fvd_infinite" in scores:
         notes += limit_notes(real_features, fake_features)
+    stated |= {"scores": scores, "notes": sorted(set(notes))}
+    return stated
+
+
+def state_pair(real: Clips, num_real: int, fake: Clips, num_fake: int, protocol: Protocol, network: FeatureNetwork,
+               seed: int = 0) -> Report:
+    """A report of so many clips of two sets that lacks its scores and notes."""
     return {
         "protocol": protocol.name,
         "protocol_fields": dataclasses.asdict(protocol),
-        **sets,
-        "scores": scores,
-        "notes": sorted(set(notes)),
+        "real": stated_set(real, num_real, protocol),
+        "fake": stated_set(fake, num_fake, protocol),
+        "scores": {},
+        "notes": [],
         "weights_sha256": network.weights_sha256,
         "weights_tensors_sha256": network.tensors_sha256,
         "seed": seed,
@@ -166,7 +185,7 @@ def report(real, real_features, fake, fake_features, protocol, network, allow_fe
     }
 
 
-def distances(real, parts):
+def distances(real: np.ndarray, parts: Sequence[np.ndarray]) -> dict[str, float]:
     """Distances between features (N,D) and each of several parts (M,D), as means over these."""
     fvds = [frechet_distance(real, part) for part in parts]
     scores = {"fvd": float(np.mean(fvds))}
@@ -175,7 +194,8 @@ def distances(real, parts):
     return scores | {"kvd": float(np.mean([polynomial_mmd(real, part) for part in parts]))}
 
 
-def class_accuracy(real, chosen, real_features, fake, pooled, fake_features):
+def class_accuracy(real: Clips, chosen: np.ndarray, real_features: np.ndarray, fake: Clips, pooled: np.ndarray,
+                   fake_features: np.ndarray) -> tuple[dict[str, float], list[str]]:
     """({"class_accuracy": ...}, notes) of the clips that are scored; nothing where a clip has no class."""
     if real.labels is None or fake.labels is None:
         return {}, []
@@ -188,21 +208,21 @@ def class_accuracy(real, chosen, real_features, fake, pooled, fake_features):
     return {"class_accuracy": nearest_centroid_accuracy(real_features, real_labels, fake_features, fake_labels)}, []
 
 
-def stated_set(clips, count, protocol):
+def stated_set(clips: Clips, count: int, protocol: Protocol) -> SetStatement:
     """What a report says of a set: its content, and the clips as the protocol looks at them."""
     frames, height, width, _ = seen_shape(clips, protocol)
     return {"name": clips.name, "clips": count, "of": len(clips), "frames": frames, "height": height, "width": width,
             "dtype": str(clips[0].dtype).removeprefix("torch."), "fps": clips.rates(), "sha256": clips.fingerprint}
 
 
-def choose(total, count, seed):
+def choose(total: int, count: int, seed: int) -> np.ndarray:
     """`count` of `total` clips, drawn once per seed; all of them in order where they are all used."""
     if count == total:
         return np.arange(total)
     return np.sort(np.random.default_rng(seed).permutation(total)[:count])
 
 
-def choose_parts(total, count, repeats, seed):
+def choose_parts(total: int, count: int, repeats: int, seed: int) -> list[np.ndarray]:
     """`repeats` disjoint sets of `count` clips: each drawn from everywhere, since sets are often ordered by class."""
     if repeats == 1:
         return [choose(total, count, seed)]

@@ -4,13 +4,23 @@ Legend: N clips, D features.
 """
 
 import warnings
+from typing import TypedDict
 
 import numpy as np
 
 from nbp.evaluation.fvd import MIN_CLIPS, feature_stats, stats_distance
 
 
-def uncertainty(real, fake, seed=0, repeats=1):
+class SampleCurve(TypedDict):
+    """Distance against the number of clips, and the line fvd = infinite + slope / clips through it."""
+
+    clips: list[int]
+    fvd: list[float]
+    slope: float
+    infinite: float
+
+
+def uncertainty(real: np.ndarray, fake: np.ndarray, seed: int = 0, repeats: int = 1) -> dict[str, float | list[float]]:
     """All measures of this module as one dict; each is left out where the sets are too small for it.
 
     Args:
@@ -18,7 +28,7 @@ def uncertainty(real, fake, seed=0, repeats=1):
         seed: of the resampling.
         repeats: see `bootstrap_interval`; the other measures pool the repeats.
     """
-    scores = {}
+    scores: dict[str, float | list[float]] = {}
     smallest = min(len(real), len(fake))
     scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed, repeats=repeats)
     if smallest >= 5 * MIN_CLIPS:
@@ -29,7 +39,7 @@ def uncertainty(real, fake, seed=0, repeats=1):
     return scores
 
 
-def _distance(real, *parts):
+def _distance(real: np.ndarray, *parts: np.ndarray) -> float:
     """Frechet distance, as the mean over parts."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -37,7 +47,8 @@ def _distance(real, *parts):
         return float(np.mean([stats_distance(stats, feature_stats(part)) for part in parts]))
 
 
-def bootstrap_interval(real, fake, num_draws=50, level=0.95, seed=0, repeats=1):
+def bootstrap_interval(real: np.ndarray, fake: np.ndarray, num_draws: int = 50, level: float = 0.95, seed: int = 0,
+                       repeats: int = 1) -> list[float]:
     """Interval of the distance over resampled sets, centred on the distance itself.
 
     Resampling with replacement raises a Frechet distance (it lowers the number of distinct clips), so only
@@ -62,7 +73,7 @@ def bootstrap_interval(real, fake, num_draws=50, level=0.95, seed=0, repeats=1):
     return [max(0.0, float(distance + low - middle)), float(distance + high - middle)]
 
 
-def fold_deviation(real, fake, num_folds=5, seed=0):
+def fold_deviation(real: np.ndarray, fake: np.ndarray, num_folds: int = 5, seed: int = 0) -> tuple[float, float]:
     """Mean and standard deviation of the distance over disjoint fifths of both sets (higher than the whole's: bias)."""
     rng = np.random.default_rng(seed)
     folds = zip(np.array_split(rng.permutation(len(real)), num_folds),
@@ -71,15 +82,13 @@ def fold_deviation(real, fake, num_folds=5, seed=0):
     return float(np.mean(distances)), float(np.std(distances, ddof=1))
 
 
-def sample_curve(real, fake, num_points=10, seed=0):
+def sample_curve(real: np.ndarray, fake: np.ndarray, num_points: int = 10, seed: int = 0) -> SampleCurve:
     """Distance against the number of clips, and the line through it (Chong and Forsyth, arXiv 1911.07023).
 
     Subsets of both sets of equal size N, from a third of the smaller set up, are scored; the bias falls as 1/N,
     so the line's value at 1/N = 0 is the distance at infinitely many clips. It can be slightly negative for
     equal distributions.
 
-    Returns:
-        dict: `clips` and `fvd`, a list each; `slope` and `infinite` of fvd = infinite + slope / clips.
     """
     rng = np.random.default_rng(seed)
     smallest = min(len(real), len(fake))
@@ -91,7 +100,7 @@ def sample_curve(real, fake, num_points=10, seed=0):
     return {"clips": sizes.tolist(), "fvd": distances, "slope": float(slope), "infinite": float(infinite)}
 
 
-def limit_notes(real, fake):
+def limit_notes(real: np.ndarray, fake: np.ndarray) -> list[str]:
     """What to say of the limit of `sample_curve`: a list that is empty where it holds."""
     num_features = real.shape[1]
     if min(len(real), len(fake)) >= num_features:
@@ -100,7 +109,7 @@ def limit_notes(real, fake):
             "not yet fall as 1/N"]
 
 
-def halves_distance(real, seed=0):
+def halves_distance(real: np.ndarray, seed: int = 0) -> float:
     """Distance between two random halves of the real set: what sampling alone costs at half of its size."""
     order = np.random.default_rng(seed).permutation(len(real))
     middle = len(order) // 2

@@ -7,12 +7,27 @@ Hugging Face tokenizer folder goes through transformers.
 
 import json
 import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from nbp.config import GeneratorConfig
+
+ConditionEncoder = Callable[[Mapping[str, Any]], Tensor]     # of a batch: "label" int64 (B,), "text" a list of B str
 
 
-def condition_encoder(config, text_tokenizer=None):
+class Vocabulary(NamedTuple):
+    """A text tokenizer: text -> ids, how many ids there are, and the special ones that can fill up a condition."""
+
+    encode: Callable[[str], list[int]]
+    size: int
+    fill_up: tuple[int | None, ...]
+
+
+def condition_encoder(config: GeneratorConfig, text_tokenizer: str | Path | None = None) -> ConditionEncoder | None:
     """Function from a batch to condition ids.
 
     Args:
@@ -51,28 +66,28 @@ class TextEncoder:
         ValueError: see `condition_encoder`.
     """
 
-    def __init__(self, folder, config):
+    def __init__(self, folder: str | Path, config: GeneratorConfig) -> None:
         folder = Path(folder)
-        llama = _is_llama(folder)
-        self._ids, size, special = _sentencepiece(folder) if llama else _hugging_face(folder)
-        if size > config.num_condition_ids:
-            raise ValueError(f"{folder} has {size} ids, the model knows {config.num_condition_ids}")
+        self.vocabulary = _sentencepiece(folder) if _is_llama(folder) else _hugging_face(folder)
+        if self.vocabulary.size > config.num_condition_ids:
+            raise ValueError(f"{folder} has {self.vocabulary.size} ids, the model knows {config.num_condition_ids}")
         self.length = config.condition_len
-        pads = [config.pad_token if config.pad_visibility == "never" else None, *special]
-        self.pad = next((pad for pad in pads if pad is not None), None)
-        if self.pad is None:
+        pads = [config.pad_token if config.pad_visibility == "never" else None, *self.vocabulary.fill_up]
+        known = [pad for pad in pads if pad is not None]
+        if not known:
             raise ValueError(f"{folder} has neither a pad nor an end-of-sentence token: set pad_token in the model")
+        self.pad = known[0]
 
-    def __call__(self, texts):
-        return pad_right([self._ids(text) for text in texts], self.length, self.pad)
+    def __call__(self, texts: Iterable[str]) -> Tensor:
+        return pad_right([self.vocabulary.encode(text) for text in texts], self.length, self.pad)
 
 
-def pad_right(ids, length, pad):
+def pad_right(ids: Iterable[list[int]], length: int, pad: int) -> Tensor:
     """Cut lists of ids to `length` and fill them up behind: int64 (B, length)."""
-    return torch.tensor([(row + [pad] * length)[:length] for row in ids])
+    return torch.tensor([(row + [pad] * length)[:length] for row in ids])      # (B, length)
 
 
-def train_text_tokenizer(texts, folder, vocab_size=512):
+def train_text_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: int = 512) -> None:
     """Train a small byte-level BPE tokenizer on class names or captions and write it as a folder.
 
     Args:
@@ -94,22 +109,24 @@ def train_text_tokenizer(texts, folder, vocab_size=512):
     fast.save_pretrained(folder)
 
 
-def _labels(label, num_classes):
+def _labels(label: Tensor, num_classes: int) -> Tensor:
     if len(label) and not (0 <= int(label.min()) and int(label.max()) < num_classes):
         raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(label.min())}..{int(label.max())} "
                          "(-1: a clip without a class)")
-    return label.long()[:, None]
+    return label.long()[:, None]      # (B, 1)
 
 
-def _is_llama(folder):
+def _is_llama(folder: Path) -> bool:
     settings = folder / "tokenizer_config.json"
     if not (folder / "tokenizer.model").is_file():
         return False
-    return not settings.is_file() or json.loads(settings.read_text()).get("tokenizer_class", "Llama").startswith("Llama")
+    if not settings.is_file():
+        return True
+    return json.loads(settings.read_text()).get("tokenizer_class", "Llama").startswith("Llama")
 
 
-def _sentencepiece(folder):
-    """(text -> ids, number of ids, (end of sentence,)) of a LLaMA vocabulary."""
+def _sentencepiece(folder: Path) -> Vocabulary:
+    """A LLaMA vocabulary; `fill_up` is its end of sentence."""
     from sentencepiece import SentencePieceProcessor
 
     try:
@@ -119,15 +136,17 @@ def _sentencepiece(folder):
     marks = {model.id_to_piece(i): i for i in (model.unk_id(), model.bos_id(), model.eos_id()) if i >= 0}
     pattern = re.compile("(" + "|".join(map(re.escape, marks)) + ")")
 
-    def ids(text):
-        parts = [part for part in pattern.split(text) if part]
-        return [model.bos_id()] + [i for part in parts for i in ([marks[part]] if part in marks else model.encode(part))]
+    def encode(text: str) -> list[int]:
+        ids = [model.bos_id()]
+        for part in filter(None, pattern.split(text)):
+            ids += [marks[part]] if part in marks else model.encode(part)
+        return ids
 
-    return ids, model.vocab_size(), (model.eos_id(),)
+    return Vocabulary(encode, model.vocab_size(), (model.eos_id(),))
 
 
-def _hugging_face(folder):
-    """(text -> ids, number of ids, (end of sentence, pad)) of any other tokenizer folder."""
+def _hugging_face(folder: Path) -> Vocabulary:
+    """Any other tokenizer folder; `fill_up` is its end of sentence, or else its pad."""
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
@@ -136,4 +155,5 @@ def _hugging_face(folder):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} holds no tokenizer that transformers reads: {error}") from error
-    return (lambda text: tokenizer(text)["input_ids"]), len(tokenizer), (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return Vocabulary(lambda text: tokenizer(text)["input_ids"], len(tokenizer),
+                      (tokenizer.eos_token_id, tokenizer.pad_token_id))

@@ -1,12 +1,14 @@
 """Steps of fixed shapes as CUDA graphs: a small step spends most of its time in launching kernels one by one."""
 
-import torch
+from collections.abc import Callable
 
+import torch
+from torch import Tensor
 
 MAX_SEQUENCES = 8
 
 
-def can_record(prefix):
+def can_record(prefix: Tensor) -> bool:
     """Whether steps behind these embeddings (B, C, D) are recorded: where launching takes longer than computing.
 
     That is so for 16-bit weights and few sequences. A clip of K600's base model, 48 steps of 16 tokens, on an H200:
@@ -27,10 +29,11 @@ class Recorded:
         function: of tensors on one CUDA device, without synchronisation; returns a tensor.
     """
 
-    def __init__(self, function):
-        self.function, self.calls, self.inputs = function, 0, None
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.calls = function, 0
+        self.inputs: list[Tensor] | None = None
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Tensor) -> Tensor:
         self.calls += 1
         if self.calls == 1:               # libraries initialise themselves, which must not be recorded
             return self.function(*inputs)
@@ -40,7 +43,7 @@ class Recorded:
             # Other threads, such as those that load data, may allocate meanwhile.
             with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
                 self.output = self.function(*self.inputs)
-        for kept, tensor in zip(self.inputs, inputs):
-            kept.copy_(tensor)
+        for recorded, tensor in zip(self.inputs, inputs):
+            recorded.copy_(tensor)
         self.graph.replay()
         return self.output

@@ -4,14 +4,18 @@ Legend: B batch, q query positions, k key positions, C condition tokens.
 """
 
 import torch
+from torch import Tensor
+
+from nbp.generator.sequence import Layout
 
 
-def visible(query_blocks, key_blocks):
+def visible(query_blocks: Tensor, key_blocks: Tensor) -> Tensor:
     """bool (q, k): a query sees every key whose block id is not larger than its own."""
     return query_blocks[:, None] >= key_blocks[None, :]
 
 
-def attention_mask(layout, start, end, hidden=None, pad_visibility="never", device=None):
+def attention_mask(layout: Layout, start: int, end: int, hidden: Tensor | None = None, pad_visibility: str = "never",
+                   device: torch.device | None = None) -> Tensor | None:
     """Mask of queries start..end-1 over keys 0..end-1 of [condition | stream].
 
     Args:

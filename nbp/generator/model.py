@@ -5,19 +5,23 @@ Legend: B batch, (t, h, w) latent grid, L = t*h*w, N block size, C condition tok
 """
 
 import math
-import warnings
-from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor
 
-from nbp import checkpoint
-from nbp.generator.cuda_graph import Recorded, can_record
+from nbp.config import GeneratorConfig
+from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance, to_step_order
+from nbp.generator.decoding import CachedDecoder, decode
 from nbp.generator.masks import attention_mask
-from nbp.generator.sampling import Sampling, decode, row_generators
-from nbp.generator.sequence import Layout, check_grid, raster_order, to_grid, to_steps
-from nbp.generator.transformer import KVCache, Transformer
+from nbp.generator.sampling import Sampling, row_generators
+from nbp.generator.sequence import Layout, check_grid, to_grid
+from nbp.generator.transformer import Transformer
+from nbp.hub import models
 
 
 class Generator(nn.Module):
@@ -27,7 +31,9 @@ class Generator(nn.Module):
         config: `GeneratorConfig`.
     """
 
-    def __init__(self, config):
+    uncond_embedding: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         config.check()
         self.config = config
@@ -44,7 +50,7 @@ class Generator(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Normal weights of std 0.02, zero biases, unit norms."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -54,18 +60,27 @@ class Generator(nn.Module):
         self.transformer.position_embedding.normal_(std=0.02)
         self.uncond_embedding.normal_(std=0.02)
 
-    def save_pretrained(self, folder):
+    def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into `folder`, ready to be uploaded as it is."""
-        checkpoint.save_pretrained(self, "generator", folder)
+        models.save_model(folder, "generator", self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, path, device="cpu"):
-        """Build the generator of a folder (or a model hub id) in eval mode on `device`."""
-        return checkpoint.load_pretrained(path, "generator", device)
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu",
+                        config: GeneratorConfig | None = None) -> "Generator":
+        """Build the generator of a native folder, an official file or a model hub id, in eval mode on `device`.
 
-    # ---- training
+        Args:
+            path: folder, file or id.
+            device: where its tensors go.
+            config: for an official file without hyper-parameters whose shapes are not released ones.
 
-    def forward(self, indices, condition=None):
+        Raises:
+            ValueError: no generator there, or its tensors do not fit its config.
+        """
+        found, state = models.open_model(path, "generator", config)
+        return models.build(lambda: cls(cast(GeneratorConfig, found)), state, path, device)
+
+    def forward(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Predict every token from the blocks before it.
 
         Args:
@@ -81,48 +96,51 @@ class Generator(nn.Module):
         """
         return self.head(self._hidden(self._steps(indices), condition))
 
-    def targets(self, indices):
+    def targets(self, indices: Tensor) -> Tensor:
         """Codes that `forward` predicts, int64 (B, P), in step order."""
         return self._steps(indices)[:, self.layout.first_predicted:]
 
-    def nll(self, indices, condition=None):
+    def nll(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Negative log-likelihood in nats of each predicted token, float32 (B, P) in step order."""
         return self.score(indices, condition)[0]
 
-    def score(self, indices, condition=None):
+    def score(self, indices: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Likelihood and rank of the true tokens.
 
         Returns:
             (nll float32 (B, P), rank int64 (B, P) = number of ids that were thought more likely).
         """
-        logits = self(indices, condition).float()
-        target = self.targets(indices) + (self.layout.video_offset if self.config.full_head else 0)
+        logits = self(indices, condition).float()                       # (B, P, V)
+        target = self._target_ids(indices)                              # (B, P)
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
         with torch.no_grad():
             rank = (logits > logits.gather(-1, target[..., None])).sum(-1)
         return nll, rank
 
-    def loss(self, indices, condition=None):
+    def loss(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of the predicted video tokens, in nats; arguments as for `forward`."""
-        logits = self(indices, condition).float()
-        target = self.targets(indices) + (self.layout.video_offset if self.config.full_head else 0)
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+        logits = self(indices, condition).float()                       # (B, P, V)
+        return F.cross_entropy(logits.flatten(0, 1), self._target_ids(indices).flatten())
 
-    def _hidden(self, steps, condition):
+    def _target_ids(self, indices: Tensor) -> Tensor:
+        """Where on the last axis of the logits the codes to predict are, int64 (B, P)."""
+        return self.targets(indices) + (self.layout.video_offset if self.config.full_head else 0)
+
+    def _hidden(self, steps: Tensor, condition: Tensor | None) -> Tensor:
         """Hidden states (B, P, D) of the stream positions that predict a token of the clip."""
         layout = self.layout
         ids = layout.stream(steps)[:, :layout.num_inputs(steps.shape[1])]
         self._check_seq_len(ids.shape[1])
-        prefix, hidden_tokens = self._condition(condition, len(steps))
-        x = torch.cat([prefix, self.token_embedding(ids)], dim=1)
-        mask = attention_mask(layout, 0, x.shape[1], hidden_tokens, self.config.pad_visibility, x.device)
+        prefix = self._condition(condition, len(steps))
+        x = torch.cat([prefix.embeddings, self.token_embedding(ids)], dim=1)      # (B, C + P, D)
+        mask = attention_mask(layout, 0, x.shape[1], prefix.pads, self.config.pad_visibility, x.device)
         return self.transformer(x, mask)[:, layout.condition_len:]
 
-    # ---- sampling
-
     @torch.no_grad()
-    def generate(self, condition=None, prefix=None, grid=None, greedy=False, temperature=1.0, top_k=16000, top_p=0.9,
-                 cfg_scale=None, generator=None):
+    def generate(self, condition: Tensor | None = None, prefix: Tensor | None = None,
+                 grid: Sequence[int] | None = None, greedy: bool = False, temperature: float = 1.0,
+                 top_k: int | None = 16000, top_p: float | None = 0.9, cfg_scale: float | None = None,
+                 generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
         """Generate clips, block by block, with cached keys and values.
 
         Args:
@@ -142,159 +160,74 @@ class Generator(nn.Module):
             ValueError: nothing to start from; a prefix or grid that is not whole blocks; guidance without a
                 condition; wrong shape, dtype or range of an argument.
         """
-        grid = tuple(self.config.grid if grid is None else grid)
+        config, layout = self.config, self.layout
+        sampling = Sampling(greedy, temperature, top_k, top_p, config.multinomial)
+        cfg_scale = guidance(cfg_scale, config, condition is not None)
+        grid = tuple(config.grid if grid is None else grid)
         total = math.prod(grid)
-        check_grid(grid, self.config.block_shape, self.layout)
-        if self.config.rotary and grid[1:] != tuple(self.config.grid[1:]):
+        check_grid(grid, config.block_shape, layout)
+        if config.rotary and grid[1:] != tuple(config.grid[1:]):
             raise ValueError(f"grid {grid}: a model with rotary positions keeps the height and width of its "
-                             f"{tuple(self.config.grid)}")
+                             f"{tuple(config.grid)}")
         batch = len(condition) if condition is not None else len(generator) if isinstance(generator, list) else 1
-        given = self._given(prefix, grid, batch)
+        given = self._given(prefix, grid, batch)                                  # (B, n)
         known = given.shape[1]
-        sampling = Sampling(greedy, temperature, top_k, top_p, self.config.multinomial)
-        generators = None if greedy else row_generators(generator, len(given), keep_single=self.config.multinomial)
-        if cfg_scale is not None and not math.isfinite(cfg_scale):
-            raise ValueError(f"cfg_scale must be a number, or None for no guidance, got {cfg_scale}")
-        guided = cfg_scale is not None and cfg_scale != 1
-        if guided and condition is None:
-            raise ValueError(f"cfg_scale={cfg_scale} needs a condition to be guided towards")
-        if self.config.condition_len and not self.config.condition_dropout and (guided or condition is None):
-            what = f"cfg_scale={cfg_scale}" if guided else "generating without a condition"
-            warnings.warn(f"{what} uses the unconditional embedding, which this model never trained (its "
-                          "condition_dropout is 0): expect worse clips; train with model.condition_dropout=0.1")
-
-        stream = self.layout.stream(F.pad(given, (0, total - known)))
-        length = self.layout.num_inputs(total)
+        generators = [] if greedy else row_generators(generator, len(given), config.multinomial, given.device)
+        length = layout.num_inputs(total)
         self._check_seq_len(length)
+        stream = layout.stream(F.pad(given, (0, total - known)))                  # (B, positions)
         training = self.training
         self.eval()
         try:
-            logits_of = self._decoder(condition, len(given), length, cfg_scale if guided else None)
-            offset = 0 if self.config.clamp_samples else self.layout.video_offset
-            decode(logits_of, stream, self.layout, known, total, sampling, generators, offset)
+            decoder = self._decoder(condition, len(given), length, cfg_scale)
+            offset = 0 if config.clamp_samples else layout.video_offset
+            decode(decoder, stream, layout, known, total, sampling, generators, offset)
         finally:
             self.train(training)
-        codes = stream[:, self.layout.video_positions(total, stream.device)] - self.layout.video_offset
-        return to_grid(codes.clamp(0, self.config.num_codes - 1), grid, self.config.block_shape)
+        codes = stream[:, layout.video_positions(total, stream.device)] - layout.video_offset     # (B, L)
+        return to_grid(codes.clamp(0, config.num_codes - 1), grid, config.block_shape)
 
-    def _decoder(self, condition, batch, length, cfg_scale):
-        """Cached step function for `decode`: new stream ids -> logits over the ids that may be drawn.
-
-        Steps that are replayed read the whole cache, so that they have fixed shapes; see `can_record`.
-        """
+    def _decoder(self, condition: Tensor | None, batch: int, length: int, cfg_scale: float | None) -> CachedDecoder:
         config, layout = self.config, self.layout
-        prefix, hidden_tokens = self._condition(condition, batch)
+        prefix = self._condition(condition, batch)
         if cfg_scale is not None:
-            prefix = torch.cat([prefix, self._condition(None, batch)[0]])
-            if hidden_tokens is not None:
-                hidden_tokens = torch.cat([hidden_tokens, torch.zeros_like(hidden_tokens)])
-        size = layout.condition_len + length
-        cache = KVCache(config.num_layers, size)
-        head = self.head.weight
+            pads = prefix.pads if prefix.pads is None else torch.cat([prefix.pads, torch.zeros_like(prefix.pads)])
+            prefix = Prefix(torch.cat([prefix.embeddings, self._condition(None, batch).embeddings]), pads)
+        head = self.head.weight                                                   # (V, D)
         if config.full_head and not config.clamp_samples:
             head = head[layout.video_offset:layout.video_offset + config.num_codes]
+        return CachedDecoder(self.transformer, self.token_embedding, head, layout, prefix, length,
+                             config.pad_visibility, cfg_scale)
 
-        def embed(ids):
-            x = self.token_embedding(ids)
-            return x if cfg_scale is None else torch.cat([x, x])
+    def _steps(self, indices: Tensor) -> Tensor:
+        return to_step_order(indices, self.config, self.layout)
 
-        def logits(hidden):
-            result = F.linear(hidden, head).float()
-            if cfg_scale is not None:
-                guided, free = result.chunk(2)
-                result = free + cfg_scale * (guided - free)
-            return result
-
-        def step(ids, first, count):
-            x, start = embed(ids), first + layout.condition_len
-            if first == 0:
-                start, x = 0, torch.cat([prefix, x], dim=1)
-            mask = attention_mask(layout, start, start + x.shape[1], hidden_tokens, config.pad_visibility, x.device)
-            return logits(self.transformer(x, mask, cache, start)[:, -count:])
-
-        if not can_record(prefix):
-            return step
-        seen = hidden_tokens if config.pad_visibility != "decoding" else None       # as behind the first step
-        rows = attention_mask(layout, 0, size, seen, config.pad_visibility, prefix.device)
-        recorded = defaultdict(lambda: Recorded(lambda ids, positions: logits(
-            self.transformer(embed(ids), rows.index_select(-2, positions), cache, positions))))
-
-        def replayed(ids, first, count):
-            if first == 0:
-                return step(ids, first, count)
-            start = first + layout.condition_len
-            positions = torch.arange(start, start + ids.shape[1], device=ids.device)
-            return recorded[ids.shape[1]](ids, positions)[:, -count:]
-
-        return replayed
-
-    # ---- arguments
-
-    def _steps(self, indices, name="indices", grid=None):
-        """Video codes in any accepted form -> int64 (B, n) in step order."""
-        shape, block_shape = tuple(indices.shape), self.config.block_shape
-        if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim not in (2, 4):
-            raise ValueError(f"{name} must be integer video codes (B, t, h, w) or (B, L), got {indices.dtype} {shape}")
-        _check_range(indices, self.config.num_codes, name)
-        if indices.ndim == 2 and not raster_order(block_shape):
-            height, width = (grid or self.config.grid)[1:]
-            if shape[1] % (height * width):
-                raise ValueError(f"{name}: {shape[1]} flat codes are not whole latent frames of {height}x{width}; "
-                                 f"blocks of {tuple(block_shape)} need (B, t, h, w)")
-            indices = indices.unflatten(1, (-1, height, width))
-        if indices.ndim == 4:
-            check_grid(indices.shape[1:], block_shape, self.layout, name)
-        else:
-            self.layout.check_length(shape[1], name)
-        return to_steps(indices.long(), block_shape) if indices.ndim == 4 else indices.long()
-
-    def _given(self, prefix, grid, batch):
+    def _given(self, prefix: Tensor | None, grid: tuple[int, ...], batch: int) -> Tensor:
         """The codes that generation starts from, int64 (B, n) in step order; n is 0 without a prefix."""
-        if prefix is None:
-            if not self.layout.begin:
-                raise ValueError("this model has no begin token: generate needs a prefix of at least "
-                                 f"{self.layout.block} codes")
-            return torch.empty(batch, 0, dtype=torch.int64, device=self.head.weight.device)
-        given = self._steps(prefix, "prefix", grid)
-        if prefix.ndim == 4 and tuple(prefix.shape[2:]) != grid[1:]:
-            raise ValueError(f"prefix of {tuple(prefix.shape[1:])} does not fit a clip of {grid}")
-        if not self.layout.first_predicted <= given.shape[1] <= math.prod(grid):
-            raise ValueError(f"prefix: between {self.layout.first_predicted} and {math.prod(grid)} codes are needed "
-                             f"for a clip of {grid}, got {given.shape[1]}")
-        return given
+        if prefix is not None:
+            return given_codes(prefix, self.config, self.layout, grid)
+        if not self.layout.begin:
+            raise ValueError("this model has no begin token: generate needs a prefix of at least "
+                             f"{self.layout.block} codes")
+        return torch.empty(batch, 0, dtype=torch.int64, device=self.head.weight.device)
 
-    def _condition(self, condition, batch):
-        """Condition ids or None -> (embeddings (B, C, D), bool (B, C) of hidden pads or None)."""
+    def _condition(self, condition: Tensor | None, batch: int) -> Prefix:
+        """Embed condition ids, or the unconditional embedding; in training some clips see the latter anyway."""
         config = self.config
         # DeepSpeed in bfloat16 leaves buffers in float32, and this one may be a buffer.
         unconditional = self.uncond_embedding.to(self.token_embedding.weight.dtype).expand(batch, -1, -1)
         if condition is None:
-            return unconditional, None
-        if config.condition == "none":
-            raise ValueError("condition given to a model without one (config.condition is none)")
-        if condition.ndim == 1:
-            condition = condition[:, None]
-        if condition.is_floating_point() or tuple(condition.shape) != (batch, config.condition_len):
-            raise ValueError(f"condition must be integer ids ({batch}, {config.condition_len}), got "
-                             f"{condition.dtype} {tuple(condition.shape)}")
-        _check_range(condition, config.num_condition_ids, "condition")
-        embedded = self.token_embedding(condition.long() + self.layout.condition_offset)
+            return Prefix(unconditional, None)
+        condition = condition_ids(condition, config, batch)                       # (B, C)
+        embedded = self.token_embedding(condition + self.layout.condition_offset)     # (B, C, D)
         pads = condition == config.pad_token if config.pad_token is not None else None
         if self.training and config.condition_dropout:
             dropped = torch.rand(batch, 1, device=condition.device) < config.condition_dropout
             embedded = torch.where(dropped[..., None], unconditional, embedded)
             pads = pads & ~dropped if pads is not None else None
-        return embedded, pads
+        return Prefix(embedded, pads)
 
-    def _check_seq_len(self, length):
+    def _check_seq_len(self, length: int) -> None:
         if self.config.condition_len + length > self.config.max_seq_len:
             raise ValueError(f"a sequence of {self.config.condition_len + length} positions is longer than "
                              f"max_seq_len={self.config.max_seq_len}")
-
-
-def _check_range(ids, size, name):
-    """Refuse ids outside 0 .. size-1, where that does not wait for the device."""
-    if ids.device.type == "cpu" and ids.numel():
-        low, high = ids.aminmax()
-        if low < 0 or high >= size:
-            raise ValueError(f"{name} must lie in 0..{size - 1}, got {int(low)}..{int(high)}")

@@ -1,15 +1,16 @@
-"""From logits to token ids, and the one decoding loop.
+"""From logits to token ids.
 
 Legend: B batch, n tokens of a step, V ids that can be drawn.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Sampling:
 
     greedy: bool = False
     temperature: float = 1.0
-    top_k: Optional[int] = 16000
-    top_p: Optional[float] = 0.9
+    top_k: int | None = 16000
+    top_p: float | None = 0.9
     multinomial: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature must be a number above 0, got {self.temperature}")
         if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 0):
@@ -42,7 +43,7 @@ class Sampling:
             raise ValueError(f"top_p must be in [0, 1], or None for no limit, got {self.top_p}")
 
 
-def filter_logits(logits, top_k=None, top_p=None):
+def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Set every id outside top-k and then outside top-p (nucleus) to -inf.
 
     Ties with the k-th id stay; ties at the edge of the nucleus stay in the order of `torch.sort` until it is
@@ -58,17 +59,16 @@ def filter_logits(logits, top_k=None, top_p=None):
     """
     size = logits.shape[-1]
     top_k = min(int(top_k or size), size)
-    nucleus = top_p is not None and top_p < 1
-    if top_k == size and not nucleus:
+    if top_k == size and (top_p is None or top_p == 1):
         return logits
     ranked = _largest(logits, top_k)
     kept = logits >= ranked[..., -1:]
-    if nucleus:
+    if top_p is not None and top_p < 1:
         kept = _nucleus(logits, ranked, kept, top_p)
     return logits.masked_fill(~kept, -math.inf)
 
 
-def _largest(logits, k):
+def _largest(logits: Tensor, k: int) -> Tensor:
     """The k largest of each row in falling order, (..., V) -> (..., k)."""
     if logits.device.type != "cpu":
         return torch.topk(logits, k, dim=-1).values
@@ -78,7 +78,7 @@ def _largest(logits, k):
     return -torch.from_numpy(head)
 
 
-def _nucleus(logits, ranked, kept, top_p):
+def _nucleus(logits: Tensor, ranked: Tensor, kept: Tensor, top_p: float) -> Tensor:
     """Which of the `kept` logits (..., V) are in the nucleus; `ranked` are the best of them, in falling order."""
     size, count = logits.shape[-1], kept.sum(-1, keepdim=True)
     place = torch.arange(size, device=logits.device)
@@ -95,13 +95,16 @@ def _nucleus(logits, ranked, kept, top_p):
     return inside
 
 
-def row_generators(generator, batch, keep_single=False):
+def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None, batch: int,
+                   keep_single: bool = False, device: str | torch.device = "cpu") -> list[torch.Generator | None]:
     """One random stream per clip, so that a clip does not depend on the others in its batch.
 
     Args:
         generator: a list of `batch` torch.Generator, one torch.Generator that seeds them, or None for the
             global one. Clips drawn with one generator in batches of 4 or one by one come out the same.
+        batch: number of clips.
         keep_single: with a batch of 1 use `generator` itself instead of seeding another from it.
+        device: of the streams that the global generator seeds; those of another are on its device.
 
     Returns:
         List of `batch` torch.Generator (or [None] for the global one).
@@ -109,18 +112,18 @@ def row_generators(generator, batch, keep_single=False):
     Raises:
         ValueError: a list of another length.
     """
-    if isinstance(generator, (list, tuple)):
+    if isinstance(generator, Sequence):
         if len(generator) != batch:
             raise ValueError(f"generator: {len(generator)} generators for a batch of {batch}")
         return list(generator)
     if keep_single and batch == 1:
         return [generator]
-    device = generator.device if generator is not None else "cpu"
-    seeds = [int(torch.randint(2**62, (), generator=generator, device=device)) for _ in range(batch)]
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    source = generator.device if generator is not None else torch.device("cpu")
+    seeds = [int(torch.randint(2**62, (), generator=generator, device=source)) for _ in range(batch)]
+    return [torch.Generator(source if generator is not None else device).manual_seed(seed) for seed in seeds]
 
 
-def sample(logits, sampling, generators):
+def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator | None] = ()) -> Tensor:
     """Draw ids.
 
     Args:
@@ -143,38 +146,15 @@ def sample(logits, sampling, generators):
     return (logits - arrival.log_()).argmax(-1)
 
 
-def _multinomial(probabilities, generator):
+def _multinomial(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:
     """(n, V) -> (n,), on the device of the generator."""
     device = generator.device if generator is not None else probabilities.device
     ids = torch.multinomial(probabilities.to(device), 1, generator=generator)[:, 0]
     return ids.to(probabilities.device)
 
 
-def _exponential(like, generator):
+def _exponential(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Exponential times of the shape and device of `like`; 53 random bits, since the smallest time decides."""
-    uniform = torch.rand(like.shape, generator=generator, device=generator.device, dtype=torch.float64)
+    device = generator.device if generator is not None else like.device
+    uniform = torch.rand(like.shape, generator=generator, device=device, dtype=torch.float64)
     return uniform.to(like).neg_().log1p_().neg_().clamp_(min=torch.finfo(like.dtype).tiny)
-
-
-def decode(logits_of, stream, layout, known, total, sampling, generators, offset):
-    """Fill a stream step by step.
-
-    Args:
-        logits_of: function (ids (B, n) of new stream positions, first position, m) -> logits (B, m, V) of
-            the last m of them.
-        stream: token ids (B, positions) from `Layout.stream`, the first `known` video tokens in place; filled
-            in place.
-        layout: `Layout`.
-        known, total: number of video tokens given, and wanted.
-        sampling, generators: as for `sample`.
-        offset: token id of the first id that `logits_of` scores.
-    """
-    positions = layout.video_positions(total)
-    first = 0
-    while known < total:
-        end, count = layout.known_positions(known), layout.next_tokens(known)
-        ids = sample(logits_of(stream[:, first:end], first, count), sampling, generators)
-        start = int(positions[known])
-        stream[:, start:start + count] = ids + offset
-        known += count
-        first = end

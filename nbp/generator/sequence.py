@@ -10,8 +10,12 @@ Legend: N block size, L video tokens of a clip, (t, h, w) latent grid.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
+
+from nbp.config import GeneratorConfig
 
 CONDITION = -1   # block id of every condition position
 
@@ -25,7 +29,7 @@ class Layout:
         vocab_size: rows of the token embedding.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: GeneratorConfig) -> None:
         self.block = config.block_size
         self.condition_len = config.condition_len
         self.num_codes = config.num_codes
@@ -37,11 +41,11 @@ class Layout:
         self.vocab_size = self.video_offset + self.num_codes + int(config.spare_id)
 
     @property
-    def first_predicted(self):
+    def first_predicted(self) -> int:
         """Index of the first video token that is predicted: 0, or N where the first block is always given."""
         return 0 if self.begin else self.block
 
-    def check_length(self, length, what):
+    def check_length(self, length: int, what: str) -> None:
         """Refuse a number of video tokens that is not whole blocks.
 
         Raises:
@@ -50,24 +54,24 @@ class Layout:
         if length % self.block and not (self.hybrid and length < self.block):
             raise ValueError(f"{what}: {length} tokens are not a multiple of the block of {self.block} tokens")
 
-    def known_positions(self, known):
+    def known_positions(self, known: int) -> int:
         """Number of stream positions whose input exists once `known` video tokens do (0 if nothing can start)."""
         if self.hybrid:
             return known + 1 if known < self.block else known + self.block
         return known + self.block if self.begin else known
 
-    def next_tokens(self, known):
+    def next_tokens(self, known: int) -> int:
         """How many tokens the next step predicts after `known` video tokens."""
         return 1 if self.hybrid and known < self.block else self.block
 
-    def video_positions(self, length, device=None):
+    def video_positions(self, length: int, device: torch.device | None = None) -> Tensor:
         """Stream positions of video tokens 0 .. length-1, int64 (length,)."""
         index = torch.arange(length, device=device)
         if self.hybrid:
             return torch.where(index < self.block, index + 1, index + self.block)
         return index + self.block if self.begin else index
 
-    def stream(self, codes):
+    def stream(self, codes: Tensor) -> Tensor:
         """Token ids of the whole stream.
 
         Args:
@@ -85,11 +89,11 @@ class Layout:
         ids[:, self.video_positions(length, codes.device)] = codes + self.video_offset
         return ids
 
-    def num_inputs(self, length):
+    def num_inputs(self, length: int) -> int:
         """Stream positions that predict something inside a clip of `length` tokens."""
         return length - self.first_predicted
 
-    def block_ids(self, num_positions, device=None):
+    def block_ids(self, num_positions: int, device: torch.device | None = None) -> Tensor:
         """Block id of each of the first positions of [condition | stream], int64 (num_positions,).
 
         Condition positions share -1; a query sees a key iff its block id is not smaller.
@@ -100,12 +104,12 @@ class Layout:
         return torch.where(position < 0, CONDITION, torch.where(position < causal, position, blocks))
 
 
-def raster_order(block_shape):
+def raster_order(block_shape: Sequence[int]) -> bool:
     """Whether step order is plain raster order: a block (1, 1, n) takes n codes and may run over a row's end."""
     return block_shape[0] == block_shape[1] == 1
 
 
-def to_steps(indices, block_shape):
+def to_steps(indices: Tensor, block_shape: Sequence[int]) -> Tensor:
     """Put a clip's codes in the order they are predicted: raster over blocks, raster inside a block.
 
     Args:
@@ -118,11 +122,12 @@ def to_steps(indices, block_shape):
     batch, *grid = indices.shape
     if raster_order(block_shape):
         return indices.reshape(batch, -1)
-    blocks = indices.reshape(batch, *_split(grid, block_shape))
-    return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1)
+    (t, h, w), (bt, bh, bw) = grid, block_shape
+    blocks = indices.reshape(batch, t // bt, bt, h // bh, bh, w // bw, bw)
+    return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(batch, -1)     # number of the block, then place in it
 
 
-def to_grid(steps, grid, block_shape):
+def to_grid(steps: Tensor, grid: Sequence[int], block_shape: Sequence[int]) -> Tensor:
     """Invert `to_steps`: (B, t*h*w) in step order -> (B, t, h, w)."""
     batch = len(steps)
     if raster_order(block_shape):
@@ -132,7 +137,7 @@ def to_grid(steps, grid, block_shape):
     return blocks.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, *grid)
 
 
-def check_grid(grid, block_shape, layout, name="grid"):
+def check_grid(grid: Sequence[int], block_shape: Sequence[int], layout: Layout, name: str = "grid") -> None:
     """Refuse a grid that the blocks do not tile.
 
     Raises:
@@ -142,7 +147,3 @@ def check_grid(grid, block_shape, layout, name="grid"):
         layout.check_length(math.prod(grid), f"{name} {tuple(grid)}")
     elif any(g % b for g, b in zip(grid, block_shape)):
         raise ValueError(f"{name} {tuple(grid)} is not tiled by blocks of {tuple(block_shape)}")
-
-
-def _split(grid, block_shape):
-    return [size for g, b in zip(grid, block_shape) for size in (g // b, b)]

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from nbp.config import GeneratorConfig
 from nbp.generator.rotary import places, rotate, rotations
 from nbp.generator.sequence import Layout
 
@@ -22,21 +23,21 @@ class KVCache:
         length: S, the longest sequence that will be decoded.
     """
 
-    def __init__(self, num_layers, length):
+    def __init__(self, num_layers: int, length: int) -> None:
         self.length = length
-        self.entries = [None] * num_layers
+        self.entries: list[Tensor | None] = [None] * num_layers     # (2, B, H, S, D/H) each: keys, values
 
-    def update(self, layer, start, keys, values):
+    def update(self, layer: int, start: int | Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, H, n, D/H) and return views of what queries may read.
 
         Positions are start.., and all positions so far are returned; or `start` is a tensor of positions (n,), and the
         whole cache is returned, of which the mask hides what is not written yet.
         """
-        if self.entries[layer] is None:
-            batch, heads, _, size = keys.shape
-            self.entries[layer] = keys.new_zeros(2, batch, heads, self.length, size)
         entry = self.entries[layer]
-        if torch.is_tensor(start):
+        if entry is None:
+            batch, heads, _, size = keys.shape
+            entry = self.entries[layer] = keys.new_zeros(2, batch, heads, self.length, size)
+        if isinstance(start, Tensor):
             entry[0].index_copy_(2, start, keys)
             entry[1].index_copy_(2, start, values)
             return entry[0], entry[1]
@@ -49,14 +50,15 @@ class KVCache:
 class Attention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value."""
 
-    def __init__(self, width, num_heads, dropout, qk_norm=False):
+    def __init__(self, width: int, num_heads: int, dropout: float, qk_norm: bool = False) -> None:
         super().__init__()
         self.num_heads, self.qk_norm = num_heads, qk_norm
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x, mask, cache, layer, start, turn=None):
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,
+                turn: Tensor | None = None) -> Tensor:
         query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
         if self.qk_norm:      # a layer norm, because PyTorch's RMS norm takes 4.5 times as long on a CPU
             query, key = (F.layer_norm(t, t.shape[-1:]) for t in (query, key))
@@ -64,6 +66,7 @@ class Attention(nn.Module):
             query, key = rotate(query, turn), rotate(key, turn)
         if cache is not None:
             key, value = cache.update(layer, start, key, value)
+        # query (B, H, n, D/H); key and value of all positions so far
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
 
@@ -78,15 +81,18 @@ class SquaredReLU(nn.Module):
 class TransformerLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU or a squared ReLU."""
 
-    def __init__(self, width, num_heads, dropout, qk_norm=False, activation="gelu"):
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
+        width = config.width
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, num_heads, dropout, qk_norm)
+        self.attention = Attention(width, config.num_heads, config.dropout, config.qk_norm)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU() if activation == "gelu" else SquaredReLU(),
-                                 nn.Linear(4 * width, width), nn.Dropout(dropout))
+        activation = nn.GELU() if config.activation == "gelu" else SquaredReLU()
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), activation, nn.Linear(4 * width, width),
+                                 nn.Dropout(config.dropout))
 
-    def forward(self, x, mask, cache, layer, start, turn=None):
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,
+                turn: Tensor | None = None) -> Tensor:
         x = x + self.attention(self.norm1(x), mask, cache, layer, start, turn)
         return x + self.mlp(self.norm2(x))
 
@@ -94,22 +100,20 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """Embedded tokens in, normalised hidden states out; positions are learned and absolute."""
 
-    def __init__(self, config):
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.activation_checkpointing = config.activation_checkpointing
         self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
         self.drop = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            TransformerLayer(config.width, config.num_heads, config.dropout, config.qk_norm, config.activation)
-            for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
+        turns = None
         if config.rotary:
             where = places(Layout(config), config.grid, config.block_shape, config.max_seq_len)
-            self.register_buffer("turns", rotations(where, config.width // config.num_heads), persistent=False)
-        else:
-            self.turns = None
+            turns = rotations(where, config.width // config.num_heads)
+        self.register_buffer("turns", turns, persistent=False)
 
-    def forward(self, x, mask, cache=None, start=0):
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, start: int | Tensor = 0) -> Tensor:
         """Run all layers.
 
         Args:
@@ -121,7 +125,7 @@ class Transformer(nn.Module):
         Returns:
             float (B, n, D).
         """
-        positions = start if torch.is_tensor(start) else slice(start, start + x.shape[1])
+        positions = start if isinstance(start, Tensor) else slice(start, start + x.shape[1])
         x = self.drop(x + self.position_embedding[:, positions])
         turn = None if self.turns is None else self.turns[:, positions]
         for index, layer in enumerate(self.layers):

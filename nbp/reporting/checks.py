@@ -1,6 +1,8 @@
 """What the quickstart has to reach, each figure against an honest baseline of the same run."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 MAX_PSNR_LOSS_DB = 1.0
 UNIFORM_SHARE = 0.5
@@ -19,15 +21,15 @@ class Check:
     baseline: str
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         return self.value >= self.limit if self.higher else self.value < self.limit
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, str | float | bool]:
         """For report.json."""
         return asdict(self) | {"passed": self.passed}
 
 
-def checks(scores):
+def checks(scores: Mapping[str, Mapping[str, Any]]) -> list[Check]:
     """The checks of a run.
 
     Args:
@@ -36,10 +38,10 @@ def checks(scores):
     real, pooled, rebuilt, made = (scores[name] for name in ("real", "pooled", "reconstruction", "generated"))
     by_class, uniform = scores["class_tokens"]["fvd"], scores["uniform_tokens"]["fvd"]
 
-    def below(name, value, limit, required, baseline):
+    def below(name: str, value: float, limit: float, required: str, baseline: str) -> Check:
         return Check(name, value, limit, False, required, baseline)
 
-    def at_least(name, value, limit, required, baseline):
+    def at_least(name: str, value: float, limit: float, required: str, baseline: str) -> Check:
         return Check(name, value, limit, True, required, baseline)
 
     return [

@@ -1,30 +1,31 @@
-"""Clips as moving pictures inside a page and as contact sheets.
+"""Clips as moving pictures inside a page and as contact sheets with titles.
 
 Legend: T frames, H W pixels; frames are uint8 (T,H,W,3).
 """
 
 import base64
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from nbp.data.sheet import contact_sheet, write_picture
 from nbp.data.video_io import write_video
-from nbp.files import atomic_path
 
 SCALE, MAX_ZOOM = 2, 3
 SHEET_FRAMES = 6
 GIVEN_COLOUR = (64, 130, 246)
 
 
-def side_by_side(clips, gap=2):
+def side_by_side(clips: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
     """Join clips of one size left to right, mid-grey between them: frames (T,H,W',3)."""
     bar = np.full((*clips[0].shape[:2], gap, 3), 128, np.uint8)
     parts = [part for clip in clips for part in (clip, bar)][:-1]
     return np.concatenate(parts, axis=2)
 
 
-def mark_given(clip, num_given, border=2):
+def mark_given(clip: np.ndarray, num_given: int, border: int = 2) -> np.ndarray:
     """The clip in a frame that is blue while its frames were given and dark while they are predicted."""
     padded = np.pad(clip, ((0, 0), (border, border), (border, border), (0, 0)), constant_values=32)
     edge = np.ones(padded.shape[1:3], bool)
@@ -33,7 +34,7 @@ def mark_given(clip, num_given, border=2):
     return padded
 
 
-def moving(frames, fps):
+def moving(frames: np.ndarray, fps: float) -> tuple[str, int]:
     """A clip for a page: (data URI of an h264 file, widest display in CSS pixels).
 
     Each pixel is coded as SCALE x SCALE, so that colour keeps its resolution.
@@ -46,17 +47,7 @@ def moving(frames, fps):
         return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode(), width
 
 
-def write_sheet(path, rows, margin=150):
+def write_sheet(path: str | Path, rows: Sequence[tuple[str, np.ndarray]]) -> None:
     """Write a contact sheet: one row for each (title, frames), SHEET_FRAMES frames spread over the clip."""
-    from PIL import Image, ImageDraw
-
-    height, width = rows[0][1].shape[1:3]
-    sheet = Image.new("RGB", (margin + SHEET_FRAMES * (width + 2), len(rows) * (height + 2)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (title, frames) in enumerate(rows):
-        top = number * (height + 2)
-        draw.text((4, top + height // 2 - 6), title, fill="black")
-        for column, t in enumerate(np.linspace(0, len(frames) - 1, SHEET_FRAMES).round().astype(int)):
-            sheet.paste(Image.fromarray(np.ascontiguousarray(frames[t])), (margin + column * (width + 2), top))
-    with atomic_path(path) as temporary:
-        sheet.save(temporary)
+    titles, clips = zip(*rows)
+    write_picture(path, contact_sheet(clips, SHEET_FRAMES, titles=titles))

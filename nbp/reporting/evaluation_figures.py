@@ -1,19 +1,22 @@
 """Figures of the sensitivity report: scores by preset, by number of clips, and by known damage."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from nbp.evaluation.statement import PresetRow, Response
+from nbp.evaluation.uncertainty import SampleCurve
 from nbp.reporting.figures import BLUE, INK, ORANGE, STYLE
 
 
-def presets_figure(rows):
+def presets_figure(rows: Sequence[PresetRow]) -> Figure:
     """Bars of the same pair of sets under every preset that could be scored.
 
     Args:
-        rows: `nbp.sensitivity.preset_scores`.
+        rows: `nbp.workflows.sensitivity.preset_scores`.
     """
     scored = [row for row in rows if "fvd" in row]
     with matplotlib.rc_context(STYLE):
@@ -29,14 +32,17 @@ def presets_figure(rows):
     return figure
 
 
-def curve_figure(curve):
+def curve_figure(curve: SampleCurve) -> Figure:
     """Distance against the number of clips and against its inverse, with the line to infinitely many.
 
     Args:
         curve: `nbp.evaluation.uncertainty.sample_curve`.
     """
     clips, values = np.array(curve["clips"]), np.array(curve["fvd"])
-    fit = lambda inverse: curve["infinite"] + curve["slope"] * inverse  # noqa: E731
+
+    def fit(inverse: np.ndarray) -> np.ndarray:
+        return curve["infinite"] + curve["slope"] * inverse
+
     with matplotlib.rc_context(STYLE):
         figure = Figure((9.6, 3), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
@@ -55,11 +61,11 @@ def curve_figure(curve):
     return figure
 
 
-def corruptions_figure(responses):
+def corruptions_figure(responses: Mapping[str, Response]) -> Figure:
     """A panel for each kind of damage.
 
     Args:
-        responses: `nbp.sensitivity.responses`.
+        responses: `nbp.workflows.sensitivity.responses`.
     """
     columns = 3
     num_rows = math.ceil(len(responses) / columns)

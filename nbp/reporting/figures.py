@@ -5,23 +5,30 @@ Text and axes of the SVG take the colour of the page around them, so that it rea
 
 import io
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nbp.files import atomic_path
+from nbp.config import GeneratorConfig
 from nbp.generator.masks import attention_mask
 from nbp.generator.sequence import Layout
+from nbp.reporting.inputs import Curves
+from nbp.system.files import atomic_path
 
 INK = "#1b1f25"                          # becomes the page's own text colour
 BLUE, ORANGE, GREEN = "#4a7fdc", "#e0782f", "#2f9e77"
-STYLE = {"svg.fonttype": "none", "svg.hashsalt": "nbp", "font.size": 9, "text.color": INK, "axes.edgecolor": INK,
-         "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
-         "axes.spines.right": False, "axes.linewidth": 0.6, "axes.titlesize": 9.5, "axes.titlelocation": "left",
-         "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.4}
+STYLE: Any = {  # matplotlib's own type of it spells out every name that it knows
+    "svg.fonttype": "none", "svg.hashsalt": "nbp", "font.size": 9, "text.color": INK, "axes.edgecolor": INK,
+    "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.linewidth": 0.6, "axes.titlesize": 9.5, "axes.titlelocation": "left",
+    "legend.frameon": False, "legend.fontsize": 8, "lines.linewidth": 1.4}
 
 # Panel title -> metrics drawn in it; a metric that a run did not log is left out.
 TOKENIZER_PANELS = {
@@ -39,7 +46,7 @@ GENERATOR_PANELS = {
 }
 
 
-def write_figure(figure, path):
+def write_figure(figure: Figure, path: str | Path) -> str:
     """Write a figure as PNG; returns it as SVG text."""
     with matplotlib.rc_context(STYLE), atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, facecolor="white")
@@ -50,11 +57,12 @@ def write_figure(figure, path):
     return svg[svg.index("<svg"):].replace(INK, "currentColor")
 
 
-def curves_figure(curves, panels, phases=(), reference=None):
+def curves_figure(curves: Curves, panels: Mapping[str, Sequence[str]], phases: Sequence[int] = (),
+                  reference: tuple[str, float, str] | None = None) -> Figure:
     """Small panels of training curves.
 
     Args:
-        curves: {metric: (steps, values)}.
+        curves: of the run.
         panels: {title: metrics}.
         phases: steps that get a dotted line.
         reference: (title, value, text) of a level line, or None.
@@ -81,7 +89,8 @@ def curves_figure(curves, panels, phases=(), reference=None):
     return figure
 
 
-def _panel(axes, title, lines, phases):
+def _panel(axes: Axes, title: str, lines: Sequence[tuple[str, Sequence[int], Sequence[float]]],
+           phases: Sequence[int]) -> None:
     for (name, steps, values), colour in zip(lines, (BLUE, ORANGE, GREEN)):
         smooth = name.startswith("train/") and len(values) > 50
         axes.plot(steps, values, color=colour, alpha=0.25 if smooth else 1, linewidth=0.8 if smooth else None,
@@ -97,13 +106,13 @@ def _panel(axes, title, lines, phases):
         axes.legend()
 
 
-def _label(name):
+def _label(name: str) -> str:
     return {"train/adversarial": "adversarial", "train/discriminator": "critic", "train/logit_real": "real clips",
             "train/logit_fake": "reconstructions", "val/top1": "first", "val/top5": "among five",
             }.get(name, {"train": "training", "val": "validation"}[name.split("/")[0]])
 
 
-def _running_mean(values, width):
+def _running_mean(values: Sequence[float], width: int) -> np.ndarray:
     """Centred mean over `width` neighbours on each side, fewer at the ends."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -111,7 +120,7 @@ def _running_mean(values, width):
     return (total[high] - total[low]) / (high - low)
 
 
-def mask_figure(config):
+def mask_figure(config: GeneratorConfig) -> Figure:
     """The attention mask of a generator: the whole sequence, and its beginning enlarged.
 
     Args:
@@ -141,7 +150,7 @@ def mask_figure(config):
     return figure
 
 
-def consistency_figure(scores, classes):
+def consistency_figure(scores: Mapping[str, Any], classes: Sequence[str]) -> Figure:
     """Class consistency by class: generated clips as bars, real clips as marks.
 
     Args:

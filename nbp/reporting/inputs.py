@@ -3,16 +3,21 @@
 import itertools
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from nbp import clipset
-from nbp.config import GeneratorConfig, load_config, load_run
+import numpy as np
+
+from nbp.config import GeneratorConfig, build_config, load_run
+from nbp.data import clip_set
 from nbp.data.tokens import TokenDataset
-from nbp.files import read_json
+from nbp.system.files import read_json
 from nbp.training.metrics_log import read_metrics
 
+Curves: TypeAlias = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # metric -> (steps, values)
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors")
 
 
@@ -20,38 +25,38 @@ PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors"
 class Run:
     """Everything of one run that the report shows.
 
-    clips: {name: arrays of a clip set}, "real" among them; curves: {"tokenizer", "generator"} -> {metric:
-    (steps, values)}; classes: names in id order; phases: steps at which the tokenizer's clips get longer;
-    num_steps: of both trainings; num_given: frames that predictions were given.
+    clips: {name: arrays of a clip set}, "real" among them; curves, num_steps: of "tokenizer" and "generator"; classes:
+    names in id order; phases: steps at which the tokenizer's clips get longer; num_given: frames that predictions
+    were given.
     """
 
     folder: Path
-    scores: dict
-    benchmark: dict
-    stages: list
-    clips: dict
-    curves: dict
-    phases: list
-    seeds: dict
+    scores: dict[str, Any]
+    benchmark: dict[str, Any]
+    stages: list[dict[str, Any]]
+    clips: dict[str, dict[str, np.ndarray]]
+    curves: dict[str, Curves]
+    phases: list[int]
+    seeds: dict[str, int]
     generator: GeneratorConfig
-    classes: list
+    classes: list[str]
     num_train: int
-    num_steps: dict
+    num_steps: dict[str, int]
     num_given: int
 
 
-def read_run(folder):
+def read_run(folder: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
         ValueError: an output is missing, with the file and the stage that writes it, or cannot be read.
     """
     folder = Path(folder)
-    clips = {"real": clipset.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
+    clips = {"real": clip_set.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
     for name, stage in (("reconstruction", "reconstruct"), ("generated", "generate"), ("predicted", "predict"),
                         ("baselines/pooled", "baselines"), ("baselines/frozen", "baselines")):
         _required(folder / name / "clips.npz", stage)
-        clips[Path(name).name] = clipset.load(folder / name)
+        clips[Path(name).name] = clip_set.load(folder / name)
     runs = {kind: load_run(_required(folder / kind / "config.yaml", kind)) for kind in ("tokenizer", "generator")}
     tokens = TokenDataset(_required(folder / "tokens/train/meta.json", "tokens").parent)
     phases = list(itertools.accumulate(phase.steps for phase in runs["tokenizer"].curriculum))
@@ -67,23 +72,25 @@ def read_run(folder):
         num_steps={"tokenizer": phases[-1], "generator": runs["generator"].max_steps},
         seeds={"tokenizer": runs["tokenizer"].trainer.seed, "generator": runs["generator"].trainer.seed,
                "generate": read_json(_required(folder / "generated/meta.json", "generate"))["seed"]},
-        generator=load_config(GeneratorConfig, values=model["config"]),
+        generator=build_config(GeneratorConfig, model["config"], folder / "generator/model/config.json"),
         classes=tokens.classes, num_train=len(tokens),
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
 
 
-def _curves(folder):
-    return {name: tuple(zip(*sorted(points.items()))) for name, points in read_metrics(folder).items()}
+def _curves(folder: Path) -> Curves:
+    """(steps, values) of each metric, by step."""
+    return {name: (sorted(points), [points[step] for step in sorted(points)])
+            for name, points in read_metrics(folder).items()}
 
 
-def _required(path, stage):
+def _required(path: Path, stage: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{path} is missing; the stage `{stage}` writes it: run `python -m nbp.quickstart` with the "
                          "same --out, it goes on where it stopped")
     return path
 
 
-def machine():
+def machine() -> dict[str, str]:
     """Processor, cores, memory, system and versions of this machine, as {what: text}."""
     versions = {package: metadata.version(package) for package in PACKAGES}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -92,7 +99,7 @@ def machine():
             "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
-def _processor():
+def _processor() -> str:
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text().splitlines():

@@ -1,5 +1,6 @@
 """The report as one HTML file: style and the pieces that sections are made of. Nothing is loaded from outside."""
 
+from collections.abc import Container, Iterable, Mapping, Sequence
 from html import escape
 
 CSS = """
@@ -46,31 +47,31 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 
-def page(title, body):
+def page(title: str, body: str) -> str:
     """A whole document around HTML text."""
     return ("<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>"
             f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>\n{body}\n</main></body></html>\n")
 
 
-def section(title, *parts):
+def section(title: str, *parts: str) -> str:
     """A heading and what is below it."""
     return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts)
 
 
-def paragraph(text, soft=False):
+def paragraph(text: str, soft: bool = False) -> str:
     """A paragraph of plain text."""
     return f"<p{' class=soft' if soft else ''}>{escape(text)}</p>"
 
 
-def tiles(values):
+def tiles(values: Mapping[str, str]) -> str:
     """Large figures: {label: text}."""
     cells = "".join(f"<div class=tile><b>{escape(value)}</b><span>{escape(label)}</span></div>"
                     for label, value in values.items())
     return f"<div class=tiles>{cells}</div>"
 
 
-def table(header, rows, numbers=()):
+def table(header: Sequence[str], rows: Iterable[Iterable[object]], numbers: Container[int] = ()) -> str:
     """A table.
 
     Args:
@@ -78,7 +79,7 @@ def table(header, rows, numbers=()):
         rows: lists of cells: plain text, or `Html` for text that is HTML already.
         numbers: indices of columns that are set flush right.
     """
-    def cell(tag, column, value):
+    def cell(tag: str, column: int, value: object) -> str:
         text = value.text if isinstance(value, Html) else escape(str(value))
         return f"<{tag}{' class=number' if column in numbers else ''}>{text}</{tag}>"
 
@@ -90,31 +91,31 @@ def table(header, rows, numbers=()):
 class Html:
     """Text that is HTML already."""
 
-    def __init__(self, text):
+    def __init__(self, text: str) -> None:
         self.text = text
 
 
-def verdict(passed, distance):
+def verdict(passed: bool, distance: str) -> Html:
     """A pill that says in words and colour whether something was reached, or by how much it was missed."""
     return Html("<span class=pass>✓ reached</span>" if passed else f"<span class=fail>✗ missed by {distance}</span>")
 
 
-def code(text):
+def code(text: str) -> Html:
     """A command."""
     return Html(f"<code>{escape(text)}</code>")
 
 
-def bar(share):
+def bar(share: float) -> Html:
     """A bar of this share of its column."""
     return Html(f"<div class=bar style='width:{100 * share:.1f}%'></div>")
 
 
-def figure(svg, caption):
+def figure(svg: str, caption: str) -> str:
     """A picture with a caption."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def clip(moving, title, note="", columns=()):
+def clip(moving: tuple[str, int], title: str, note: str = "", columns: Sequence[str] = ()) -> str:
     """A moving picture (data URI, widest display in pixels) with a title, a note and words under its columns."""
     data, width = moving
     below = f"<div class=columns>{''.join(f'<span>{escape(name)}</span>' for name in columns)}</div>" if columns else ""
@@ -123,12 +124,12 @@ def clip(moving, title, note="", columns=()):
             f"{below}</figure>")
 
 
-def clips(items, column=1040):
+def clips(items: Sequence[str], column: int = 1040) -> str:
     """Moving pictures in columns of at least this many pixels, as many as fit."""
     return f"<div class=clips style='--column:{column}px'>" + "\n".join(items) + "</div>"
 
 
-def definitions(values):
+def definitions(values: Mapping[str, object]) -> str:
     """Names and their values."""
     return "<dl>" + "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
                             for name, value in values.items()) + "</dl>"

@@ -1,10 +1,14 @@
 """The sections of the report, each a function of the run that returns HTML text."""
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from nbp.reporting import clips, figures, page
+from nbp.reporting.checks import Check
+from nbp.reporting.inputs import Run
 
 CLIP_FPS = 7.5
 SET_NAMES = {
@@ -13,16 +17,16 @@ SET_NAMES = {
     "uniform_tokens": "uniform random tokens", "predicted": "predicted", "frozen": "last given frame repeated"}
 
 
-def protocol(scores):
+def protocol(scores: Mapping[str, Any]) -> str:
     """What the scores were measured with, in a line."""
     fields = scores["protocol_fields"]
     frames = "all frames" if fields["num_frames"] is None else f"the first {fields['num_frames']} frames"
     return (f"Scores by the protocol {scores['protocol']}: Frechet distances over {frames} with {fields['network']} "
-            f"(I3D, Kinetics-400, sha256 {scores['weights_sha256'][:12]}), LPIPS with the {scores['lpips_net']} network, "
-            f"resampling with seed {scores['seed']}.")
+            f"(I3D, Kinetics-400, sha256 {scores['weights_sha256'][:12]}), LPIPS with the {scores['lpips_net']} "
+            f"network, resampling with seed {scores['seed']}.")
 
 
-def summary(run, results):
+def summary(run: Run, results: Sequence[Check]) -> str:
     """What this is, and the figures that matter."""
     scores, seconds = run.scores["sets"], sum(row["seconds"] for row in run.stages)
     peak = max(row["peak_memory_bytes"] for row in run.stages)
@@ -44,7 +48,7 @@ def summary(run, results):
             "all stages": f"{seconds / 60:.1f} min", "peak memory": f"{peak / 2**30:.2f} GiB"})])
 
 
-def verdicts(run, results):
+def verdicts(run: Run, results: Sequence[Check]) -> str:
     """The checks as a table, and what limits those that are missed."""
     rows = [(check.name, _number(check.value, check.name), check.required, check.baseline,
              page.verdict(check.passed, _distance(check))) for check in results]
@@ -59,7 +63,7 @@ def verdicts(run, results):
                                        "code, then decoded by the same tokenizer.", soft=True))
 
 
-def limits(run):
+def limits(run: Run) -> str:
     """What the figures of this run say about why they are not better."""
     spent = {row["name"]: row["seconds"] for row in run.stages}
     psnr, loss = (_last_third(run.curves[kind][name][1]) for kind, name in (("tokenizer", "val/psnr"),
@@ -72,7 +76,7 @@ def limits(run):
             f"{rebuilt['class_consistency']:.0%}) and can hardly be better.")
 
 
-def reconstructions(run):
+def reconstructions(run: Run) -> str:
     """Real, reconstructed and pooled clips side by side, the first of each class."""
     sets = [run.clips[name] for name in ("real", "reconstruction", "pooled")]
     items, rows = [], []
@@ -87,7 +91,7 @@ def reconstructions(run):
         page.clips(items, 400))
 
 
-def generated(run):
+def generated(run: Run) -> str:
     """Generated clips, a row for each class, and their class consistency."""
     arrays, scores = run.clips["generated"], run.scores["sets"]
     items, rows = [], []
@@ -109,7 +113,7 @@ def generated(run):
                            "is that of its own class."))
 
 
-def predicted(run):
+def predicted(run: Run) -> str:
     """Continued clips next to the truth, the first of each class, the given frames marked."""
     arrays, real = run.clips["predicted"], run.clips["real"]
     given = run.num_given
@@ -129,7 +133,7 @@ def predicted(run):
         "is predicted, or repeated. Half speed."), page.clips(items, 400))
 
 
-def training(run):
+def training(run: Run) -> str:
     """Curves of both trainings."""
     tokenizer = figures.curves_figure(run.curves["tokenizer"], figures.TOKENIZER_PANELS, run.phases)
     chance = math.log(run.generator.num_codes)
@@ -142,7 +146,7 @@ def training(run):
                     "Generator, by optimizer step."))
 
 
-def mask(run):
+def mask(run: Run) -> str:
     """The attention mask of this generator."""
     config = run.generator
     start = ("The first block is predicted token by token, the others whole." if config.start == "hybrid"
@@ -156,7 +160,7 @@ def mask(run):
                     "Ink: attention is allowed."))
 
 
-def metrics(run):
+def metrics(run: Run) -> str:
     """Every score, and the protocol in full."""
     columns = {"fvd": "FVD", "fvd_interval_95": "95 % interval", "kvd": "KVD", "class_consistency": "class consistency",
                "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "frame_difference_error": "flicker"}
@@ -181,7 +185,7 @@ def metrics(run):
             **{f"note {number}": note for number, note in enumerate(run.scores["notes"], 1)}}))
 
 
-def speed(run):
+def speed(run: Run) -> str:
     """Next-block against next-token prediction."""
     rows = []
     for name, title in (("next_block", "next-block"), ("next_token", "next-token")):
@@ -193,7 +197,7 @@ def speed(run):
         page.table(("prediction", "block", "steps", "seconds a clip"), rows, numbers=(2, 3)))
 
 
-def stages(run):
+def stages(run: Run) -> str:
     """Time, memory and command of each stage."""
     longest = max(row["seconds"] for row in run.stages) or 1.0
     rows = [(row["name"], _duration(row["seconds"]), page.bar(row["seconds"] / longest),
@@ -206,35 +210,35 @@ def stages(run):
                        "while this is written.", soft=True))
 
 
-def environment(run, machine):
+def environment(run: Run, machine: Mapping[str, str]) -> str:
     """Machine, versions, seeds and commit."""
     return page.section("Where and with what", page.definitions({
         **machine, **{f"seed of {name}": seed for name, seed in run.seeds.items()}, "commit": run.scores["commit"]}))
 
 
-def _first_of_class(labels):
+def _first_of_class(labels: np.ndarray) -> list[tuple[int, int]]:
     """(label, place of its first clip), by label."""
     values, places = np.unique(labels, return_index=True)
     return list(zip(values.tolist(), places.tolist()))
 
 
-def _last_third(values):
+def _last_third(values: Sequence[float]) -> float:
     """Change over the last third of a curve."""
     return values[-1] - values[len(values) * 2 // 3 - 1]
 
 
-def _number(value, name):
+def _number(value: float, name: str) -> str:
     if "consistency" in name:
         return f"{value:.0%}"
     return f"{value:.3f}" if value < 1 else f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
 
-def _distance(check):
+def _distance(check: Check) -> str:
     short = abs(check.value - check.limit)
     return f"{100 * short:.0f} points" if "consistency" in check.name else _number(short, check.name)
 
 
-def _cell(scores, key):
+def _cell(scores: Mapping[str, Any], key: str) -> str:
     value = scores.get(key)
     if value is None:
         return ""
@@ -243,5 +247,5 @@ def _cell(scores, key):
     return {"class_consistency": f"{value:.0%}", "fvd": f"{value:.1f}", "psnr": f"{value:.2f}"}.get(key, f"{value:.4g}")
 
 
-def _duration(seconds):
+def _duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"

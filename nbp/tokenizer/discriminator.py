@@ -5,9 +5,13 @@ statistics, so replicas need no synchronisation and a frozen copy of the weights
 Legend: B batch, T H W pixels.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
+
+from nbp.config import DiscriminatorConfig
 
 
 class PatchCritic(nn.Module):
@@ -19,16 +23,16 @@ class PatchCritic(nn.Module):
         num_layers: strided layers.
     """
 
-    def __init__(self, dims, width, num_layers):
+    def __init__(self, dims: int, width: int, num_layers: int) -> None:
         super().__init__()
-        conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
-        kernel, stride = {2: (4, 2), 3: ((3, 4, 4), (1, 2, 2))}[dims]
+        conv: Callable[..., nn.Module] = nn.Conv2d if dims == 2 else nn.Conv3d
+        kernel, stride = ((4, 4), (2, 2)) if dims == 2 else ((3, 4, 4), (1, 2, 2))
         widths = [3] + [width * min(2 ** i, 8) for i in range(num_layers)]
         self.convs = nn.ModuleList(conv(a, b, kernel, stride, padding=1) for a, b in zip(widths, widths[1:]))
         self.norms = nn.ModuleList([nn.Identity()] + [nn.GroupNorm(min(32, b // 4), b) for b in widths[2:]])
         self.head = conv(widths[-1], 1, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Returns logits (one per patch) and the features after each layer."""
         features = []
         for conv, norm in zip(self.convs, self.norms):
@@ -40,14 +44,14 @@ class PatchCritic(nn.Module):
 class Discriminator(nn.Module):
     """The critics that `config` (`nbp.config.DiscriminatorConfig`) switches on."""
 
-    def __init__(self, config):
+    def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         if not (config.video or config.frame):
             raise ValueError("discriminator: switch on video, frame or both (loss.adversarial=0 trains without any)")
         self.video = PatchCritic(3, config.width, config.num_layers) if config.video else None
         self.frame = PatchCritic(2, config.width, config.num_layers) if config.frame else None
 
-    def forward(self, video):
+    def forward(self, video: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Judge a clip.
 
         Args:

@@ -7,9 +7,10 @@ Legend: B batch, d = len(levels), ... the latent grid.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 EPS = 1e-3
 
@@ -21,21 +22,24 @@ class FSQ(nn.Module):
         levels: number of values per channel. index = sum(digit[i] * prod(levels[:i])): first channel fastest.
     """
 
-    def __init__(self, levels):
+    _levels: Tensor
+    _basis: Tensor
+
+    def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.num_codes = math.prod(levels)
         # Integer buffers, so that `module.bfloat16()` leaves them exact; the float constants derive from them.
         self.register_buffer("_levels", torch.tensor(list(levels)), persistent=False)
         self.register_buffer("_basis", torch.cumprod(torch.tensor([1, *levels[:-1]]), 0), persistent=False)
 
-    def bound(self, latents):
+    def bound(self, latents: Tensor) -> Tensor:
         """Squash latents (B, d, ...) into the open interval that rounds to `levels` values; float32."""
         levels = self._channel_shape(self._levels, latents)
         half = (levels - 1) * (1 - EPS) / 2
         offset = torch.where(levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(latents.float() + torch.tan(offset / half)) * half - offset
 
-    def forward(self, latents):
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Quantize with a straight-through gradient.
 
         Args:
@@ -46,12 +50,12 @@ class FSQ(nn.Module):
         """
         bounded = self.bound(latents)
         half_width = self._channel_shape(self._levels // 2, latents)
-        rounded = bounded.detach().round()
+        rounded = bounded.detach().round()                       # (B, d, ...)
         codes = (bounded + (rounded - bounded.detach())) / half_width
         digits = rounded.long() + half_width
         return codes, (digits * self._channel_shape(self._basis, latents)).sum(1).int()
 
-    def indices_to_codes(self, indices):
+    def indices_to_codes(self, indices: Tensor) -> Tensor:
         """Codes (B, d, ...) float32 of indices (B, ...), any integer dtype.
 
         Raises:
@@ -60,11 +64,11 @@ class FSQ(nn.Module):
         if indices.numel() and not (0 <= int(indices.min()) and int(indices.max()) < self.num_codes):
             raise ValueError(f"indices must lie in [0, {self.num_codes}), got "
                              f"[{int(indices.min())}, {int(indices.max())}]")
-        indices = indices.long().unsqueeze(1)
+        indices = indices.long().unsqueeze(1)                    # (B, 1, ...)
         levels = self._channel_shape(self._levels, indices)
-        digits = indices // self._channel_shape(self._basis, indices) % levels
+        digits = indices // self._channel_shape(self._basis, indices) % levels      # (B, d, ...)
         return (digits - levels // 2).float() / (levels // 2)
 
     @staticmethod
-    def _channel_shape(values, like):
+    def _channel_shape(values: Tensor, like: Tensor) -> Tensor:
         return values.view(-1, *[1] * (like.ndim - 2))

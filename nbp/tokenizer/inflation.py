@@ -6,14 +6,16 @@ are zero. Reconstructions of single frames stay exactly what they were; a frame 
 samples comes out as the next sampled one, until training fills the other taps.
 """
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample
 
 
 @torch.no_grad()
-def inflate(state, model, source="state"):
+def inflate(state: Mapping[str, Tensor], model: nn.Module, source: str = "state") -> dict[str, Tensor]:
     """Inflate a state dict.
 
     Args:
@@ -50,16 +52,16 @@ def inflate(state, model, source="state"):
     return result
 
 
-def _at_last_tap(kernel, taps):
+def _at_last_tap(kernel: Tensor, taps: int) -> Tensor:
     """(O, I, h, w) or (O, I, t, h, w) -> (O, I, taps, h, w)."""
     if kernel.ndim == 5:
         kernel = kernel.sum(2)
-    inflated = kernel.new_zeros(*kernel.shape[:2], taps, *kernel.shape[2:])
+    inflated = kernel.new_zeros(*kernel.shape[:2], taps, *kernel.shape[2:])     # (O, I, taps, h, w)
     inflated[:, :, -1] = kernel
     return inflated
 
 
-def _both_frames(values, channels):
+def _both_frames(values: Tensor, channels: int) -> Tensor:
     """Output channels of the frame that a single latent frame shows, for both frames that it becomes in time."""
     if len(values) == channels:
         values = values[channels // 2:]      # (time, height, width, channel): the first half is dropped for images

@@ -4,28 +4,31 @@ A frame never sees a later one: convolutions pad time in front only and norms ru
 Legend: B batch, C channels, T H W size of a feature map.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 
 class CausalConv3d(nn.Module):
     """3x3x3 convolution with replicate padding: 1 on each side of H and W, 2 in front of T."""
 
-    def __init__(self, in_channels, out_channels, stride=(1, 1, 1)):
+    def __init__(self, in_channels: int, out_channels: int, stride: Sequence[int] = (1, 1, 1)) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=tuple(stride))
+        t, h, w = stride
+        self.conv = nn.Conv3d(in_channels, out_channels, 3, stride=(t, h, w))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C', ceil(T / st), ceil(H / sh), ceil(W / sw))."""
         if x.shape[2] == 1:
             return self._single_frame(x)
         return self.conv(F.pad(x, (1, 1, 1, 1, 2, 0), mode="replicate"))
 
-    def _single_frame(self, x):
+    def _single_frame(self, x: Tensor) -> Tensor:
         """All three time taps see the same frame, so their sum is a 2D kernel: a third of the work for images."""
-        x = F.pad(x.squeeze(2), (1, 1, 1, 1), mode="replicate")
+        x = F.pad(x.squeeze(2), (1, 1, 1, 1), mode="replicate")      # (B, C, H + 2, W + 2)
         return F.conv2d(x, self.conv.weight.sum(2), self.conv.bias, self.conv.stride[1:]).unsqueeze(2)
 
 
@@ -35,10 +38,10 @@ class FrameGroupNorm(nn.GroupNorm):
     32 groups as in the official weights; fewer for widths under 128, to keep 4 channels in a group.
     """
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__(min(32, channels // 4), channels)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         frames = rearrange(x, "b c t h w -> (b t) c h w")
         return rearrange(super().forward(frames), "(b t) c h w -> b c t h w", b=x.shape[0])
 
@@ -46,25 +49,25 @@ class FrameGroupNorm(nn.GroupNorm):
 class Swish(nn.Module):
     """x * sigmoid(beta * x) with a learned beta per channel (arXiv 1710.05941)."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.beta = nn.Parameter(torch.ones(1, channels, 1, 1, 1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(self.beta * x)
 
 
 class ResidualUnit(nn.Module):
     """norm, Swish, conv, norm, Swish, conv plus the input (through a 1x1x1 conv where the width changes)."""
 
-    def __init__(self, in_channels, out_channels):
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             FrameGroupNorm(in_channels), Swish(in_channels), CausalConv3d(in_channels, out_channels),
             FrameGroupNorm(out_channels), Swish(out_channels), CausalConv3d(out_channels, out_channels))
         self.shortcut = nn.Conv3d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.layers(x) + self.shortcut(x)
 
 
@@ -75,13 +78,13 @@ class DepthToSpaceUpsample(nn.Module):
     first frame is dropped, which undoes the causal downsampling of 1 + 2k frames to 1 + k.
     """
 
-    def __init__(self, channels, stride):
+    def __init__(self, channels: int, stride: Sequence[int]) -> None:
         super().__init__()
         self.stride = tuple(stride)
         t, h, w = self.stride
         self.conv = CausalConv3d(channels, channels * t * h * w)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         t, h, w = self.stride
         x = rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)
         return x[:, :, 1:] if t == 2 else x

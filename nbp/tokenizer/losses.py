@@ -1,21 +1,25 @@
 """Loss terms of the tokenizer as plain functions; `training/tokenizer_module.py` weighs and sums them.
 
-Legend: B batch, n patches. Logits are lists with one (B, n) tensor per critic; every loss is
+Legend: B batch, n patches, V codes. Logits are lists with one (B, n) tensor per critic; every loss is
 a float32 scalar.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nbp.tokenizer.discriminator import Discriminator
 
-def reconstruction_loss(reconstruction, video, l1, l2):
+
+def reconstruction_loss(reconstruction: Tensor, video: Tensor, l1: float, l2: float) -> Tensor:
     """l1 * mean |x - y| + l2 * mean (x - y)^2 for videos (B, 3, T, H, W) in [0, 1]."""
     difference = reconstruction.float() - video.float()
     return l1 * difference.abs().mean() + l2 * difference.square().mean()
 
 
-def discriminator_loss(real, fake, kind):
+def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor], kind: str) -> Tensor:
     """Hinge (arXiv 1705.02894) or non-saturating (arXiv 1406.2661) loss of the critics, mean over critics."""
     if kind == "hinge":
         terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake)]
@@ -24,40 +28,40 @@ def discriminator_loss(real, fake, kind):
     return torch.stack(terms).mean()
 
 
-def adversarial_loss(fake, kind):
+def adversarial_loss(fake: Sequence[Tensor], kind: str) -> Tensor:
     """The autoencoder's side of `discriminator_loss`."""
     if kind == "hinge":
         return torch.stack([-f.float().mean() for f in fake]).mean()
     return torch.stack([F.softplus(-f.float()).mean() for f in fake]).mean()
 
 
-def lecam_loss(real, fake, real_average, fake_average):
+def lecam_loss(real: Sequence[Tensor], fake: Sequence[Tensor], real_average: Tensor, fake_average: Tensor) -> Tensor:
     """LeCAM regulariser (arXiv 2104.03310): keeps each side's logits near the other side's moving average."""
-    real, fake = mean_logit(real), mean_logit(fake)
-    return F.relu(real - fake_average).square() + F.relu(real_average - fake).square()
+    real_mean, fake_mean = mean_logit(real), mean_logit(fake)
+    return F.relu(real_mean - fake_average).square() + F.relu(real_average - fake_mean).square()
 
 
-def mean_logit(logits):
+def mean_logit(logits: Sequence[Tensor]) -> Tensor:
     """Mean over patches, clips and critics."""
     return torch.stack([x.float().mean() for x in logits]).mean()
 
 
-def feature_matching_loss(real_features, fake_features):
+def feature_matching_loss(real_features: Sequence[Tensor], fake_features: Sequence[Tensor]) -> Tensor:
     """Mean L1 distance between the critics' features of real (detached) and fake (arXiv 1711.11585)."""
     return torch.stack([F.l1_loss(f.float(), r.detach().float())
                         for r, f in zip(real_features, fake_features)]).mean()
 
 
-def gradient_penalty(discriminator, video):
+def gradient_penalty(discriminator: Discriminator, video: Tensor) -> Tensor:
     """R1 (arXiv 1801.04406): mean over clips of the squared gradient norm of the logits at real video."""
     video = video.detach().requires_grad_(True)
     logits, _ = discriminator(video)
-    total = sum(x.float().mean(1).sum() for x in logits) / len(logits)
+    total = torch.stack([x.float().mean(1).sum() for x in logits]).sum() / len(logits)
     gradient, = torch.autograd.grad(total, video, create_graph=True)
     return gradient.float().square().sum((1, 2, 3, 4)).mean()
 
 
-def adversarial_ramp(step, start_step, warmup_steps):
+def adversarial_ramp(step: int, start_step: int, warmup_steps: int) -> float:
     """Weight in [0, 1] of the adversarial terms: 0 before `start_step`, then linear over `warmup_steps`."""
     if step < start_step:
         return 0.0
@@ -80,7 +84,7 @@ def even_use_loss(latents: Tensor) -> Tensor:
             + others.square().sum()) / len(values)
 
 
-def code_statistics(indices, num_codes):
+def code_statistics(indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """Share of the codebook in use and perplexity of the code distribution.
 
     Args:
@@ -89,7 +93,7 @@ def code_statistics(indices, num_codes):
     Returns:
         usage in (0, 1]; perplexity in [1, num_codes]; float32 scalars.
     """
-    counts = torch.bincount(indices.flatten().long(), minlength=num_codes).float()
+    counts = torch.bincount(indices.flatten().long(), minlength=num_codes).float()     # (V,)
     probabilities = counts / counts.sum()
     entropy = -torch.xlogy(probabilities, probabilities).sum()
     return (counts > 0).float().mean(), entropy.exp()

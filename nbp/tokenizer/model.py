@@ -5,21 +5,28 @@
 Legend: B batch, T H W pixels, t h w latent grid, d FSQ channels.
 """
 
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from nbp.config import TokenizerConfig
+from nbp.hub import models
 from nbp.tokenizer.fsq import FSQ
 from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish
 from nbp.tokenizer.patches import PatchEmbed, PatchExpand
 from nbp.tokenizer.units import ChannelLayerNorm, CheapUnit, PointwiseUpsample, ZeroPaddedConv3d
 
 
-def _stages(config, decoder=False):
+def _stages(config: TokenizerConfig, decoder: bool = False) -> tuple[nn.ModuleList, nn.ModuleList]:
     """(residual stages, strided layers between them) of a half of the autoencoder, in the order they run."""
-    widths, num_units, strides = (values[::-1] if decoder else values
-                                  for values in (config.widths, config.num_res_blocks, config.strides))
+    widths, num_units, strides = config.widths, config.num_res_blocks, config.strides
+    if decoder:
+        widths, num_units, strides = widths[::-1], num_units[::-1], strides[::-1]
+    unit: Callable[[int, int], nn.Module]
     if config.units == "published":
         chains = [[a] + [b] * n for a, b, n in zip([widths[0], *widths], widths, num_units)]
         unit, ends = ResidualUnit, list(zip(widths, widths))                # units change the width
@@ -30,7 +37,8 @@ def _stages(config, decoder=False):
     return stages, nn.ModuleList(_strided(config, *pair, stride, decoder) for pair, stride in zip(ends, strides))
 
 
-def _strided(config, in_channels, out_channels, stride, decoder):
+def _strided(config: TokenizerConfig, in_channels: int, out_channels: int, stride: Sequence[int],
+             decoder: bool) -> nn.Module:
     if config.units != "published":
         if decoder:
             return PointwiseUpsample(in_channels, out_channels, stride)
@@ -38,13 +46,13 @@ def _strided(config, in_channels, out_channels, stride, decoder):
     return DepthToSpaceUpsample(in_channels, stride) if decoder else CausalConv3d(in_channels, out_channels, stride)
 
 
-def _convolution(config, in_channels, out_channels):
+def _convolution(config: TokenizerConfig, in_channels: int, out_channels: int) -> CausalConv3d | ZeroPaddedConv3d:
     if config.units == "published":
         return CausalConv3d(in_channels, out_channels)
     return ZeroPaddedConv3d(in_channels, out_channels, (3, 3, 3))
 
 
-def _norm_and_activation(config, channels):
+def _norm_and_activation(config: TokenizerConfig, channels: int) -> tuple[nn.Module, nn.Module]:
     if config.units == "published":
         return FrameGroupNorm(channels), Swish(channels)
     return ChannelLayerNorm(channels), nn.SiLU()
@@ -53,7 +61,7 @@ def _norm_and_activation(config, channels):
 class Encoder(nn.Module):
     """Video (B, 3, T, H, W) -> latents (B, d, t, h, w)."""
 
-    def __init__(self, config):
+    def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         widths = config.widths
         self.conv_in = (PatchEmbed(3, widths[0], config.patch) if config.patched else
@@ -62,19 +70,19 @@ class Encoder(nn.Module):
         self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]),
                                   nn.Conv3d(widths[-1], len(config.fsq_levels), 1))
 
-    def forward(self, x):
-        x = self.conv_in(x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)                        # (B, widths[0], T, H, W)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.downsamples):
-                x = self.downsamples[index](x)
-        return self.head(x)
+                x = self.downsamples[index](x)     # coarser by strides[index]
+        return self.head(x)                        # (B, d, t, h, w)
 
 
 class Decoder(nn.Module):
     """Codes (B, d, t, h, w) -> video (B, 3, T, H, W), not clamped; mirrors the encoder."""
 
-    def __init__(self, config):
+    def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         widths = config.widths[::-1]
         self.conv_in = _convolution(config, len(config.fsq_levels), widths[0])
@@ -83,13 +91,13 @@ class Decoder(nn.Module):
                     _convolution(config, widths[-1], 3))
         self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]), conv_out)
 
-    def forward(self, x):
-        x = self.conv_in(x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)                        # (B, widths[-1], t, h, w)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.upsamples):
-                x = self.upsamples[index](x)
-        return self.head(x)
+                x = self.upsamples[index](x)       # finer by a stride
+        return self.head(x)                        # (B, 3, T, H, W)
 
 
 class Tokenizer(nn.Module):
@@ -100,7 +108,7 @@ class Tokenizer(nn.Module):
         resolution: pixels; only needed to decode flat tokens (B, t*h*w), whose grid is then square.
     """
 
-    def __init__(self, config, resolution=None):
+    def __init__(self, config: TokenizerConfig, resolution: int | None = None) -> None:
         super().__init__()
         config.check()
         self.config = config
@@ -111,27 +119,28 @@ class Tokenizer(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Variance-preserving weights, quiet residual branches, latents that reach all levels, a mid-grey output.
 
         PyTorch's default shrinks the signal at every convolution, and training then starts with a handful of codes.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
-                nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-                nn.init.zeros_(module.bias)
+                module.weight.normal_(std=module.weight[0].numel() ** -0.5)
+                cast(Tensor, module.bias).zero_()
         for module in self.modules():
             if isinstance(module, (ResidualUnit, CheapUnit)):
-                module.layers[-1].conv.weight.mul_(0.2)
-        self.encoder.head[-1].weight.mul_(2)
-        self.decoder.head[-1].conv.weight.mul_(0.3)
-        self.decoder.head[-1].conv.bias.fill_(0.5)
+                cast(CausalConv3d, module.layers[-1]).conv.weight.mul_(0.2)
+        cast(nn.Conv3d, self.encoder.head[-1]).weight.mul_(2)
+        last = cast(CausalConv3d, self.decoder.head[-1]).conv
+        last.weight.mul_(0.3)
+        cast(Tensor, last.bias).fill_(0.5)
 
     @property
-    def num_codes(self):
+    def num_codes(self) -> int:
         return self.config.num_codes
 
-    def forward(self, video):
+    def forward(self, video: Tensor) -> tuple[Tensor, Tensor]:
         """Autoencode for training: no input check, no clamp.
 
         Args:
@@ -143,7 +152,7 @@ class Tokenizer(nn.Module):
         codes, indices = self.fsq(self.encoder(video))
         return self.decoder(codes.to(video.dtype)), indices
 
-    def encode(self, video, quantize=True):
+    def encode(self, video: Tensor, quantize: bool = True) -> tuple[Tensor, Tensor] | Tensor:
         """Encode video, in the precision of the weights also under autocast.
 
         Tokens are data that are kept and compared: bfloat16 would change several in a hundred.
@@ -163,11 +172,11 @@ class Tokenizer(nn.Module):
             latents = self.encoder(video.to(self.encoder.conv_in.conv.weight.dtype))
         return self.fsq(latents) if quantize else latents
 
-    def decode(self, codes):
-        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1]; as the official code, not clamped."""
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1] but not clamped, as officially."""
         return self.decoder(codes.to(self.decoder.conv_in.conv.weight.dtype))
 
-    def decode_from_code_indices(self, indices):
+    def decode_from_code_indices(self, indices: Tensor) -> Tensor:
         """Indices (B, t, h, w), or flat (B, t*h*w) in raster order, -> video (B, 3, T, H, W) as from `decode`.
 
         Raises:
@@ -179,7 +188,7 @@ class Tokenizer(nn.Module):
             raise ValueError(f"indices must be (B, t, h, w) or (B, t*h*w), got shape {tuple(indices.shape)}")
         return self.decode(self.fsq.indices_to_codes(indices))
 
-    def _unflatten(self, indices):
+    def _unflatten(self, indices: Tensor) -> Tensor:
         if self.resolution is None:
             raise ValueError("flat indices need a grid: pass (B, t, h, w), or build the tokenizer with resolution=...")
         _, h, w = self.config.latent_grid(1, self.resolution, self.resolution)
@@ -188,7 +197,7 @@ class Tokenizer(nn.Module):
                              f"{self.resolution})")
         return indices.view(indices.shape[0], -1, h, w)
 
-    def _check_video(self, video):
+    def _check_video(self, video: Tensor) -> None:
         if video.ndim != 5 or video.shape[1] != 3:
             raise ValueError(f"video must be (B, 3, T, H, W), got shape {tuple(video.shape)}")
         if not video.is_floating_point():
@@ -203,19 +212,17 @@ class Tokenizer(nn.Module):
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"video must lie in [0, 1], got [{low:.4g}, {high:.4g}]")
 
-    def save_pretrained(self, folder):
-        """Write `model.safetensors` and `config.json` into `folder`."""
-        from nbp.checkpoint import save_pretrained
-
-        save_pretrained(self, "tokenizer", folder)
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into `folder`, ready to be uploaded as it is."""
+        models.save_model(folder, "tokenizer", self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, path, resolution=None, device="cpu"):
-        """Build the tokenizer of a folder (or a model hub id) in eval mode on `device`.
+    def from_pretrained(cls, path: str | Path, resolution: int | None = None,
+                        device: str | torch.device = "cpu") -> "Tokenizer":
+        """Build the tokenizer of a native folder, an official file or a model hub id, in eval mode on `device`.
 
         Raises:
-            ValueError: not a native tokenizer, or its tensors do not fit its config.
+            ValueError: no tokenizer there, or its tensors do not fit its config.
         """
-        from nbp.checkpoint import load_pretrained
-
-        return load_pretrained(path, "tokenizer", device, resolution=resolution)
+        config, state = models.open_model(path, "tokenizer")
+        return models.build(lambda: cls(cast(TokenizerConfig, config), resolution), state, path, device)

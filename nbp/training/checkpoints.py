@@ -11,7 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-from nbp.files import read_json, write_json
+from nbp.system.files import read_json, write_json
 
 MANIFEST = "complete.json"
 LAST, BEST = "last.ckpt", "best.ckpt"

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from nbp.files import check_writable
+from nbp.system.command import UserError
+from nbp.system.files import check_writable
 from nbp.training import callbacks, checkpoints, generator_run, tokenizer_run
 from nbp.training.guard import Guard, RollBack
 from nbp.training.loggers import build_loggers
@@ -117,9 +118,9 @@ def _roll_back(config, trainer, started_from, rollbacks, reason):
         rollback the one before that, as trouble may have begun, unnoticed, before it was written. None: the start.
     """
     if rollbacks > config.max_rollbacks:
-        raise RuntimeError(f"training stops: {reason}, and it has been rolled back {config.max_rollbacks} times "
-                           "(trainer.max_rollbacks). A lower learning rate, a longer warm-up or gradient clipping may "
-                           "help; the last good checkpoint is kept")
+        raise UserError(f"training stops: {reason}, and it has been rolled back {config.max_rollbacks} times "
+                        "(trainer.max_rollbacks). A lower learning rate, a longer warm-up or gradient clipping may "
+                        "help; the last good checkpoint is kept")
     target = trainer.checkpoint_callback.newest_written
     if target is None:
         target = started_from

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from nbp.training.dry_run import build_module, loss_of, micro_batches, num_steps
+from nbp.planning.dry_run import build_module, loss_of, micro_batches, num_steps
 
 
 def flops_per_step(run, step=None):

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from nbp.checkpoint import model_hash
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
-from nbp.download import load_magvit2
 from nbp.generator.conditions import condition_encoder
+from nbp.hub.models import model_hash
+from nbp.tokenizer.model import Tokenizer
 from nbp.training.datamodule import ClipDataModule
 from nbp.training.generator_module import GeneratorModule
 from nbp.training.pictures import GeneratedSamples, SampleClips
@@ -20,7 +20,7 @@ def build(run):
     Raises:
         ValueError: tokens of another tokenizer, or a grid, codebook or number of classes unlike the model's.
     """
-    tokenizer = load_magvit2(run.tokenizer, device="cpu")
+    tokenizer = Tokenizer.from_pretrained(run.tokenizer)
     if run.tokens is not None:
         train, val = (TokenDataset(f"{run.tokens}/{split}", model_hash(tokenizer)) for split in ("train", "val"))
         grid, num_codes = train.grid, train.num_codes

@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from nbp import checkpoint
-from nbp.download import load_magvit2, load_transformer
+from nbp.generator.model import Generator
+from nbp.hub import models
 from nbp.tokenizer.inflation import inflate
+from nbp.tokenizer.model import Tokenizer
 
 # Fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
 FREE_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
@@ -24,8 +25,7 @@ def load_initial(model, kind, path):
     Raises:
         ValueError: another kind or architecture; names the fields and both values.
     """
-    load = {"tokenizer": load_magvit2, "generator": load_transformer}[kind]
-    source = load(path, device="cpu")
+    source = {"tokenizer": Tokenizer, "generator": Generator}[kind].from_pretrained(path)
     free = FREE_FIELDS | ({"block_shape"} if getattr(source.config, "start", None) == "plain" else set())
     differing = [field.name for field in dataclasses.fields(model.config) if field.name not in free
                  and getattr(model.config, field.name) != getattr(source.config, field.name)]
@@ -34,7 +34,7 @@ def load_initial(model, kind, path):
             f"model.{name} is {getattr(model.config, name)}, there it is {getattr(source.config, name)}"
             for name in differing))
     state = source.state_dict()
-    checkpoint.check_state_dict(model, state, path)
+    models.check_state_dict(model, state, path)
     model.load_state_dict(state)
 
 
@@ -48,5 +48,5 @@ def load_inflated(model, path):
     Raises:
         ValueError: no tokenizer there, or one whose tensors do not inflate to the model's.
     """
-    _, _, state = checkpoint.load_model(path, "tokenizer")
+    _, _, state = models.load_model(path, "tokenizer")
     model.load_state_dict(inflate(state, model, f"inflate_from={path}"))

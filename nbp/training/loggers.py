@@ -9,7 +9,7 @@ from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
-from nbp.files import atomic_path, write_text
+from nbp.system.files import atomic_path, write_text
 
 
 def build_loggers(config):

@@ -10,8 +10,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nbp.data.clips import video_to_frames
+from nbp.data.sheet import contact_sheet, write_picture
 from nbp.data.video_io import write_video
-from nbp.files import atomic_path
 from nbp.training.loggers import log_media
 
 NUM_FRAMES = 5   # of each clip in a picture
@@ -30,25 +30,16 @@ def write_clips(trainer, folder, name, rows, fps):
     """
     path = Path(folder) / f"step{trainer.global_step:07d}"
     length = min(len(clip) for row in rows for clip in row)
-    pick = np.linspace(0, length - 1, NUM_FRAMES).round().astype(int)
-    picture = np.concatenate([np.concatenate(list(clip[pick]), 1) for clips in zip(*rows) for clip in clips])
-    save_picture(picture, path.with_suffix(".png"))
+    picture = contact_sheet([clip[:length] for clips in zip(*rows) for clip in clips], NUM_FRAMES)
+    write_picture(path.with_suffix(".png"), picture)
     video = np.concatenate([np.concatenate([clip[:length] for clip in row], 2) for row in rows], 1)
     write_video(path.with_suffix(".mp4"), video, fps or FPS)
     log_media(trainer, name, path.with_suffix(".png"), path.with_suffix(".mp4"))
 
 
-def save_picture(pixels, path):
-    """Write uint8 (H, W, 3) as PNG, atomically."""
-    from PIL import Image
-
-    with atomic_path(path) as temporary:
-        Image.fromarray(pixels).save(temporary)
-
-
 def to_frames(video):
     """Float video (B, 3, T, H, W), also of a model that has gone wrong -> uint8 (B, T, H, W, 3)."""
-    return np.stack([video_to_frames(torch.nan_to_num(clip.float()).cpu()) for clip in video])
+    return video_to_frames(torch.nan_to_num(video.float()).cpu())
 
 
 class Reconstructions(Callback):

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nbp.config import to_dict
-from nbp.files import read_json
+from nbp.system.files import read_json
 from nbp.training import checkpoints
 
 # Where and how a run works, not what it computes. Batch sizes and devices may change as long as their product stays.

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric.plugins.io import TorchCheckpointIO
 
 from nbp.config import save_config
-from nbp.files import atomic_path
+from nbp.system.files import atomic_path
 from nbp.training import checkpoints
 from nbp.training.stop_signals import Stopped, StopSignals
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from nbp.data.dataset import VideoDataset
 from nbp.data.images import ImageDataset
 from nbp.evaluation.lpips import LPIPS
-from nbp.fetch import fetch_lpips
+from nbp.hub.fetch import fetch_lpips
 from nbp.training.datamodule import ClipDataModule
 from nbp.training.pictures import Reconstructions, to_frames
 from nbp.training.sampler import Phase

@@ -9,8 +9,8 @@ import warnings
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from nbp.evaluation.networks import load_network, network_features
 from nbp.evaluation.metrics import FrechetDistance
+from nbp.evaluation.networks import load_network, network_features
 from nbp.evaluation.protocols import Protocol
 
 PROTOCOL = Protocol("validation", network="i3d-tf", quantize="round", fit="squash", num_frames=None)
@@ -61,7 +61,7 @@ class ValidationFVD(Callback):
 
 def kinetics_network():
     """Fetch the Kinetics-400 I3D now, before hours of training; returns the function that loads it on CPU."""
-    from nbp.fetch import fetch_i3d
+    from nbp.hub.fetch import fetch_i3d
 
     path = fetch_i3d()
     return lambda: load_network("i3d-tf", path)

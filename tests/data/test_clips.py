@@ -3,8 +3,16 @@ import pytest
 import torch
 from videos import numbered
 
-from nbp.data.clips import (clip_offsets, fit_square, flip, frames_to_video, num_starts, place_clip, spaced_starts,
-                            video_to_frames)
+from nbp.data.clips import (
+    clip_offsets,
+    fit_square,
+    flip,
+    frames_to_video,
+    num_starts,
+    place_clip,
+    spaced_starts,
+    video_to_frames,
+)
 
 
 def test_offsets_follow_time_stamps():
@@ -66,6 +74,9 @@ def test_frames_and_video_round_trip():
     assert video.shape == (3, 2, 16, 16) and video.dtype == torch.float32
     assert (video.min(), video.max()) == (0, 1)
     assert np.array_equal(video_to_frames(video), frames)
+    batch = np.stack([frames, frames[::-1]])
+    assert torch.equal(frames_to_video(batch)[0], video)
+    assert np.array_equal(video_to_frames(frames_to_video(batch)), batch)
     assert np.array_equal(video_to_frames(torch.tensor([-1.0, 0.5, 2.0]).view(1, 3, 1, 1)).ravel(), [0, 128, 255])
 
 
@@ -77,7 +88,7 @@ def test_frames_of_another_kind_are_refused(frames):
 
 @pytest.mark.parametrize("video, message", [
     (torch.zeros(3, 2, 4, 4, dtype=torch.uint8), "video must be float of shape"),
-    (torch.zeros(1, 3, 2, 4, 4), "video must be float of shape"),
+    (torch.zeros(3, 4, 4), "video must be float of shape"),
     (torch.full((3, 1, 2, 2), float("nan")), "NaN or infinity"),
 ])
 def test_video_of_another_kind_is_refused(video, message):

@@ -40,7 +40,7 @@ def test_bad_pictures(pictures, make_config, tmp_path):
     with pytest.raises(ValueError, match="holds no pictures"):
         ImageDataset(make_config(), tmp_path / "nowhere")
     (pictures / "a" / "0.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match="0.png is not a picture"):
+    with pytest.raises(ValueError, match="0.png cannot be read as a picture"):
         ImageDataset(make_config(), pictures)[(0, 1, 0)]
 
 

@@ -80,7 +80,8 @@ def test_what_a_scan_found_can_be_left_out(tmp_path, capsys):
     for split in ("train", "val", "test"):
         for name in ("good", "broken"):
             touch(tmp_path / split / "abseiling" / f"{split}_{name}.mp4")
-    bad.write_text("".join(f"{split}/abseiling/{split}_broken.mp4\tthe file is empty\n" for split in ("train", "val", "test")))
+    bad.write_text("".join(f"{split}/abseiling/{split}_broken.mp4\tthe file is empty\n"
+                           for split in ("train", "val", "test")))
     prepare.main(["k600", "--root", str(tmp_path), "--exclude", str(bad)])
     assert f"left out 3 files that {bad} names, 0 of which are not there" in capsys.readouterr().out
     for split in ("train", "val", "test"):

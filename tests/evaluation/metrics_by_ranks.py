@@ -4,8 +4,14 @@ import torch
 import torch.distributed as dist
 
 from nbp.evaluation import quality
-from nbp.evaluation.metrics import (ClipMean, CodeUsage, FrechetDistance, FrechetUncertainty, InceptionScore,
-                                    KernelDistance)
+from nbp.evaluation.metrics import (
+    ClipMean,
+    CodeUsage,
+    FrechetDistance,
+    FrechetUncertainty,
+    InceptionScore,
+    KernelDistance,
+)
 
 
 def cases(**options):

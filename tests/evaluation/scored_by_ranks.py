@@ -4,11 +4,12 @@ import dataclasses
 import os
 import sys
 
-from conftest import Moments
+from moments import Moments
 
 from nbp import evaluate
 from nbp.evaluation import features
 from nbp.evaluation.networks import FeatureNetwork
+from nbp.workflows import scoring_sets
 
 features.CHUNK = 5
 network = FeatureNetwork("i3d-tf", Moments(), "0")
@@ -22,6 +23,6 @@ if "STOP_AFTER" in os.environ:
         return forward(video)
 
     network.module.forward = stopping
-evaluate.load_network = lambda name, *_: dataclasses.replace(network, name=name)
-evaluate.fetch_i3d = lambda folder: "none"
+scoring_sets.load_network = lambda name, *_: dataclasses.replace(network, name=name)
+scoring_sets.fetch_i3d = lambda folder: "none"
 evaluate.main(sys.argv[1:])

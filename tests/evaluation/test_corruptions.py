@@ -3,7 +3,7 @@ import pytest
 
 from nbp.evaluation.corruptions import CORRUPTIONS, corrupted
 from nbp.evaluation.features import Clips
-from nbp.sensitivity import MP4_LEVELS, mp4
+from nbp.workflows.sensitivity import MP4_LEVELS, mp4
 
 ALL = {name: (function, levels) for name, (function, levels, _) in CORRUPTIONS.items()} | {"mp4": (mp4, MP4_LEVELS)}
 

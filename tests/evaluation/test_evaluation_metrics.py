@@ -10,11 +10,19 @@ from metrics_by_ranks import cases, computed
 from torchmetrics import MetricCollection
 
 from nbp.evaluation import fvd, quality
+from nbp.evaluation.diversity import inception_score
 from nbp.evaluation.features import Clips, extract_features
 from nbp.evaluation.lpips import LPIPS
-from nbp.evaluation.diversity import inception_score
-from nbp.evaluation.metrics import (FVD, ClipMean, CodeUsage, FrechetDistance, FrechetUncertainty, InceptionScore,
-                                    KernelDistance, LPIPSMean)
+from nbp.evaluation.metrics import (
+    FVD,
+    ClipMean,
+    CodeUsage,
+    FrechetDistance,
+    FrechetUncertainty,
+    InceptionScore,
+    KernelDistance,
+    LPIPSMean,
+)
 from nbp.evaluation.uncertainty import uncertainty
 
 HERE = Path(__file__).parent
@@ -57,7 +65,7 @@ def test_two_processes_compute_the_value_of_one():
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                str(HERE / "metrics_by_ranks.py")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE.parents[1],
-                            env=os.environ | {"PYTHONPATH": str(HERE.parents[1]), "OMP_NUM_THREADS": "1"})
+                            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]), "OMP_NUM_THREADS": "1"})
     assert result.returncode == 0 and result.stdout.count("all agree") == 2, result.stderr[-3000:]
 
 

@@ -8,19 +8,19 @@ import torch
 from safetensors.torch import load_file
 
 from nbp.evaluation import features, networks
-from nbp.evaluation.features import Clips, extract_features
+from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import get_protocol
-from nbp.fetch import tensors_sha256
-from nbp.files import sha256
+from nbp.hub.fetch import tensors_sha256
+from nbp.system.files import sha256
 
 
 def test_independent_of_batch_size(network, protocol, make_frames):
     clips = Clips.from_array("set", make_frames(20))
-    expected = extract_features(clips, network, protocol, batch_size=1)
+    expected = extract_features(clips, network, protocol, Extraction(batch_size=1))
     assert expected.shape == (20, 24) and expected.dtype == np.float32
     for batch_size in (3, 16):
-        assert np.allclose(extract_features(clips, network, protocol, batch_size=batch_size), expected, rtol=1e-5)
+        assert np.allclose(extract_features(clips, network, protocol, Extraction(batch_size=batch_size)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -30,8 +30,8 @@ def test_independent_of_sharding(world, network, protocol, make_frames, tmp_path
     expected = extract_features(clips, network, protocol)
     for rank in range(1, world):   # the others first, so that rank 0 finds their chunks
         with pytest.raises(FileNotFoundError):
-            extract_features(clips, network, protocol, tmp_path, rank=rank, world=world, barrier=missing)
-    got = extract_features(clips, network, protocol, tmp_path, rank=0, world=world, barrier=lambda problem: None)
+            extract_features(clips, network, protocol, Extraction(tmp_path, rank=rank, world=world, barrier=missing))
+    got = extract_features(clips, network, protocol, Extraction(tmp_path, rank=0, world=world, barrier=lambda problem: None))
     assert np.allclose(got, expected, rtol=1e-5)
 
 
@@ -41,7 +41,7 @@ def missing(problem):
 
 def test_ranks_need_a_folder(network, protocol, make_frames):
     with pytest.raises(ValueError, match="give cache_dir and barrier"):
-        extract_features(Clips.from_array("set", make_frames(4)), network, protocol, world=2)
+        extract_features(Clips.from_array("set", make_frames(4)), network, protocol, Extraction(world=2))
 
 
 class Counting(torch.nn.Module):
@@ -64,11 +64,11 @@ def test_cache_and_resume(protocol, make_frames, tmp_path, monkeypatch):
     clips = Clips.from_array("set", make_frames(10))
     network.module.fail_after = 6
     with pytest.raises(KeyboardInterrupt):
-        extract_features(clips, network, protocol, tmp_path, batch_size=2)
+        extract_features(clips, network, protocol, Extraction(tmp_path, batch_size=2))
     network.module.fail_after, network.module.seen = None, 0
-    resumed = extract_features(clips, network, protocol, tmp_path, batch_size=2)
+    resumed = extract_features(clips, network, protocol, Extraction(tmp_path, batch_size=2))
     assert network.module.seen == 6   # the first chunk of 4 was kept
-    assert np.array_equal(resumed, extract_features(clips, network, protocol, tmp_path))
+    assert np.array_equal(resumed, extract_features(clips, network, protocol, Extraction(tmp_path)))
     assert network.module.seen == 6
     assert np.array_equal(resumed, extract_features(clips, network, protocol))
 
@@ -88,14 +88,14 @@ def test_labels_are_whole_numbers(make_frames, labels):
 def test_a_damaged_chunk_is_extracted_again(protocol, make_frames, tmp_path, monkeypatch, damage, message):
     monkeypatch.setattr(features, "CHUNK", 4)
     network, clips = FeatureNetwork("i3d-tf", Counting(), "0"), Clips.from_array("set", make_frames(10))
-    expected = extract_features(clips, network, protocol, tmp_path)
+    expected = extract_features(clips, network, protocol, Extraction(tmp_path))
     [path] = tmp_path.rglob("00000004.npy")
     damage(path)
     network.module.seen = 0
     with pytest.warns(UserWarning, match=f"00000004.npy {message}"):
-        assert np.array_equal(extract_features(clips, network, protocol, tmp_path), expected)
+        assert np.array_equal(extract_features(clips, network, protocol, Extraction(tmp_path)), expected)
     assert network.module.seen == 4
-    assert np.array_equal(extract_features(clips, network, protocol, tmp_path), expected)
+    assert np.array_equal(extract_features(clips, network, protocol, Extraction(tmp_path)), expected)
 
 
 def test_the_next_batch_is_read_while_the_network_runs(protocol, make_frames):
@@ -116,10 +116,10 @@ def test_the_next_batch_is_read_while_the_network_runs(protocol, make_frames):
             busy.clear()
             return video.mean((2, 3, 4))
 
-    got = extract_features(Clips("set", 8, read, "0"), FeatureNetwork("i3d-tf", Slow(), "0"), protocol, batch_size=1)
+    got = extract_features(Clips("set", 8, read, "0"), FeatureNetwork("i3d-tf", Slow(), "0"), protocol, Extraction(batch_size=1))
     assert read_while_busy
     network = FeatureNetwork("i3d-tf", Counting(), "0")
-    assert np.array_equal(got, extract_features(Clips.from_array("set", frames), network, protocol, batch_size=1))
+    assert np.array_equal(got, extract_features(Clips.from_array("set", frames), network, protocol, Extraction(batch_size=1)))
 
 
 def test_a_reading_error_comes_out_and_leaves_no_thread(network, protocol, make_frames):
@@ -132,14 +132,14 @@ def test_a_reading_error_comes_out_and_leaves_no_thread(network, protocol, make_
 
     before = threading.active_count()
     with pytest.raises(OSError, match="disk gone"):
-        extract_features(Clips("set", 9, read, "0"), network, protocol, batch_size=2)
+        extract_features(Clips("set", 9, read, "0"), network, protocol, Extraction(batch_size=2))
     assert threading.active_count() == before
 
 
 def test_worker_processes_give_the_same(network, protocol, make_frames):
     clips = Clips.from_array("set", make_frames(5))
     expected = extract_features(clips, network, protocol)
-    assert np.array_equal(extract_features(clips, network, protocol, num_workers=1), expected)
+    assert np.array_equal(extract_features(clips, network, protocol, Extraction(num_workers=1)), expected)
     parent = os.getpid()
 
     def read(number):
@@ -147,7 +147,7 @@ def test_worker_processes_give_the_same(network, protocol, make_frames):
         return clips[number].numpy()
 
     here = Clips("set", 5, read, "0", forkable=False)
-    assert np.array_equal(extract_features(here, network, protocol, num_workers=1), expected)
+    assert np.array_equal(extract_features(here, network, protocol, Extraction(num_workers=1)), expected)
 
 
 def test_subset(make_frames):
@@ -165,7 +165,7 @@ def test_cache_key_holds_all_that_matters(protocol, make_frames, tmp_path):
 
     def runs(*arguments):
         before = module.seen
-        extract_features(*arguments, tmp_path)
+        extract_features(*arguments, Extraction(tmp_path))
         return module.seen - before
 
     assert runs(clips, network, protocol) == 3
@@ -188,7 +188,7 @@ def test_bad_sets_are_refused(network, protocol, make_frames):
     mixed = [*make_frames(3), *make_frames(1, size=20)]
     for batch_size in (1, 4):   # also where no batch holds both sizes
         with pytest.raises(ValueError, match=r"clips [03] to 3: clips differ in size: \(9, 20, 20, 3\), the first"):
-            extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol, batch_size=batch_size)
+            extract_features(Clips("set", 4, mixed.__getitem__, "0"), network, protocol, Extraction(batch_size=batch_size))
     binary = make_frames(3, top=2)
     with pytest.raises(ValueError, match="set is uint8 with values 0 and 1 only; multiply"):
         extract_features(Clips("set", 3, binary.__getitem__, "0"), network, protocol)
@@ -203,7 +203,7 @@ def test_nan_features_are_refused(protocol, make_frames, tmp_path):
 
     with pytest.raises(ValueError, match="clips 0 to 2: the network returned NaN or infinity for 3 of 3 clips"):
         extract_features(Clips.from_array("set", make_frames(3)), FeatureNetwork("i3d-tf", Broken(), "0"), protocol,
-                         tmp_path)
+                         Extraction(tmp_path))
     assert not list(tmp_path.glob("*/*.npy"))
 
 

@@ -97,7 +97,7 @@ def test_other_weights_are_refused(tmp_path):
 
 
 if __name__ == "__main__":
-    from nbp.fetch import fetch_i3d
+    from nbp.hub.fetch import fetch_i3d
 
     with torch.inference_mode():
         for bn_eps in PINNED:

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from nbp.evaluation.features import Clips, extract_features
-from nbp.evaluation.networks import BFLOAT16_ERROR, load_network
 from nbp.evaluation.fvd import frechet_distance
+from nbp.evaluation.networks import BFLOAT16_ERROR, load_network
 from nbp.evaluation.protocols import get_protocol
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")

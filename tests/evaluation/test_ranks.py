@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nbp.evaluation import features
-from nbp.evaluation.features import Clips
+from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import load_network
 from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.scoring import evaluate_sets
@@ -26,7 +26,7 @@ def evaluate_by_ranks(ranks, real, fake, folder, *options, **environment):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
                str(HERE / "scored_by_ranks.py"), "--real", str(real), "--fake", str(fake), "--device", "cpu",
                "--out", str(folder / "out"), "--cache", str(folder / "cache"), *options]
-    paths = os.pathsep.join([str(ROOT), str(HERE)])
+    paths = os.pathsep.join([str(ROOT), str(HERE), str(ROOT / "tests")])
     result = subprocess.run(command, capture_output=True, text=True, timeout=300,
                             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment)
     assert result.returncode == 0 or environment, result.stderr[-3000:]
@@ -113,7 +113,7 @@ def test_batch_sizes_with_the_real_network(natural_frames, i3d_path, tmp_path, m
     sets = [Clips.from_array(name, part) for name, part in parts.items()]
 
     def scores(batch_size, cache=None):
-        [report] = evaluate_sets(sets[0], sets[1:], protocol, network, cache, intervals=True, batch_size=batch_size)
+        [report] = evaluate_sets(sets[0], sets[1:], protocol, network, Extraction(cache, batch_size), intervals=True)
         return report["scores"]
 
     expected = scores(16)

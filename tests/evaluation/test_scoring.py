@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from nbp.clipsource import Cut, open_clips
-from nbp.evaluation.features import Clips, extract_features
+from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.scoring import choose_parts, evaluate_sets, nearest_centroid_accuracy
 from nbp.evaluation.statement import finite, markdown_table, table
+from nbp.workflows.clip_sources import Cut, open_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
 
@@ -23,7 +23,7 @@ def sets(make_frames):
 
 
 def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
-    near, far = evaluate_sets(sets[0], sets[1:], protocol, network, tmp_path)
+    near, far = evaluate_sets(sets[0], sets[1:], protocol, network, Extraction(tmp_path))
     assert 0 <= near["scores"]["fvd"] < far["scores"]["fvd"]
     expected = frechet_distance(*(extract_features(clips, network, protocol) for clips in sets[:2]))
     assert near["scores"]["fvd"] == pytest.approx(expected, rel=1e-5)
@@ -37,7 +37,7 @@ def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
 
 
 def test_output_states_the_protocol(sets, network, protocol, tmp_path):
-    [report] = evaluate_sets(sets[0], sets[1:2], protocol, network, tmp_path, intervals=True)
+    [report] = evaluate_sets(sets[0], sets[1:2], protocol, network, Extraction(tmp_path), intervals=True)
     text = table(report)
     for part in ("protocol   test", "quantize = round", "near: 30 of 30 clips, 9 frames of 16x16 uint8, sha256", "fvd ",
                  "fvd_interval_95", "biased", "device cpu"):
@@ -139,7 +139,7 @@ def test_every_repeat_of_a_set_ordered_by_class_is_a_mixture(network, protocol, 
 
 def test_subsets_follow_the_seed(sets, network, protocol, tmp_path):
     few = protocol.replace(num_real=12, num_fake=12)
-    first, again, other = [evaluate_sets(sets[0], sets[1:2], few, network, tmp_path, seed=seed)[0]["scores"]["fvd"]
+    first, again, other = [evaluate_sets(sets[0], sets[1:2], few, network, Extraction(tmp_path), seed=seed)[0]["scores"]["fvd"]
                            for seed in (0, 0, 1)]
     assert first == again != other
 
@@ -147,11 +147,11 @@ def test_subsets_follow_the_seed(sets, network, protocol, tmp_path):
 def test_too_few_clips_for_any_distance_are_refused_before_any_work(sets, network, protocol, make_frames, tmp_path):
     tiny = Clips.from_array("tiny", make_frames(5, 3))
     with pytest.raises(ValueError, match="the fake set has 5 clips; a Frechet distance needs at least 8"):
-        evaluate_sets(sets[0], [sets[1], tiny], protocol, network, tmp_path)
+        evaluate_sets(sets[0], [sets[1], tiny], protocol, network, Extraction(tmp_path))
     with pytest.raises(ValueError, match="the real set has 5 clips; a Frechet distance needs at least 8"):
-        evaluate_sets(tiny, sets[1:], protocol.replace(num_real=20), network, tmp_path, allow_fewer=True)
+        evaluate_sets(tiny, sets[1:], protocol.replace(num_real=20), network, Extraction(tmp_path), allow_fewer=True)
     with pytest.raises(ValueError, match="the fake set has 7 clips; a Frechet distance needs at least 8"):
-        evaluate_sets(sets[0], sets[1:], protocol.replace(repeats=4), network, tmp_path)
+        evaluate_sets(sets[0], sets[1:], protocol.replace(repeats=4), network, Extraction(tmp_path))
     assert not list(tmp_path.iterdir())
 
 

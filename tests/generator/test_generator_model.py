@@ -242,8 +242,8 @@ def test_steps_of_fixed_shapes_equal_growing_ones(changes, monkeypatch):
     arguments = dict(condition=condition(generator), prefix=prefix(generator), top_k=None, top_p=None,
                      cfg_scale=None if generator.config.condition == "none" else 2.0)
     want = generator.generate(**arguments, generator=torch.Generator().manual_seed(3))
-    monkeypatch.setattr("nbp.generator.model.can_record", lambda prefix: True)
-    monkeypatch.setattr("nbp.generator.model.Recorded", Eager)
+    monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
+    monkeypatch.setattr("nbp.generator.decoding.Recorded", Eager)
     assert torch.equal(generator.generate(**arguments, generator=torch.Generator().manual_seed(3)), want)
 
 
@@ -255,7 +255,7 @@ def test_replayed_steps_equal_launched_ones(changes, monkeypatch):
     arguments = dict(condition=None if ids is None else ids.cuda(), prefix=None if given is None else given.cuda(),
                      top_k=None, top_p=None)
     launched = generator.generate(**arguments, generator=torch.Generator("cuda").manual_seed(3))
-    monkeypatch.setattr("nbp.generator.model.can_record", lambda prefix: True)
+    monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
     assert torch.equal(generator.generate(**arguments, generator=torch.Generator("cuda").manual_seed(3)), launched)
 
 

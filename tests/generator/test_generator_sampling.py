@@ -71,7 +71,7 @@ def test_draws_of_improbable_ids():
 
 def test_greedy_ignores_filters_and_seeds():
     logits = torch.randn(2, 3, 9, generator=seeded())
-    assert torch.equal(sample(logits, Sampling(greedy=True, top_k=1), None), logits.argmax(-1))
+    assert torch.equal(sample(logits, Sampling(greedy=True, top_k=1)), logits.argmax(-1))
     assert torch.equal(sample(logits, Sampling(top_k=1), [seeded(), seeded()]), logits.argmax(-1))
     assert torch.equal(sample(logits, Sampling(top_k=None, top_p=0.0), [seeded(), seeded()]), logits.argmax(-1))
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 import trees
 
-from nbp import clipset
 from nbp.config import load_run
-from nbp.files import read_json
+from nbp.data import clip_set
 from nbp.generator.model import Generator
+from nbp.system.files import read_json
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.metrics_log import read_metrics
 
@@ -77,7 +77,7 @@ class Chain:
             TEXT=self.folder / "words", CLASSES=self.root / "classes.txt",
             EVALUATE=f"--no-intervals --cache {self.folder / f'features{processes}'} --ckpt {ROOT / 'ckpt'}")
         [report] = read_json(out / "scores" / "scores.json")
-        return clipset.load(out), report
+        return clip_set.load(out), report
 
 
 def losses(out):
@@ -164,7 +164,7 @@ def test_reconstruction_with_two_ranks_equals_one(tmp_path):
         run("bash", ROOT / "scripts/recons/eval_tokenizer.sh", processes, 1, "--split", "train", "--max-clips", 9,
             "--batch-size", 2, "--cache", tmp_path / f"features{processes}", "configs/debug/data.yaml",
             f"root={tmp_path / 'data'}", TOKENIZER=tmp_path / "model", OUT=out)
-        clips.append(clipset.load(out))
+        clips.append(clip_set.load(out))
         scores.append(read_json(out / "scores.json")["scores"])
     assert len(clips[0]["video"]) == 9, "the ranks share them unevenly"
     assert all((clips[0][name] == clips[1][name]).all() for name in clips[1])

@@ -73,10 +73,11 @@ def test_without_arguments_a_script_says_how_it_is_used(recorded, script):
 
 
 @pytest.mark.parametrize("script, protocol, clips", [
-    ("scripts/lm_eval/eval_ucf.sh", "nbp-gfvd-ucf", "10000"), ("scripts/lm_eval/eval_k600.sh", "nbp-gfvd-k600", "50000")])
+    ("scripts/lm_eval/eval_ucf.sh", "nbp-gfvd-ucf", "10000"),
+    ("scripts/lm_eval/eval_k600.sh", "nbp-gfvd-k600", "50000")])
 def test_evaluation_generates_then_scores_under_the_published_protocol(recorded, script, protocol, clips):
     _, [generate, evaluate], _ = recorded(script, 8, 1, "--cfg-scale", "1.5", OUT="o", EVALUATE="--seed 3 --intervals")
-    assert f"-m nbp.generate --generator ckpt/" in generate and f"--out o --num-clips {clips} " in generate
+    assert "-m nbp.generate --generator ckpt/" in generate and f"--out o --num-clips {clips} " in generate
     assert generate.endswith("--cfg-scale 1.5")
     assert "-m nbp.evaluate " in evaluate and "--fake o --out o/scores " in evaluate
     assert evaluate.endswith(f"--protocol {protocol} --seed 3 --intervals")
@@ -146,3 +147,12 @@ def test_scoring_scripts_hand_on_sets_model_and_options(recorded):
     for script, arguments in (("scripts/fvd.sh", (1, 1, "a")), ("scripts/recons/eval_tokenizer.sh", (1,))):
         code, lines, error = recorded(script, *arguments)
         assert code and not lines and "usage: " in error
+
+
+def test_the_commit_chooses_the_share_of_slow_tests_that_ci_runs():
+    *_, last = (ROOT / ".ci/run").read_text().splitlines()
+    shares = set()
+    for commit in ("0", *(f"{n:07x}{'f' * 33}" for n in range(0xabcde00, 0xabcde0a))):
+        command = last.replace("bash scripts/test.sh", "echo")
+        shares.add(subprocess.check_output(["bash", "-euc", command], env={"commit": commit}, text=True).strip())
+    assert shares == {f"--slow-share {k}/5" for k in range(1, 6)}

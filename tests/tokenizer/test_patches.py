@@ -8,6 +8,7 @@ import torch
 from nbp import convert
 from nbp.config import TokenizerConfig, load_run
 from nbp.tokenizer.model import Tokenizer
+from nbp.workflows import converting
 
 PATCHED = {
     "split": dict(widths=[16, 24], num_res_blocks=[1, 2], strides=[[1, 2, 2]], patch=[4, 4, 4], units="split"),
@@ -125,4 +126,4 @@ def test_what_float16_cannot_hold_is_refused(tokenizer, tmp_path):
         tokenizer.encoder.head[-1].bias.fill_(1e6)
     tokenizer.save_pretrained(tmp_path / "whole")
     with pytest.raises(ValueError, match="exceed float16, first encoder.head"):
-        convert.native_to_half(tmp_path / "whole", tmp_path / "half")
+        converting.native_to_half(tmp_path / "whole", tmp_path / "half")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nbp.config import TokenizerConfig
-from nbp.data.clips import clip_offsets, fit_square, frames_to_video, place_clip
-from nbp.data.video_io import probe, read_frames
+from nbp.data.clips import fit_square, frames_to_video
+from nbp.data.cut import first, read_clip
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.pooling import start_as_pooling
 
@@ -15,9 +15,7 @@ def clips(sample_videos):
     """(3, 3, 17, 64, 64): one clip of each natural video, 8 frames a second."""
     videos = []
     for path in sample_videos:
-        info = probe(path)
-        numbers = place_clip(info.num_frames, clip_offsets(17, info.fps, 8), 0)
-        videos.append(frames_to_video(fit_square(read_frames(path, numbers), 64, "aspect")))
+        videos.append(frames_to_video(fit_square(read_clip(path, 17, fps=8, place=first), 64, "aspect")))
     return torch.stack(videos)
 
 

@@ -13,6 +13,7 @@ from nbp.training import checkpoints
 from nbp.training.fitting import find_checkpoint
 from nbp.training.metrics_log import read_metrics
 from nbp.training.resume import config_changes
+from nbp.workflows import converting
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
 
@@ -111,7 +112,7 @@ def test_a_checkpoint_becomes_a_native_model(finished, tmp_path):
     assert all(torch.equal(one[name], other[name]) for name in one)
     (tmp_path / "half.ckpt").write_bytes(b"no")
     with pytest.raises(ValueError, match="half.ckpt: it is truncated or not a checkpoint"):
-        convert.checkpoint_to_native(tmp_path / "half.ckpt", tmp_path / "other")
+        converting.checkpoint_to_native(tmp_path / "half.ckpt", tmp_path / "other")
 
 
 def test_resume_never_sets_the_old_checkpoints_aside(finished, tokenizer_run, tmp_path, capsys):

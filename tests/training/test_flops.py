@@ -91,7 +91,7 @@ def test_tokenizing_online_costs_an_encoder_pass(generator_run, finished, data_c
 
 def test_planning_makes_no_weights():
     run = load_run("configs/generator_ucf101_3b.yaml")
-    from nbp.training.dry_run import build_module
+    from nbp.planning.dry_run import build_module
 
     module = build_module(run)
     assert sum(p.numel() for p in module.parameters()) > 4e9

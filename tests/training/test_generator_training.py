@@ -7,7 +7,7 @@ import torch
 from nbp import train
 from nbp.config import load_run
 from nbp.generator.model import Generator
-from nbp.planning import checkpoint_bytes
+from nbp.planning.plan import checkpoint_bytes
 from nbp.training import fitting
 from nbp.training import generator_run as generator_builder
 from nbp.training.metrics_log import read_metrics

@@ -5,13 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from nbp import convert, train
+from nbp import train
 from nbp.config import GeneratorConfig, load_run
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import generator_run as generator_builder
 from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
+from nbp.workflows import converting
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
 PLAIN = ["model.condition=none", "model.condition_len=0", "model.num_condition_ids=0", "model.start=plain",
@@ -45,7 +46,7 @@ def test_a_generator_starts_from_an_official_file(generator_run, tmp_path):
                                max_seq_len=512)
     source = Generator(official)
     source.save_pretrained(tmp_path / "native")
-    convert.native_to_official(tmp_path / "native", tmp_path / "official.ckpt")
+    converting.native_to_official(tmp_path / "native", tmp_path / "official.ckpt")
     overrides = generator_run(tmp_path / "run", *PLAIN, f"init_from={tmp_path / 'official.ckpt'}")
     module = generator_builder.build(load_run(GENERATOR, [*overrides, "model.full_head=true"]))[0]
     assert equal(module.model, source)
@@ -62,7 +63,7 @@ def test_a_plain_generator_may_take_another_block(generator_run, tmp_path):
 @pytest.mark.parametrize("overrides, message", [
     (["model.num_heads=4"], "model.num_heads is 4, there it is 2"),
     (["model.block_shape=[1,1,2]"], r"model.block_shape is \[1, 1, 2\], there it is \[1, 1, 4\]"),
-    (["model.full_head=true", "model.width=64"], "model.width is 64, there it is 32; model.full_head is True"),
+    (["model.full_head=true", "model.width=64"], "model.full_head is True, there it is False; model.width is 64"),
 ])
 def test_other_architectures_are_refused_by_field(generator_run, tmp_path, overrides, message):
     config = load_run(GENERATOR, generator_run(tmp_path)).model

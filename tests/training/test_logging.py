@@ -10,8 +10,8 @@ from nbp import train
 from nbp.config import load_run
 from nbp.data.video_io import probe
 from nbp.evaluation.networks import FeatureNetwork
-from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training import generator_run as generator_builder
+from nbp.training import tokenizer_run as tokenizer_builder
 from nbp.training.loggers import MetricsLog, build_loggers, wandb_id, wandb_key
 from nbp.training.metrics_log import read_metrics
 from nbp.training.throughput import peak_flops

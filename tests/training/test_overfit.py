@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from nbp import generate, tokenize, train
-from nbp.clipset import load
 from nbp.config import DataConfig
 from nbp.data.annotations import write_lists
+from nbp.data.clip_set import load
 from nbp.data.dataset import VideoDataset
 from nbp.data.sources import procgen
 from nbp.data.tokens import TokenDataset

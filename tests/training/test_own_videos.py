@@ -3,7 +3,8 @@
 import shlex
 import shutil
 
-from nbp import clipset, generate, prepare, train
+from nbp import generate, prepare, train
+from nbp.data import clip_set
 from nbp.training.metrics_log import read_metrics
 
 
@@ -22,6 +23,6 @@ def test_a_folder_of_videos_becomes_two_models_and_new_clips(clips_root, tmp_pat
         assert len(read_metrics(tmp_path / kind)["train/loss"]) == 4
     models = [f"--{kind}={tmp_path / kind / 'model'}" for kind in ("tokenizer", "generator")]
     generate.main([*models, "--num-clips", "3", "--out", str(tmp_path / "new")])
-    assert clipset.load(tmp_path / "new")["label"].tolist() == [0, 1, 2]
+    assert clip_set.load(tmp_path / "new")["label"].tolist() == [0, 1, 2]
     generate.main([*models, "--data", str(tmp_path / "videos" / "data.yaml"), "--out", str(tmp_path / "continued")])
-    assert clipset.load(tmp_path / "continued")["video"].shape == (3, 17, 32, 32, 3)
+    assert clip_set.load(tmp_path / "continued")["video"].shape == (3, 17, 32, 32, 3)

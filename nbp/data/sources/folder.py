@@ -8,13 +8,13 @@ import hashlib
 import logging
 from pathlib import Path
 
-from nbp.data.annotations import write_lists
+from nbp.data.annotations import Row, write_lists
 from nbp.data.sources.k600 import SUFFIXES
 
 log = logging.getLogger(__name__)
 
 
-def prepare(root, val_share=0.1, exclude=frozenset()):
+def prepare(root: str | Path, val_share: float = 0.1, exclude: frozenset[str] = frozenset()) -> int:
     """Write train.txt, val.txt and classes.txt into `root`.
 
     Args:
@@ -37,9 +37,10 @@ def prepare(root, val_share=0.1, exclude=frozenset()):
     if count < 2:
         raise ValueError(f"{root} holds {count} videos ({', '.join(SUFFIXES)}); training and validation need one each")
     if "" in classes and len(classes) > 1:
-        raise ValueError(f"{root}: {len(classes['']):d} videos have no class folder, first {classes[''][0]}, and others "
+        raise ValueError(f"{root}: {len(classes[''])} videos have no class folder, first {classes[''][0]}, and others "
                          "have; put all into class folders or none")
-    train, val = [], []
+    train: list[Row] = []
+    val: list[Row] = []
     for label, clips in sorted(classes.items()):
         clips = sorted(clips, key=_place)
         held = sum(_place(clip) < val_share for clip in clips)
@@ -50,14 +51,15 @@ def prepare(root, val_share=0.1, exclude=frozenset()):
     return len(classes.keys() - {""})
 
 
-def _place(clip):
+def _place(clip: str) -> float:
     """A path's place in [0, 1), the same on every machine."""
     return int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "big") / 2 ** 64
 
 
-def _walk(root, exclude):
+def _walk(root: Path, exclude: frozenset[str]) -> dict[str, list[str]]:
     """{class: relative paths}; empty files, the trace of a failed download, are left out and counted."""
-    classes, empty = {}, []
+    classes: dict[str, list[str]] = {}
+    empty = []
     for path in sorted(root.rglob("*")):
         clip = path.relative_to(root)
         if path.suffix.lower() not in SUFFIXES or not path.is_file() or clip.as_posix() in exclude:

@@ -9,7 +9,7 @@ import itertools
 import logging
 from pathlib import Path, PurePosixPath
 
-from nbp.data.annotations import check_overlap, write_annotations, write_lists
+from nbp.data.annotations import Row, check_overlap, write_annotations, write_lists
 
 TITLES = {"train": "training", "val": "validation", "test": "test"}
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
@@ -17,7 +17,7 @@ SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
 log = logging.getLogger(__name__)
 
 
-def prepare(root, exclude=frozenset()):
+def prepare(root: str | Path, exclude: frozenset[str] = frozenset()) -> None:
     """Write train.txt, val.txt, classes.txt and, if there is a test folder, test.txt into `root`.
 
     Args:
@@ -41,7 +41,7 @@ def prepare(root, exclude=frozenset()):
     write_lists(root, rows["train"], rows["val"])
 
 
-def _walk(root, split, exclude):
+def _walk(root: Path, split: str, exclude: frozenset[str]) -> list[Row]:
     rows, empty = [], []
     for path in sorted((root / split).rglob("*")):
         clip = path.relative_to(root).as_posix()

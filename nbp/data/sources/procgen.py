@@ -7,14 +7,20 @@ window is thrown away and more levels are played until each game has its share.
 Source: procgen 0.10 (Cobbe et al. 2020, arXiv 1912.01588), "easy" distribution: larger objects than "hard".
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nbp.data.annotations import write_lists
+from nbp.data.annotations import Row, write_lists
 from nbp.data.video_io import write_video
-from nbp.files import progress, read_json, write_json
+from nbp.system.files import read_json, write_json
+from nbp.system.progress import progress
+
+if TYPE_CHECKING:
+    from procgen import ProcgenGym3Env
 
 GAMES = ("bigfish", "bossfight", "caveflyer", "climber", "coinrun", "dodgeball",
          "fruitbot", "jumper", "leaper", "ninja", "plunder", "starpilot")
@@ -31,7 +37,7 @@ _WINDOW_STRIDE = 8
 _MAX_ROUNDS = 200
 
 
-def motion(frames):
+def motion(frames: np.ndarray) -> np.ndarray:
     """Mean absolute difference of frames 4 and 16, in grey levels (0 to 255).
 
     Args:
@@ -40,7 +46,8 @@ def motion(frames):
     return np.abs(frames[..., 16, :, :, :].astype(np.int16) - frames[..., 4, :, :, :]).mean((-3, -2, -1))
 
 
-def prepare(root, num_train, num_val, seed=0, num_threads=2):
+def prepare(root: str | Path, num_train: int, num_val: int, seed: int = 0,
+            num_threads: int = 2) -> dict[str, dict[str, float]]:
     """Render `<root>/<split>/<game>/<level>.mp4` and write the annotation lists.
 
     A second call with the same arguments finds the lists and renders nothing.
@@ -63,7 +70,8 @@ def prepare(root, num_train, num_val, seed=0, num_threads=2):
         done = read_json(record)
         if done["settings"] == settings:
             return done["motion"]
-    rows, motions = {}, {}
+    rows: dict[str, list[Row]] = {}
+    motions: dict[str, dict[str, float]] = {}
     for split, total in (("train", num_train), ("val", num_val)):
         clips = _encode(root, split, total, seed, num_threads)
         shown = list(progress(clips, total, f"procgen {split}", unit="clips"))
@@ -74,7 +82,7 @@ def prepare(root, num_train, num_val, seed=0, num_threads=2):
     return motions
 
 
-def _encode(root, split, total, seed, num_threads):
+def _encode(root: Path, split: str, total: int, seed: int, num_threads: int) -> Iterator[tuple[str, str, float]]:
     """Yield (relative path, game, motion) of every clip once it is on disk."""
     with ThreadPoolExecutor(num_threads) as pool:
         for number, game in enumerate(GAMES):
@@ -90,7 +98,7 @@ def _encode(root, split, total, seed, num_threads):
                 yield clip, name, value
 
 
-def render(game, split, num_clips, seed=0):
+def render(game: str, split: str, num_clips: int, seed: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """Play `game` until `num_clips` clips pass the module's rule; the same arguments give the same clips.
 
     Yields:
@@ -99,7 +107,7 @@ def render(game, split, num_clips, seed=0):
     Raises:
         RuntimeError: the rule rejects nearly everything, so that the number is out of reach.
     """
-    seen = set()
+    seen: set[int] = set()
     for round_number in range(_MAX_ROUNDS):
         rng = np.random.default_rng([seed, sorted(LEVELS).index(split), GAMES.index(game), round_number])
         frames, levels, starts = _play(game, split, min(64, max(16, 2 * num_clips)), rng)
@@ -115,7 +123,7 @@ def render(game, split, num_clips, seed=0):
                        f"(motion >= {MIN_MOTION}) after {_MAX_ROUNDS} rounds")
 
 
-def _pick_window(frames, starts, rng):
+def _pick_window(frames: np.ndarray, starts: np.ndarray, rng: np.random.Generator) -> int | None:
     """A random first frame among the windows that pass the rule; None if there is none."""
     windows = [first for first in range(0, len(frames) - NUM_FRAMES + 1, _WINDOW_STRIDE)
                if not starts[first + 1:first + NUM_FRAMES].any()
@@ -123,7 +131,8 @@ def _pick_window(frames, starts, rng):
     return int(rng.choice(windows)) if windows else None
 
 
-def _play(game, split, num_envs, rng):
+def _play(game: str, split: str, num_envs: int,
+          rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run `num_envs` simulators for 160 steps.
 
     Returns:
@@ -136,11 +145,11 @@ def _play(game, split, num_envs, rng):
     frames = np.empty((num_envs, _STEPS, 64, 64, 3), np.uint8)
     levels = np.empty((num_envs, _STEPS), np.int64)
     starts = np.empty((num_envs, _STEPS), bool)
-    action, left, level = np.zeros(num_envs, np.int32), np.zeros(num_envs, int), None
+    action, left, level = (np.zeros(num_envs, kind) for kind in (np.int32, int, int))
     for step in range(_STEPS):
         _, observation, first = env.observe()
         if first.any():
-            level = [info["level_seed"] for info in env.get_info()]
+            level = np.array([info["level_seed"] for info in env.get_info()])
         frames[:, step], levels[:, step], starts[:, step] = observation["rgb"], level, first
         change = (left <= 0) | first
         action[change] = rng.choice(_ACTIONS, change.sum())
@@ -151,7 +160,7 @@ def _play(game, split, num_envs, rng):
     return frames, levels, starts
 
 
-def _simulator():
+def _simulator() -> type["ProcgenGym3Env"]:
     try:
         from procgen import ProcgenGym3Env
     except ModuleNotFoundError as error:

@@ -8,13 +8,13 @@ Source: https://www.crcv.ucf.edu/data/UCF101.php
 import re
 from pathlib import Path
 
-from nbp.data.annotations import write_lists
+from nbp.data.annotations import Row, write_lists
 
 _GROUP = re.compile(r"_g(\d\d)_c\d\d\.avi$")
 _VALIDATION_GROUPS = range(1, 8)
 
 
-def prepare(root, split=1, exclude=frozenset()):
+def prepare(root: str | Path, split: int = 1, exclude: frozenset[str] = frozenset()) -> None:
     """Write train.txt, val.txt and classes.txt into `root`.
 
     Args:
@@ -39,7 +39,7 @@ def prepare(root, split=1, exclude=frozenset()):
     write_lists(root, train, val)
 
 
-def _official(root, path, exclude):
+def _official(root: Path, path: Path, exclude: frozenset[str]) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"split file {path} does not exist")
     clips = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -50,8 +50,9 @@ def _official(root, path, exclude):
     return sorted((clip, clip.split("/")[0]) for clip in clips)
 
 
-def _by_group(root, exclude):
-    train, val = [], []
+def _by_group(root: Path, exclude: frozenset[str]) -> tuple[list[Row], list[Row]]:
+    train: list[Row] = []
+    val: list[Row] = []
     for path in sorted(root.glob("*/v_*.avi")):
         match = _GROUP.search(path.name)
         if not match:

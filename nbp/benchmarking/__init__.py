@@ -1,0 +1,1 @@
+"""What `nbp.benchmark` measures."""

@@ -1,0 +1,114 @@
+"""Nested dicts -> checked dataclasses: what run files, the command line and `config.json` have in common."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+MISSING: Any = "???"   # default of a field that must be given; omegaconf's mark for it
+
+
+@dataclass
+class Section:
+    """Base of every config dataclass. Its fields are numbers, texts, lists and other sections, or None."""
+
+    def check(self) -> None:
+        """Refuse values that are out of range or do not go together.
+
+        Raises:
+            ValueError: names the field, its value and what is accepted.
+        """
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def build_config(schema: type[AnySection], values: Mapping[str, Any], source: object, advice: str = "") -> AnySection:
+    """Dataclass of a nested dict, with every section built and checked.
+
+    Args:
+        schema: dataclass to build.
+        values: its fields; sections as dicts.
+        source: file or other place that the values come from, for messages.
+        advice: added to the message about missing fields.
+
+    Raises:
+        ValueError: unknown field (with the nearest known name), wrong type, missing value, or what `check` refuses.
+    """
+    missing: list[str] = []
+    config = _section(schema, values, source, "", missing)
+    if missing:
+        raise ValueError(f"{source}: no value for {', '.join(sorted(missing))}{advice}")
+    try:
+        _check_all(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return config
+
+
+def check_layer(schema: type[Section], values: Mapping[str, Any], source: object) -> None:
+    """Refuse unknown names and wrong types in values that other layers complete.
+
+    Raises:
+        ValueError: as `build_config`; its message names this layer.
+    """
+    _section(schema, values, source, "", None)
+
+
+def _section(schema: type[AnySection], values: Mapping[str, Any], source: object, prefix: str,
+             missing: list[str] | None) -> AnySection:
+    """Section without `check`; names of missing fields are added to the list, None: anything may be missing."""
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1)
+            hint = f", did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(fields))}"
+            raise ValueError(f"{source}: unknown field {prefix}{name}{hint}")
+    arguments: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values and values[name] != MISSING:
+            arguments[name] = _value(field.type, values[name], source, prefix + name, missing)
+        elif isinstance(field.type, type) and issubclass(field.type, Section):
+            arguments[name] = _section(field.type, {}, source, f"{prefix}{name}.", missing)
+        elif field.default == MISSING and missing is not None:
+            missing.append(prefix + name)
+    return schema(**arguments)
+
+
+def _value(expected: object, value: object, source: object, name: str, missing: list[str] | None) -> object:
+    """`value` as the field's type; an integer will do for a float and a number for a text, a bool for neither."""
+    if missing is None and isinstance(value, str) and "${" in value:
+        return value                                   # omegaconf's reference to another field, not yet resolved
+    optional = typing.get_origin(expected) in (types.UnionType, typing.Union)
+    if value is None and optional:
+        return None
+    kind = typing.get_args(expected)[0] if optional else expected
+    if isinstance(kind, type) and issubclass(kind, Section) and isinstance(value, Mapping):
+        return _section(kind, value, source, f"{name}.", missing)
+    if typing.get_origin(kind) is list and isinstance(value, Sequence) and not isinstance(value, str):
+        return [_value(typing.get_args(kind)[0], item, source, f"{name}[{place}]", missing)
+                for place, item in enumerate(value)]
+    if kind in (float, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if kind is float else str(value)
+    if kind in (int, bool, str) and type(value) is kind:
+        return value
+    raise ValueError(f"{source}: {name} must be {_words(kind)}{' or null' if optional else ''}, got {value!r}")
+
+
+def _words(kind: object) -> str:
+    if typing.get_origin(kind) is list:
+        return "a list"
+    words: dict[object, str] = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+    return words.get(kind, "a section with fields")
+
+
+def _check_all(config: Section) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Section):
+                _check_all(item)
+    config.check()

@@ -1,0 +1,56 @@
+"""Opening video files: the best video stream of each, one kind of error for all that is wrong with it."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import av
+
+File = str | os.PathLike[str]
+
+# What FFmpeg reads and people have; folders are searched for these.
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv",
+                  ".asf", ".flv", ".f4v", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".divx", ".mxf", ".y4m")
+
+
+class VideoError(ValueError):
+    """A video file or picture that cannot be used; the text names it, and so does `path`.
+
+    `path` is optional only because DataLoader rebuilds the exception of a worker from its text.
+    """
+
+    def __init__(self, text: str, path: File | None = None) -> None:
+        super().__init__(text if path is None else f"{path}: {text}")
+        self.path = None if path is None else str(path)
+
+
+@contextlib.contextmanager
+def open_video(path: File, strict: bool = False) -> Iterator[tuple["av.container.InputContainer", "av.VideoStream"]]:
+    """Yield (container, its best video stream: no cover picture); errors inside the block become VideoError.
+
+    With `strict` the decoder reports damage that it would otherwise paint over.
+    """
+    import av
+
+    if not os.path.isfile(path):
+        raise VideoError("no such file", path)
+    if os.path.getsize(path) == 0:
+        raise VideoError("the file is empty", path)
+    try:
+        # Titles and comments are in any encoding; they are not looked at.
+        with av.open(os.fspath(path), metadata_errors="replace") as container:
+            stream = container.streams.best("video")
+            if not isinstance(stream, av.VideoStream):
+                raise VideoError("the file holds no video stream", path)
+            if stream.codec_context is None:
+                raise VideoError("its codec is not known to this FFmpeg", path)
+            stream.thread_count = 1  # DataLoader workers are the parallelism
+            if strict:
+                stream.codec_context.options = {"err_detect": "explode"}
+            yield container, stream
+    except VideoError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError(f"cannot be decoded: {error}", path) from error

@@ -1,0 +1,1 @@
+"""Models as files: native folders, official checkpoints, fetched weights."""

@@ -1,0 +1,190 @@
+"""Models as files: native folders, `model.safetensors` + `config.json`, and strict loading of any source.
+
+A folder holds exactly one model and nothing that is executed on reading; it can be uploaded to a model hub as
+it is. Files are replaced whole, weights first, so that an interrupted save never leaves a half-written file.
+Which class a model has is the caller's business: `build` and `empty_model` take a function that makes it.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from nbp.config import GeneratorConfig, TokenizerConfig, build_config
+from nbp.hub import official
+from nbp.system.files import atomic_path, read_json, write_json
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+HALF = (torch.float16, torch.bfloat16)    # how weights may be kept, at half the size
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")   # a name with one is a file's, no model hub id
+
+State = dict[str, Tensor]
+ModelConfig = GeneratorConfig | TokenizerConfig
+Model = TypeVar("Model", bound=nn.Module)
+CONFIG_CLASSES: dict[str, type[GeneratorConfig] | type[TokenizerConfig]] = {
+    "tokenizer": TokenizerConfig, "generator": GeneratorConfig}
+
+
+def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> tuple[ModelConfig, State]:
+    """Config and tensors of a model, whatever it is stored as; what it is, its content says.
+
+    Args:
+        path: official file, native folder, or a model hub id such as "name/model".
+        kind: "tokenizer" or "generator".
+        config: replaces what an official file says of itself.
+
+    Raises:
+        ValueError: no model of that kind there, or one that cannot be read; the message names the file.
+    """
+    if Path(path).is_file():
+        return official.read_model(path, kind, config)
+    return load_model(path, kind)[1:]
+
+
+def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
+    """Write a native model folder, which is created if missing.
+
+    Args:
+        folder: its path.
+        kind: "tokenizer" or "generator".
+        config: its config dataclass.
+        state: name -> tensor.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with atomic_path(Path(folder) / WEIGHTS) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(Path(folder) / CONFIG, {"kind": kind, "format_version": FORMAT_VERSION,
+                                       "config": dataclasses.asdict(config)})
+
+
+def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelConfig, State]:
+    """Read a native model folder, its weights memory-mapped; those kept in 16 bits are given in float32.
+
+    Args:
+        path: folder, or a model hub id such as "name/model" where huggingface_hub is online.
+        kind: the kind that is expected; None for any.
+
+    Returns:
+        (kind, config, dict of name -> tensor).
+
+    Raises:
+        ValueError: no such folder, another kind or version, unknown or missing config fields, or a damaged file;
+            the message names the file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = _folder(path)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})")
+    content = read_json(folder / CONFIG)
+    if not isinstance(content, dict) or not {"kind", "format_version", "config"} <= set(content):
+        raise ValueError(f"{folder / CONFIG} must hold kind, format_version and config")
+    if content["kind"] not in ((kind,) if kind else CONFIG_CLASSES):
+        raise ValueError(f"{folder} holds a {content['kind']}, expected a {kind or ' or '.join(CONFIG_CLASSES)}")
+    if content["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
+                         f"this code reads {FORMAT_VERSION}")
+    config = build_config(CONFIG_CLASSES[content["kind"]], content["config"], folder / CONFIG)
+    try:
+        state = {name: tensor.float() if tensor.dtype in HALF else tensor
+                 for name, tensor in load_file(folder / WEIGHTS).items()}
+        return content["kind"], config, state
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
+
+
+def _folder(path: str | Path) -> Path:
+    folder = Path(path)
+    if folder.is_dir():
+        return folder
+    parts = str(path).split("/")
+    if folder.suffix in FILE_SUFFIXES and not folder.exists():
+        raise ValueError(f"{path} does not exist")
+    if folder.exists() or len(parts) != 2 or not all(parts) or str(path).startswith("."):
+        raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
+    try:
+        from huggingface_hub import snapshot_download
+
+        return Path(snapshot_download(str(path), allow_patterns=[WEIGHTS, CONFIG]))
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is neither a model folder nor a model hub id that can be read: {error}") from error
+
+
+def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path,
+          device: str | torch.device = "cpu") -> Model:
+    """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory.
+
+    Args:
+        make: constructs the model.
+        state: its tensors.
+        source: named in errors.
+        device: where the tensors go.
+
+    Raises:
+        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
+            is asked for where there is none.
+    """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device {device!r} is not available here: pass device="cpu"')
+    model = empty_model(make)
+    check_state_dict(model, state, source)
+    model.load_state_dict(state, assign=True)
+    return model.to(device).eval()
+
+
+def empty_model(make: Callable[[], Model]) -> Model:
+    """Model whose parameters are on the meta device and whose buffers are computed, as the constructor does."""
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    # What a hook returns is taken instead; torch's annotation does not know it.
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
+    try:
+        return make()
+    finally:
+        hook.remove()
+
+
+def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Refuse weights that are not exactly the model's.
+
+    Raises:
+        ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    problems = []
+    for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
+        if names:
+            problems.append(f"{len(names)} {label} ({', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''})")
+    for name in sorted(expected.keys() & found.keys()):
+        if expected[name] != found[name]:
+            problems.append(f"{name} is {found[name]}, expected {expected[name]}")
+            break
+    if problems:
+        raise ValueError(f"{source}: weights of {len(found)} tensors do not fit a model of {len(expected)}: "
+                         + "; ".join(problems))
+
+
+def count(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """(number of tensors, number of parameters), buffers included."""
+    return len(state), sum(tensor.numel() for tensor in state.values())
+
+
+def model_hash(model: nn.Module) -> str:
+    """Hex sha256 over the names, dtypes, shapes and bytes of a model's tensors; the same from whatever file it came."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""Torch files, read without running anything from them, and their tensors sorted by the model they belong to.
+
+Kinds: tokenizer files `{"model_state_dict": {"module.<name>": ...}}`; generator files, Lightning checkpoints with
+`transformer.<name>` and the tokenizer as `first_stage_model.<name>`, or DeepSpeed conversions that hold less.
+"""
+
+import argparse
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def read_file(path: str | Path) -> object:
+    """Read a torch file memory-mapped, with no code run from it.
+
+    Args:
+        path: file that may hold tensors, plain Python values and `argparse.Namespace`.
+
+    Returns:
+        Its top-level object, on CPU.
+
+    Raises:
+        ValueError: missing, truncated or foreign file, or one that names any other global; the message says which.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"{path} does not exist or is not a file")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:     # foreign bytes make the unpickler raise anything
+        found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
+        if found:
+            raise ValueError(f"{path} is refused: it names {found[1]}, and only tensors, plain values and "
+                             "argparse.Namespace are read from a checkpoint") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is truncated or not a torch checkpoint: {reason}") from error
+
+
+def split_state(content: object, path: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Sort the tensors of a file by the model they belong to.
+
+    Args:
+        content: what `read_file` gave.
+        path: named in errors.
+
+    Returns:
+        dict with "tokenizer" and/or "generator": official name without prefix -> tensor.
+
+    Raises:
+        ValueError: no tensors, or tensors that belong to neither; the message says what was expected.
+    """
+    states: dict[str, dict[str, Tensor]] = {"tokenizer": {}, "generator": {}}
+    other = []
+    for name, tensor in _tensors(content).items():
+        while name.startswith(("module.", "_forward_module.")):
+            name = name.split(".", 1)[1]
+        if name.startswith("transformer."):
+            states["generator"][name.removeprefix("transformer.")] = tensor
+        elif name.startswith(("encoder_layers.", "decoder_layers.", "first_stage_model.")):
+            states["tokenizer"][name.removeprefix("first_stage_model.")] = tensor
+        else:
+            other.append(name)
+    states = {kind: state for kind, state in states.items() if state}
+    if not states or other:
+        found = f"{len(other)} tensors such as {other[0]}" if other else "no tensors"
+        raise ValueError(f"{path} is not an official checkpoint: expected tensors encoder_layers.*, decoder_layers.* "
+                         f"(tokenizer) or transformer.* and first_stage_model.* (generator), found {found}")
+    return states
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(name, str) and torch.is_tensor(value)}

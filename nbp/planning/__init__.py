@@ -1,0 +1,1 @@
+"""Memory, operations and hours of a run on paper."""

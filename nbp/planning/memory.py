@@ -1,0 +1,211 @@
+"""Memory of a training step, followed allocation by allocation on the meta device.
+
+Every tensor of the forward and backward pass is a storage with a size and a life; the most that are alive at once is
+what an allocator must hold, but for its rounding and for scratch memory inside kernels. ZeRO's shares: Rajbhandari
+et al., arXiv 1910.02054, section 5; its buffers: DeepSpeed's default bucket sizes.
+"""
+
+import math
+import weakref
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from nbp.generator.transformer import TransformerLayer
+from nbp.planning.dry_run import build_module, loss_of
+
+STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
+REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000   # elements: DeepSpeed's defaults
+
+# The largest tensors of these models under torch.autocast("cuda"): what runs in 16 bit, and what in float32.
+_LOW = {F.linear, F.conv2d, F.conv3d, torch.matmul, torch.bmm}
+_FULL = {F.layer_norm, F.group_norm, F.cross_entropy, F.mse_loss, F.l1_loss, F.softplus}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device, by what holds them."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int        # moving average of the weights
+    frozen: int         # networks of losses
+    buffers: int        # communication
+    activations: int    # with temporary tensors, at their peak
+    logits: int         # of them, at the same time: logits, their softmax and gradient
+    host: int           # in the host's memory, for this device
+
+    @property
+    def total(self):
+        """Bytes on the device."""
+        return sum(getattr(self, name) for name in self.__dataclass_fields__ if name != "host")
+
+
+def device_memory(run, strategies, world, low_precision, micro_batch):
+    """Memory of one device in the middle of an optimizer step, where gradients of earlier micro-batches exist.
+
+    Args:
+        run: `TokenizerRun` or `GeneratorRun`.
+        strategies: names out of STRATEGIES.
+        world: number of devices.
+        low_precision: bf16-mixed; False: float32.
+        micro_batch: `nbp.planning.dry_run.MicroBatch`.
+
+    Returns:
+        dict: strategy -> `Memory`.
+    """
+    result = {}
+    for engine in (False, True):
+        names = [name for name in strategies if name.startswith("deepspeed") == engine]
+        if not names:
+            continue
+        module = build_module(run)
+        if engine and low_precision:
+            module.bfloat16()          # the engine trains in bfloat16 and keeps float32 copies in its optimizer
+        activations, logits = trace(module, micro_batch, torch.bfloat16 if low_precision and not engine else None)
+        trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        for name in names:
+            shares = _engine_shares(name, trained, world, low_precision) if engine else dict(
+                weights=4 * trained, gradients=4 * trained, optimizer=8 * trained, host=0,
+                buffers=4 * trained if name == "ddp" else 0)        # the reducer's buckets
+            result[name] = Memory(
+                **shares, average=0 if module.ema is None else _bytes(module.ema),
+                frozen=sum(map(_bytes, frozen_networks(module))), activations=activations, logits=logits)
+    return {name: result[name] for name in strategies}
+
+
+def _engine_shares(strategy, trained, world, low_precision):
+    """Bytes of weights, gradients, optimizer and buffers under DeepSpeed, for `trained` parameters."""
+    size, stage = 2 if low_precision else 4, int(strategy.split("_")[1])
+    weights, gradients, optimizer = (world if stage >= needed else 1 for needed in (3, 2, 1))
+    bytes_of = {"weights": size * trained // weights, "gradients": size * trained // gradients,
+                "optimizer": 12 * trained // optimizer, "host": 0,
+                "buffers": size * REDUCE_BUCKET}                    # allocated whole, however small the model
+    if stage == 3:
+        bytes_of["buffers"] += size * min(LIVE_PARAMETERS, trained)
+    if strategy.endswith("_offload"):
+        bytes_of |= {"gradients": 0, "optimizer": 0, "host": bytes_of["optimizer"] + 4 * trained // gradients}
+    return bytes_of
+
+
+def frozen_networks(module):
+    """Networks that a training module uses and does not train."""
+    return [network for network in module._frozen if network is not None]
+
+
+def _bytes(module):
+    return sum(t.numel() * t.element_size() for t in [*module.parameters(), *module.buffers()])
+
+
+def trace(module, micro_batch, autocast=None):
+    """Peak of what forward and backward of one micro-batch allocate beside weights and gradients.
+
+    Args:
+        module: training module on the meta device; receives gradients.
+        micro_batch: `MicroBatch`.
+        autocast: torch.bfloat16, or None.
+
+    Returns:
+        (bytes of activations and temporaries, bytes of logits) at the moment when their sum is largest.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter)
+    standing = [t for m in [module, *frozen_networks(module)] for t in [*m.parameters(), *m.buffers()]]
+    standing += [p.grad for p in module.parameters() if p.grad is not None]
+    num_logits = 0
+    if module.run.kind == "generator":
+        model = module.model
+        positions = model.layout.num_inputs(math.prod(model.config.grid))
+        num_logits = micro_batch.batch_size * positions * model.head.out_features
+    for layer in module.modules():
+        if isinstance(layer, TransformerLayer):        # recomputation in the backward pass leaves the modes around it
+            layer.forward = _under_rules(layer.forward, autocast)
+    with Allocations(standing, num_logits) as allocations, GpuRules(autocast):
+        loss_of(module, micro_batch).backward()
+    return allocations.peak
+
+
+def _under_rules(forward, autocast):
+    def run(*args):
+        with GpuRules(autocast):
+            return forward(*args)
+    return run
+
+
+class Allocations(TorchDispatchMode):
+    """Follows the storages that operations make.
+
+    Args:
+        standing: tensors that were there before and are not counted.
+        num_logits: number of values of a tensor that counts as logits; 0: none does.
+
+    Attributes:
+        peak: (other bytes, bytes of logits) when their sum was largest.
+    """
+
+    def __init__(self, standing=(), num_logits=0):
+        super().__init__()
+        self._kept = [t.untyped_storage() for t in standing]
+        self._known = {id(storage) for storage in self._kept}
+        self._alive, self._references = [0, 0], {}
+        self.num_logits, self.peak = num_logits, (0, 0)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor)
+        return out
+
+    def _note(self, tensor):
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known:
+            return
+        kind, size = int(tensor.numel() == self.num_logits), storage.nbytes()
+
+        def release(_):
+            self._known.discard(key)
+            self._alive[kind] -= size
+            del self._references[key]
+
+        self._known.add(key)
+        self._references[key] = weakref.ref(storage, release)
+        self._alive[kind] += size
+        if sum(self._alive) > sum(self.peak):
+            self.peak = tuple(self._alive)
+
+
+class GpuRules(TorchFunctionMode):
+    """What a GPU makes of a forward pass: fused attention and, with `autocast`, the precision of each operation."""
+
+    def __init__(self, autocast=None):
+        super().__init__()
+        self.autocast = autocast
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if self.autocast is not None and (func in _LOW or func in _FULL):
+            dtype = self.autocast if func in _LOW else torch.float32
+            args, kwargs = tree_map_only(torch.Tensor, lambda t: _cast(t, dtype), (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _attention(self, query, key, value, attn_mask=None):
+        dtype = self.autocast or query.dtype
+        query, key, value = (t.to(dtype) for t in (query, key, value))
+        bias = None
+        if attn_mask is not None:      # the kernel takes an additive mask
+            bias = attn_mask.to(dtype).expand(*query.shape[:2], *attn_mask.shape[-2:])
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
+
+
+def _cast(tensor, dtype):
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor

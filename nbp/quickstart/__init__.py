@@ -1,0 +1,1 @@
+"""python -m nbp.quickstart: stages, baselines, scores."""

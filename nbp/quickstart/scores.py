@@ -1,0 +1,176 @@
+"""Score every clip set of a quickstart run once: python -m nbp.quickstart.scores RUN --data configs/data/procgen.yaml
+
+Writes RUN/scores.json. The real set of every distance is RUN/reconstruction/real.npz (validation clips).
+Class consistency: share of clips whose nearest class centroid, in standardised I3D logits, is their own class;
+the centroids are those of training clips, so nothing that is judged took part in them, real clips included.
+Features are kept in RUN/features: a stopped run goes on, and a set that did not change is not read again.
+Legend: N clips, D features.
+"""
+
+import argparse
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from nbp.data import clip_set
+from nbp.evaluation.features import Clips, Extraction, extract_features
+from nbp.evaluation.fvd import frechet_distance, polynomial_mmd
+from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.networks import load_network
+from nbp.evaluation.paired import paired_scores
+from nbp.evaluation.protocols import get_protocol
+from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
+from nbp.evaluation.uncertainty import bootstrap_interval
+from nbp.hub.fetch import fetch_i3d, fetch_lpips
+from nbp.system.command import run_command
+from nbp.system.files import read_json, write_json
+from nbp.system.progress import progress
+from nbp.workflows.clip_sources import open_clips
+
+SETS = {"reconstruction": "reconstruction", "pooled": "baselines/pooled", "generated": "generated",
+        "class_tokens": "baselines/class_tokens", "uniform_tokens": "baselines/uniform_tokens",
+        "predicted": "predicted", "frozen": "baselines/frozen"}
+PROTOCOL = "quickstart"
+Scores: TypeAlias = dict[str, Any]  # what scores.json says of one set
+PIXEL_SCORES = ("psnr", "ssim", "lpips", "frame_difference_error", "code_usage", "code_perplexity")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    run, protocol = Path(options.run), get_protocol(PROTOCOL)
+    real = open_clips(run / "reconstruction" / "real.npz")
+    fakes = {name: open_clips(run / folder) for name, folder in SETS.items()}
+    train, train_labels = some_of_each_class(open_clips(options.data, split="train"), options.clips_per_centroid)
+    network = load_network(protocol.network, fetch_i3d(options.ckpt), options.device)
+    how = Extraction(run / "features")
+    features = {name: extract_features(clips, network, protocol, how)
+                for name, clips in {"train": train, "real": real, **fakes}.items()}
+
+    judge = Judge(features["train"], train_labels)
+    scores = {"real": judge(features["real"], labels_of(real))}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # As many training clips as there are validation clips: what a perfect generator would score.
+        alike = spread(train_labels, len(real) // len(set(labels_of(real).tolist())))
+        scores["train"] = {"clips": len(alike)}
+        scores |= {name: judge(features[name], labels_of(clips)) for name, clips in fakes.items()}
+        sets = {"train": features["train"][alike]} | {name: features[name] for name in fakes}
+        for name, fake in progress(sets.items(), len(sets), "distances", "sets"):
+            scores[name] |= distances(features["real"], fake, options.draws, options.seed)
+    lpips_net, pixels = pixel_scores(run, options)
+    for name, values in pixels.items():
+        scores[name] |= values
+    report = {
+        "protocol": protocol.name, "protocol_fields": dataclasses.asdict(protocol), "seed": options.seed,
+        "weights_sha256": network.weights_sha256, "lpips_net": lpips_net, "sets": scores,
+        "centroids": {"source": train.name, "clips": len(train)},
+        "notes": sorted({str(warning.message) for warning in caught}), **provenance()}
+    write_json(run / "scores.json", report)
+    state(report)
+    print(f"wrote {run / 'scores.json'}")
+
+
+def state(report: Mapping[str, Any]) -> None:
+    """Print protocol, scores and notes."""
+    fields = ", ".join(f"{name}={value}" for name, value in report["protocol_fields"].items() if name != "name")
+    print(f"protocol {report['protocol']}: {fields}\nI3D weights sha256 {report['weights_sha256'][:12]}, LPIPS network "
+          f"{report['lpips_net']}, seed {report['seed']}, commit {report['commit']}")
+    for name, values in report["sets"].items():
+        print(f"{name:16s} " + "  ".join(f"{key} {value:.4g}" for key, value in values.items()
+                                         if isinstance(value, (int, float))))
+    for note in report["notes"]:
+        print(f"note: {note}")
+
+
+def distances(real: np.ndarray, fake: np.ndarray, draws: int, seed: int) -> Scores:
+    """Frechet distance with its interval over `draws` resampled sets, and kernel distance, of features (N,D), (M,D)."""
+    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake, draws, seed=seed),
+            "kvd": polynomial_mmd(real, fake)}
+
+
+class Judge:
+    """Class consistency of sets, by the centroids of one labelled set.
+
+    Args:
+        features: (N,D) of the labelled set.
+        labels: (N,) ints.
+    """
+
+    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
+        self.features, self.labels = features, labels
+
+    def __call__(self, features: np.ndarray, labels: np.ndarray) -> Scores:
+        """{"clips", "class_consistency", "class_consistency_by_class": {label: share}} of features (M,D)."""
+        shares = {label: nearest_centroid_accuracy(self.features, self.labels, features[labels == label],
+                                                   labels[labels == label]) for label in sorted(set(labels.tolist()))}
+        return {"clips": len(labels), "class_consistency": nearest_centroid_accuracy(self.features, self.labels,
+                                                                                     features, labels),
+                "class_consistency_by_class": shares}
+
+
+def spread(labels: np.ndarray, count: int) -> list[int]:
+    """Places of `count` clips of each class, evenly spread over the list, or of all of a class that has fewer."""
+    chosen = []
+    for label in sorted(set(labels.tolist())):
+        places = np.flatnonzero(labels == label)
+        chosen += places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))].tolist()
+    return chosen
+
+
+def some_of_each_class(clips: Clips, count: int) -> tuple[Clips, np.ndarray]:
+    """A smaller set of clips, those that `spread` picks, and their labels (N,)."""
+    labels = labels_of(clips)
+    chosen = spread(labels, count)
+    return clips.subset(chosen), labels[chosen]
+
+
+def labels_of(clips: Clips) -> np.ndarray:
+    """Labels (N,) of a set.
+
+    Raises:
+        ValueError: clips without a class.
+    """
+    if clips.labels is None or clips.labels.min() < 0:
+        raise ValueError(f"{clips.name} has clips without a class; class centroids need labels")
+    return clips.labels
+
+
+def pixel_scores(run: Path, options: argparse.Namespace) -> tuple[str, dict[str, Scores]]:
+    """PSNR, SSIM, LPIPS and frame-difference error of pooled pixels and of reconstructions, and these' code use.
+
+    Those of the reconstructions are what `nbp.reconstruct` measured; pooled pixels take the same way.
+
+    Raises:
+        ValueError: pooled pixels of other clips than the reconstructed ones.
+    """
+    measured = read_json(run / "reconstruction" / "scores.json")
+    pooled = clip_set.load(run / SETS["pooled"])
+    real = clip_set.read_arrays(run / "reconstruction" / "real.npz")
+    if pooled["path"].tolist() != real["path"].tolist():
+        raise ValueError(f"{run / SETS['pooled']} does not hold the clips of {run / 'reconstruction'}; make it again")
+    net = measured["lpips_net"]
+    model = LPIPS.from_file(fetch_lpips(net, options.ckpt), net)
+    own = {name: value for name, value in measured["scores"].items() if name in PIXEL_SCORES}
+    return net, {"reconstruction": own, "pooled": paired_scores(pooled["video"], real["video"], model,
+                                                                device=options.device)}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m nbp.quickstart.scores", description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder of the quickstart run")
+    parser.add_argument("--data", required=True, help="data config, for the training clips of the class centroids")
+    parser.add_argument("--clips-per-centroid", type=int, default=12)
+    parser.add_argument("--draws", type=int, default=50, help="resampled sets for the intervals of distances")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling")
+    parser.add_argument("--ckpt", default="ckpt", help="folder of fetched weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

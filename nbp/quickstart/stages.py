@@ -1,0 +1,94 @@
+"""The stages of the quickstart: which command makes what, from which settings."""
+
+import signal
+import sys
+from pathlib import Path
+
+from typing_extensions import TypedDict
+
+from nbp.quickstart.runner import Stage, run_stages
+
+
+class Size(TypedDict):
+    """How much a run does: its data set, its counts, and what is added to the commands of stages."""
+
+    data: str
+    root: str
+    train_clips: int
+    val_clips: int
+    num_clips: int
+    tokenizer: tuple[str, ...]
+    generator: tuple[str, ...]
+    scores: tuple[str, ...]
+    benchmark: tuple[str, ...]
+
+
+FULL: Size = {
+    "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 1400, "val_clips": 60, "num_clips": 60,
+    "tokenizer": (), "generator": (), "scores": ("--clips-per-centroid", "6"), "benchmark": (),
+}
+SMOKE: Size = {
+    "data": "configs/data/procgen_smoke.yaml", "root": "data/procgen-smoke", "train_clips": 24, "val_clips": 12,
+    "num_clips": 8,
+    "tokenizer": ("curriculum=[{steps: 4, num_frames: 1, batch_size: 4}, {steps: 2, num_frames: 5, batch_size: 2}, "
+                  "{steps: 4, num_frames: 17, batch_size: 1}]", "trainer.val_every_steps=5", "trainer.val_batches=1",
+                  "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", "loss.adversarial_start_step=6",
+                  "loss.adversarial_warmup_steps=0"),
+    "generator": ("max_steps=6", "batch_size=4", "trainer.val_every_steps=3", "trainer.val_batches=1",
+                  "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1"),
+    "scores": ("--clips-per-centroid", "1", "--draws", "4"), "benchmark": ("--repeats", "1"),
+}
+
+
+def run_quickstart(smoke: bool, out: str | Path | None = None) -> None:
+    """Run the stages that are not done in OUT; the arguments are those of the command."""
+    out = Path(out or ("runs/smoke" if smoke else "runs/quickstart"))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is told to stop as well
+    run_stages(stages(out, SMOKE if smoke else FULL), out)
+    print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
+                                              if smoke else ""))
+
+
+def stages(out: Path, size: Size) -> list[Stage]:
+    """The commands of a run, in order.
+
+    Args:
+        out: run folder.
+        size: `FULL` or `SMOKE`.
+
+    Returns:
+        list of `Stage`.
+    """
+    tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
+    models = ("--tokenizer", tokenizer, "--generator", generator)
+    real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])
+    # The rate of Procgen's files; after five minutes of training much of what is unlikely is also wrong.
+    how = ("--num-clips", str(size["num_clips"]), "--fps", "15", "--temperature", "0.7")
+
+    def stage(name: str, module: str, output: str | Path, *arguments: str) -> Stage:
+        if isinstance(output, Path):      # the data set, which other runs use too: prepare makes it fit its arguments
+            return Stage(name, f"nbp.{module}", arguments, output)
+        top = Path(output).parts[0]
+        return Stage(name, f"nbp.{module}", arguments, out / output, out / top if top != output else None)
+
+    return [
+        stage("prepare", "prepare", Path(size["root"]) / "train.txt", "procgen", "--root", size["root"],
+              "--train-clips", str(size["train_clips"]), "--val-clips", str(size["val_clips"])),
+        stage("tokenizer", "train", "tokenizer/model/config.json", "configs/tokenizer_procgen.yaml",
+              f"trainer.out={out}/tokenizer", f"data.root={size['root']}", *size["tokenizer"]),
+        stage("tokens", "tokenize", "tokens/val/meta.json", "--tokenizer", tokenizer, *data, "--out", f"{out}/tokens"),
+        stage("generator", "train", "generator/model/config.json", "configs/generator_procgen.yaml",
+              f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size["generator"]),
+        stage("reconstruct", "reconstruct", "reconstruction/clips.npz", "--tokenizer", tokenizer, *data,
+              "--lpips", "alex", "--out", f"{out}/reconstruction"),
+        stage("generate", "generate", "generated/clips.npz", *models, *how, "--out", f"{out}/generated"),
+        stage("predict", "generate", "predicted/clips.npz", *models, *how, *data, "--prefix-frames", "5",
+              "--out", f"{out}/predicted"),
+        stage("baselines", "quickstart.baselines", "baselines/uniform_tokens/clips.npz", "--real", real,
+              "--generated", f"{out}/generated", "--predicted", f"{out}/predicted", "--tokenizer", tokenizer,
+              "--tokens", f"{out}/tokens/train", "--prefix-frames", "5", "--out", f"{out}/baselines"),
+        stage("evaluate", "quickstart.scores", "scores.json", str(out), *data, *size["scores"]),
+        stage("benchmark", "benchmark", "benchmark.json", *models, "--out", f"{out}/benchmark.json",
+              *size["benchmark"]),
+        stage("report", "reporting", "report.html", str(out)),
+    ]

@@ -1,0 +1,29 @@
+"""Joins the sections to the report of a quickstart run; `python -m nbp.reporting` is the command around it."""
+
+from pathlib import Path
+
+from nbp.reporting import page, sections
+from nbp.reporting.checks import checks
+from nbp.reporting.inputs import machine, read_run
+from nbp.system.files import write_json, write_text
+
+
+def write_report(run: str | Path) -> None:
+    """Write report.html, report.json and pictures into a run folder, and print which checks are reached."""
+    made = read_run(run)
+    results, here = checks(made.scores["sets"]), machine()
+    body = "\n".join([
+        sections.summary(made, results), sections.verdicts(made, results), sections.reconstructions(made),
+        sections.generated(made), sections.predicted(made), sections.training(made), sections.mask(made),
+        sections.metrics(made), sections.speed(made), sections.stages(made), sections.environment(made, here)])
+    write_json(made.folder / "report.json", {
+        "checks": [check.as_dict() for check in results], "scores": made.scores, "benchmark": made.benchmark,
+        "stages": made.stages, "machine": here, "seeds": made.seeds,
+        "training": {kind: {name: values[-1] for name, (_, values) in curves.items()}
+                     for kind, curves in made.curves.items()}})
+    write_text(made.folder / "report.html", page.page("Next-block video generation: quickstart", body))
+    print(sections.protocol(made.scores))
+    for check in results:
+        print(f"{'reached    ' if check.passed else 'NOT REACHED'}  {check.name}: {check.value:.4g}, required "
+              f"{check.required} ({check.baseline})")
+    print(f"wrote {made.folder / 'report.html'}")

@@ -1,0 +1,1 @@
+"""Files, progress and processes: what everything else stands on."""

@@ -1,0 +1,49 @@
+"""Which process am I, which device is mine, and waiting for the others; read from the variables that torchrun sets."""
+
+import datetime
+import os
+from typing import Any, TypeVar
+
+# A rank that resumes has less to do than one whose part was lost, so they may come hours apart.
+PATIENCE = datetime.timedelta(days=2)
+T = TypeVar("T")
+
+
+def rank_and_world() -> tuple[int, int]:
+    """(rank, world size) of this process; (0, 1) without a launcher."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def default_device() -> str:
+    """This rank's GPU, "cuda:<local rank>", or "cpu" where there is none."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
+
+
+def gather(value: T) -> list[T]:
+    """The values of all ranks, in their order; only the own one without a launcher."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return [value]
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    values: list[Any] = [None] * world
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier(problem: str = "") -> None:
+    """Wait until every rank is here; nothing to wait for without a launcher.
+
+    Args:
+        problem: what went wrong at this rank, if anything did.
+
+    Raises:
+        ValueError: something went wrong at one of them. All hear of it, so that none goes on or waits alone.
+    """
+    if problems := list(filter(None, gather(problem))):
+        raise ValueError(problems[0])

@@ -1,0 +1,1 @@
+"""What joins the parts: tokenizing, generating, reconstructing, opening and scoring sets of clips."""

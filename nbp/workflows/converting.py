@@ -1,0 +1,172 @@
+"""One form of a model into another: official files, native folders, and checkpoints of training runs.
+
+Every conversion but `native_to_half` is exact, all are strict, and each returns (number of tensors, number of parameters), buffers included.
+"""
+
+import argparse
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nbp.config import GeneratorConfig, TokenizerConfig, build_config
+from nbp.generator.model import Generator
+from nbp.hub import models, name_tables, official
+from nbp.hub.torch_files import read_file, split_state
+from nbp.system.files import atomic_path, read_json
+from nbp.tokenizer.model import Tokenizer
+from nbp.training import checkpoints
+
+# What has no place in an official file and changes no logits: training options and how ids are drawn.
+FREE_FIELDS = {"condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial"}
+
+
+def official_to_native(source: str | Path, target: str | Path, kind: str | None = None) -> tuple[int, int]:
+    """Write the model of an official file as a native folder.
+
+    Args:
+        source: official file.
+        target: folder.
+        kind: "tokenizer" or "generator"; needed where the file holds both and the tokenizer is wanted.
+
+    Raises:
+        ValueError: see `nbp.hub.official`; or no model of that kind in the file.
+    """
+    if kind is None:
+        kind = "generator" if "generator" in split_state(read_file(source), source) else "tokenizer"
+    config, state = official.read_model(source, kind)
+    return _write_native(target, kind, config, state, source)
+
+
+def native_to_official(source: str | Path, target: str | Path) -> tuple[int, int]:
+    """Write a native folder as a file that the official code reads.
+
+    Raises:
+        ValueError: a model the official code cannot express; the message names the fields.
+    """
+    _, config, native = models.load_model(source)
+    models.check_state_dict(_empty_model(config), native, source)
+    state = name_tables.to_official(native, name_tables.name_table(config))
+    if isinstance(config, GeneratorConfig):
+        content = generator_checkpoint(config, state, source)
+    elif config != official.tokenizer_config():
+        raise ValueError(f"{source}: the official code builds only {official.tokenizer_config()}, this is {config}")
+    else:
+        content = {"model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
+    with atomic_path(target) as temporary:
+        torch.save(content, temporary)
+    return models.count(state)
+
+
+def generator_checkpoint(config: GeneratorConfig, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Any]:
+    """Lightning checkpoint of the official layout: {"state_dict", "hyper_parameters", ...}.
+
+    Raises:
+        ValueError: a model the official code cannot express; the message names the fields.
+    """
+    if config.condition == "text" and config.num_condition_ids != official.TEXT_VOCABULARY:
+        raise ValueError(f"{source}: the official code has no text model with num_condition_ids="
+                         f"{config.num_condition_ids} (it would be {official.TEXT_VOCABULARY})")
+    hyper_parameters = _hyper_parameters(config)
+    read_back = official.generator_config(state, hyper_parameters, source)
+    free = FREE_FIELDS | ({"pad_visibility"} if config.pad_token is None else set())
+    differing = [field.name for field in dataclasses.fields(config) if field.name not in free
+                 and getattr(read_back, field.name) != getattr(config, field.name)]
+    if differing:
+        raise ValueError(f"{source}: the official code has no model with " + ", ".join(
+            f"{name}={getattr(config, name)} (it would be {getattr(read_back, name)})" for name in differing))
+    return {"epoch": 0, "global_step": 0, "pytorch-lightning_version": "1.5.4", "hparams_name": "kwargs",
+            "state_dict": {f"transformer.{name}": tensor for name, tensor in state.items()},
+            "hyper_parameters": hyper_parameters}
+
+
+def _hyper_parameters(config: GeneratorConfig) -> dict[str, Any]:
+    """What the official trainer stores beside the tensors."""
+    args = argparse.Namespace(
+        n_layer=config.num_layers, n_head=config.num_heads, n_embd=config.width, block_size=config.max_seq_len,
+        token_number_per_step=config.block_size, hybrid=config.start == "hybrid",
+        unconditional=config.condition == "none", starts_with_bov=config.begin_token,
+        cond_token_num=config.condition_len, cond_stage_key="text" if config.condition == "text" else "label",
+        class_cond_dim=config.num_condition_ids if config.condition == "label" else None,
+        sequence_length=4 * (config.grid[0] - 1) + 1, resolution=8 * config.grid[1], transformer_dropout=config.dropout,
+        tokenizer="magvit2", tokenizer_path=None, llama_tokenizer=None, vtokens=False, vtokens_pos=False, semi_ar=True,
+        n_unmasked=0, vocab_size=config.num_codes, first_stage_vocab_size=config.num_codes, p_drop_cond=None,
+        grad_accumulates=1, grad_clip_val=1.0)
+    return dict(args=args, ckpt_path=None, ignore_keys=["mask"], first_stage_key="video",
+                cond_stage_key=args.cond_stage_key, pkeep=1.0, bov_token=0, tokenizer_path=None, llama_tokenizer=None)
+
+
+def deepspeed_to_fp32(source: str | Path, target: str | Path) -> tuple[int, int]:
+    """Gather a DeepSpeed checkpoint folder (ZeRO 1, 2 or 3) into one file with a float32 `state_dict`.
+
+    DeepSpeed unpickles the folder: convert only what you or people you trust have trained.
+
+    Raises:
+        ValueError: the folder is not a DeepSpeed checkpoint.
+    """
+    if not (Path(source) / "latest").is_file():
+        raise ValueError(f"{source} is not a DeepSpeed checkpoint folder: it has no file `latest`")
+    from pytorch_lightning.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict
+
+    with atomic_path(target) as temporary:
+        content = convert_zero_checkpoint_to_fp32_state_dict(source, str(temporary))
+    return models.count(content["state_dict"])
+
+
+def checkpoint_to_native(source: str | Path, target: str | Path) -> tuple[int, int]:
+    """Write the model of a training checkpoint as a native folder: its moving average where it has one.
+
+    Args:
+        source: checkpoint of one device or DDP (a file), or of DeepSpeed (a folder; see `deepspeed_to_fp32`).
+        target: folder.
+
+    Raises:
+        ValueError: damaged, or not a checkpoint of `nbp.train`.
+    """
+    if damage := checkpoints.find_damage(source):
+        raise ValueError(f"checkpoint {source}: {damage}")
+    if Path(source).is_dir():
+        run = read_json(Path(source) / checkpoints.MANIFEST)["run"]
+        Path(target).resolve().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=Path(target).resolve().parent) as folder:
+            deepspeed_to_fp32(source, Path(folder) / "weights.ckpt")
+            state = torch.load(Path(folder) / "weights.ckpt", map_location="cpu", weights_only=True)["state_dict"]
+    else:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+        if "run" not in content.get("hyper_parameters", {}):
+            raise ValueError(f"{source} is not a checkpoint of nbp.train: it holds no configuration")
+        run, state = content["hyper_parameters"]["run"], content["state_dict"]
+    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
+    native = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    config = build_config(models.CONFIG_CLASSES[run["kind"]], run["model"], source)
+    return _write_native(target, run["kind"], config, native, source)
+
+
+def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
+    """Write a native folder with weights in float16, half the size; it is loaded in float32.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    kind, config, state = models.load_model(source)
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{source}: {len(broken)} tensors exceed float16, first {broken[0]}")
+    return _write_native(target, kind, config, half, source)
+
+
+def _write_native(target: str | Path, kind: str, config: models.ModelConfig, state: Mapping[str, Tensor],
+                  source: str | Path) -> tuple[int, int]:
+    models.check_state_dict(_empty_model(config), state, source)
+    models.save_model(target, kind, config, state)
+    return models.count(state)
+
+
+def _empty_model(config: models.ModelConfig) -> Tokenizer | Generator:
+    if isinstance(config, TokenizerConfig):
+        return models.empty_model(lambda: Tokenizer(config))
+    return models.empty_model(lambda: Generator(config))

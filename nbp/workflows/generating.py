@@ -1,0 +1,235 @@
+"""From models to a clip set: what to generate, and how a batch of requests becomes clips; `nbp.generate` is the
+command around it.
+
+Legend: B batch, T H W pixels, t h w latent grid, C condition tokens.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict, Unpack
+
+from nbp.config import DataConfig, GeneratorConfig, load_config, to_dict
+from nbp.data import clip_set
+from nbp.data.annotations import annotations_sha256
+from nbp.data.classes import read_classes
+from nbp.data.clips import video_to_frames
+from nbp.data.dataset import VideoDataset
+from nbp.download import load_magvit2, load_transformer
+from nbp.generator.conditions import condition_encoder
+from nbp.generator.model import Generator
+from nbp.hub.models import model_hash
+from nbp.system.distributed import barrier, rank_and_world
+from nbp.system.files import read_json
+from nbp.system.progress import progress
+from nbp.tokenizer.model import Tokenizer
+
+Encoder: TypeAlias = Callable[[dict[str, Any]], Tensor]  # dict with label (B,) and text (B) -> ids (B, C)
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How codes are drawn: arguments of `Generator.generate`."""
+
+    greedy: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    cfg_scale: float | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Clip `number` of a run: its class id (-1: none), text, and the validation item that it continues (-1: none)."""
+
+    number: int
+    label: int = -1
+    text: str = ""
+    item: int = -1
+    path: str = ""
+
+
+def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int, labels: Sequence[int] | None,
+             texts: Sequence[str] | None, classes: str | None, text_tokenizer: str | None, data: str | None,
+             clips_per_video: int, prefix_frames: int, unconditional: bool, seed: int, batch_size: int, precision: str,
+             fps: float, device: str, **sampling: Unpack[SamplingOptions]) -> None:
+    """Write a clip set with its videos and a picture; the arguments are those of the command.
+
+    Raises:
+        ValueError: requests that the models cannot meet, or a folder with clips of other settings.
+    """
+    tokens = load_magvit2(tokenizer, device=device)
+    model = load_transformer(generator, tokens, device=device)
+    dataset = None
+    if data:
+        dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
+        check_prefix(prefix_frames, model.config, tokens, dataset.data)
+    texts = texts or (read_classes(classes) if classes else None)
+    requests = list_requests(model.config, num_clips, labels, texts, dataset)
+    encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
+    settings = {
+        "tokenizer_hash": model_hash(tokens), "generator_hash": model_hash(model), "seed": seed,
+        "num_clips": len(requests), "labels": labels, "texts": texts, "data": data,
+        "data_config": to_dict(dataset.data) if dataset else None,
+        "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
+        "clips_per_video": clips_per_video, "prefix_frames": prefix_frames,
+        "unconditional": unconditional, "fps": fps, "precision": precision, **sampling}
+    if encode is not None and model.config.condition == "text":
+        settings |= _text_ids(encode, requests, Path(out))
+    parts = clip_set.Parts(out, settings)
+    if precision == "bf16":
+        model.bfloat16()
+    continued = None if dataset is None else Continued(dataset, prefix_frames)
+    fill(parts, requests, batch_size, lambda batch: generate_clips(model, tokens, batch, encode, continued, seed,
+                                                                   **sampling))
+    barrier()
+    if rank_and_world()[0] == 0:
+        parts.merge(len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
+        clip_set.write_pictures(out, fps)
+        written = len(clip_set.load(out)["label"])
+        print(f"wrote {written} clips to {out}" + (f"; {len(requests) - written} are left out, their files are bad"
+                                                   if written < len(requests) else ""))
+
+
+def fill(parts: clip_set.Parts, requests: Sequence[Request], batch_size: int,
+         make: Callable[[list[Request]], "Made | None"]) -> None:
+    """Make this rank's clips that `parts` does not hold yet."""
+    rank, world = rank_and_world()
+    done = parts.done()
+    todo = [] if parts.finished else [request for request in requests[rank::world] if request.number not in done]
+    batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
+    for batch in progress(batches, len(batches), "generate", "batches"):
+        made = make(batch)
+        if made is not None:
+            parts.add([r.number for r in made.requests], video=made.frames, indices=made.indices,
+                      label=np.array([r.label for r in made.requests]),
+                      path=np.array([r.path for r in made.requests], dtype=np.str_))
+
+
+def _text_ids(encode: Encoder, requests: Sequence[Request], out: Path) -> dict[str, str]:
+    """What tells one text tokenizer from another: a digest of the ids that the texts become.
+
+    Sets that were begun before it was recorded go on without.
+    """
+    if (out / "meta.json").is_file() and "text_ids_sha256" not in read_json(out / "meta.json"):
+        return {}
+    ids = encode({"text": sorted({request.text for request in requests})})  # (number of texts, C)
+    return {"text_ids_sha256": hashlib.sha256(ids.numpy().tobytes()).hexdigest()}
+
+
+def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int] | None = None,
+                  texts: Sequence[str] | None = None, dataset: VideoDataset | None = None) -> list[Request]:
+    """List the clips to make.
+
+    Args:
+        config: of the generator.
+        num_clips: how many, at least 1; with a dataset at most its length.
+        labels: class ids to cycle through; None: all classes, or those of the continued clips.
+        texts: prompts to cycle through, for text-conditioned models.
+        dataset: whose clips are continued, evenly spread over its list; None: from nothing.
+
+    Raises:
+        ValueError: no clips, a label or text that the model cannot take, none where it needs one, or some beside a
+            dataset, whose clips have their own.
+    """
+    if num_clips < 1:
+        raise ValueError(f"--num-clips must be at least 1, got {num_clips}")
+    if dataset is not None and (labels or texts):
+        raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
+                         f"got {labels or texts}")
+    if config.condition == "text" and not texts and dataset is None:
+        raise ValueError("this model is conditioned on text: give --texts")
+    for label in labels or ():
+        if config.condition != "label" or not 0 <= label < config.num_condition_ids:
+            raise ValueError(f"label {label}: the model takes "
+                             + (f"0..{config.num_condition_ids - 1}" if config.condition == "label" else "no labels"))
+    if dataset is not None:
+        num_clips = min(num_clips, len(dataset))
+        items = [number * len(dataset) // num_clips for number in range(num_clips)]
+        return [_continuation(number, item, dataset) for number, item in enumerate(items)]
+    if config.condition == "label":
+        labels = labels or range(config.num_condition_ids)
+        return [Request(number, label=labels[number % len(labels)]) for number in range(num_clips)]
+    if config.condition == "text" and texts:
+        return [Request(number, text=texts[number % len(texts)]) for number in range(num_clips)]
+    return [Request(number) for number in range(num_clips)]
+
+
+def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig) -> None:
+    """Make sure that the given frames are whole latent frames, leave some to predict, and are in a clip of the data.
+
+    Raises:
+        ValueError: they do not.
+    """
+    stride = tokenizer.config.downsample[0]
+    total = 1 + stride * (generator.grid[0] - 1)
+    if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
+        raise ValueError(f"--prefix-frames must be 1 + {stride}k and below the {total} frames of a clip, got "
+                         f"{prefix_frames}")
+    if data.num_frames < prefix_frames:
+        raise ValueError(f"data.num_frames is {data.num_frames}, which is less than --prefix-frames {prefix_frames}")
+
+
+def _continuation(number: int, item: int, dataset: VideoDataset) -> Request:
+    sample = dataset.facts(item)
+    return Request(number, int(sample["label"]), sample["text"], item, sample["path"])
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The clips that are continued, and how many of their frames are given, 1 + 4k."""
+
+    dataset: VideoDataset
+    prefix_frames: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """Clips of a batch: the requests that were met, frames uint8 (B, T, H, W, 3), indices int32 (B, t, h, w)."""
+
+    requests: list[Request]
+    frames: np.ndarray
+    indices: np.ndarray
+
+
+def generate_clips(generator: Generator, tokenizer: Tokenizer, requests: Sequence[Request], encode: Encoder | None,
+                   continued: Continued | None = None, seed: int = 0,
+                   **sampling: Unpack[SamplingOptions]) -> Made | None:
+    """Generate one batch; given frames stay as they were.
+
+    Args:
+        generator, tokenizer: models in eval mode on one device.
+        requests: what to make.
+        encode: see `condition_encoder`; None: unconditional.
+        continued: where given frames come from.
+        seed: clip i draws from its own stream, seeded by (seed, i).
+
+    Returns:
+        None where no file of the batch can be read; requests of bad files, up to `data.max_bad_files`, are left out.
+    """
+    given = condition = prefix = None
+    if continued is not None:
+        samples = [continued.dataset[request.item] for request in requests]
+        requests = [request for request, sample in zip(requests, samples) if sample is not None]
+        if not requests:
+            return None
+        given = torch.stack([sample["video"][:, :continued.prefix_frames] for sample in samples if sample is not None])
+    device = next(generator.parameters()).device
+    streams = [torch.Generator(device).manual_seed(seed * 1_000_003 + r.number) for r in requests]
+    if encode is not None:
+        condition = encode({"label": torch.tensor([r.label for r in requests]), "text": [r.text for r in requests]})
+        condition = condition.to(device)  # (B, C)
+    with torch.inference_mode():
+        if given is not None:
+            prefix = tokenizer.encode(given.to(device))[1].long()  # (B, t', h, w)
+        indices = generator.generate(condition, prefix, generator=streams, **sampling)  # (B, t, h, w)
+        video = tokenizer.decode_from_code_indices(indices)                             # (B, 3, T, H, W)
+    frames = video_to_frames(video)  # (B, T, H, W, 3)
+    if given is not None:
+        frames[:, :given.shape[2]] = video_to_frames(given)
+    return Made(list(requests), frames, indices.cpu().numpy().astype(np.int32))

@@ -1,0 +1,188 @@
+"""From a data set to a scored clip set of its reconstructions; `nbp.reconstruct` is the command around it.
+
+Legend: N clips, B batch, T H W pixels, t h w latent grid.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nbp.config import DataConfig, load_config, to_dict
+from nbp.data import clip_set
+from nbp.data.clips import video_to_frames
+from nbp.data.dataset import VideoDataset, evaluation_batches
+from nbp.download import load_magvit2
+from nbp.evaluation.features import Clips, Extraction
+from nbp.evaluation.fvd import MIN_CLIPS
+from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.networks import FeatureNetwork, load_network
+from nbp.evaluation.paired import paired_scores
+from nbp.evaluation.protocols import Protocol, get_protocol, quantize
+from nbp.evaluation.quality import code_statistics, count_codes
+from nbp.evaluation.scoring import evaluate_sets, scored_counts, state_pair
+from nbp.evaluation.statement import Report, Score, finite, markdown_table, table
+from nbp.hub.fetch import fetch_i3d, fetch_lpips
+from nbp.hub.models import model_hash
+from nbp.reporting.clips import write_sheet
+from nbp.system.distributed import barrier, rank_and_world
+from nbp.system.files import read_json, sha256, write_json, write_text
+from nbp.system.progress import progress
+from nbp.tokenizer.model import Tokenizer
+
+NUM_PICTURED = 8  # clips in the contact sheet
+
+
+def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: str, out: str | Path, protocol: str,
+                max_clips: int | None, allow_fewer: bool, intervals: bool, lpips: str, weights: str | None, ckpt: str,
+                cache: str | Path | None, batch_size: int, num_workers: int, device: str) -> None:
+    """Write a clip set of reconstructions, their originals, pictures and scores; the arguments are those of the
+    command.
+
+    Raises:
+        ValueError: settings under which a score would say something else than it seems to.
+    """
+    rules = get_protocol(protocol)
+    if rules.quantize == "none" or rules.network == "i3d-styleganv":
+        raise ValueError(f"--protocol {protocol}: reconstructions are kept as 8 bit and scored by the public "
+                         "I3D; accepted are protocols with quantize floor or round, as quickstart and nbp-rfvd")
+    config = load_config(DataConfig, data, overrides)
+    if config.max_bad_files:
+        raise ValueError("data.max_bad_files must be 0: a score is stated for the whole list")
+    config = dataclasses.replace(config, fps=rules.fps or config.fps)
+    dataset = VideoDataset(config, split, train=False, strict=True)
+    num_clips = min(max_clips or len(dataset), len(dataset))
+    rules = as_scored(rules, split, config.num_frames, num_clips, len(dataset), allow_fewer)
+    model = load_magvit2(tokenizer, config.resolution, device)
+    model.config.latent_grid(config.num_frames, config.resolution, config.resolution)  # refuses what it cannot encode
+    make_set(model, dataset, out, num_clips, rules.quantize, batch_size, num_workers)
+
+    network = load_network(rules.network, weights or fetch_i3d(ckpt), device)
+    lpips_path = fetch_lpips(lpips, ckpt)
+    how = Extraction(cache or Path(out).parent / "features", batch_size, 0, *rank_and_world(), barrier)
+    report = score_folder(out, model.num_codes, rules, network, LPIPS.from_file(lpips_path, lpips), how, allow_fewer,
+                          intervals)
+    report["lpips_weights_sha256"] = sha256(lpips_path)
+    if how.rank == 0:
+        row = markdown_table([report])
+        write_json(Path(out) / "scores.json", report)
+        write_text(Path(out) / "scores.md", row + "\n")
+        print(f"{table(report)}\n\n{row}\nwrote {out}/scores.json")
+
+
+def as_scored(protocol: Protocol, split: str, num_frames: int, num_clips: int, list_length: int,
+              allow_fewer: bool) -> Protocol:
+    """The protocol as the reconstructions meet it; its name says what differs: split, places, and with --max-clips
+    the counts.
+
+    Raises:
+        ValueError: clips are too short or too few for it.
+    """
+    if protocol.num_frames and num_frames < protocol.num_frames:
+        raise ValueError(f"data.num_frames is {num_frames}; protocol {protocol.name} needs {protocol.num_frames}")
+    if split != ("train" if protocol.real_split == "train" else "val"):
+        protocol = protocol.replace(real_split=split)
+    protocol = protocol.replace(real_clips="centre", clips_per_video=1)
+    if num_clips < list_length:
+        protocol = protocol.replace(num_real=num_clips, num_fake=num_clips, repeats=1)
+    # So few that they have no distance still have the scores of pairs.
+    scored_counts(protocol, num_clips, num_clips, allow_fewer, fewest=min(num_clips, MIN_CLIPS))
+    return protocol
+
+
+def make_set(tokenizer: Tokenizer, dataset: VideoDataset, out: str | Path, num_clips: int, how: str, batch_size: int,
+             num_workers: int) -> None:
+    """Write the clip set OUT of reconstructions, its originals as real.npz and a contact sheet; the ranks share it."""
+    parts = clip_set.Parts(out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(dataset.data),
+                                 "split": dataset.split, "num_clips": num_clips, "quantize": how})
+    reconstruct_clips(tokenizer, dataset, parts, num_clips, how, batch_size, num_workers)
+    barrier()
+    if rank_and_world()[0] == 0:
+        parts.merge(num_clips)
+        split_real(out)
+        write_pictures(Path(out))
+    barrier()
+
+
+@torch.inference_mode()
+def reconstruct_clips(tokenizer: Tokenizer, dataset: VideoDataset, parts: clip_set.Parts, num_clips: int, how: str,
+                      batch_size: int = 8, num_workers: int = 0) -> None:
+    """Encode and decode this rank's clips that `parts` does not hold yet.
+
+    Args:
+        tokenizer: in eval mode.
+        dataset: with train=False.
+        parts: to add to: video and real uint8 (N,T,H,W,3), indices int32 (N,t,h,w), label, path.
+        num_clips: the first clips of the list.
+        how: "floor" or "round", how reconstructions become 8 bit.
+    """
+    rank, world = rank_and_world()
+    done = parts.done()
+    todo = [item for item in range(rank, num_clips, world) if item not in done]
+    if not todo:
+        return
+    device = next(tokenizer.parameters()).device
+    batches = evaluation_batches(dataset, batch_size, num_workers, rank, world, todo[0], num_clips)
+    total = -(-len(range(todo[0], num_clips, world)) // batch_size)
+    for batch in progress(batches, total, "reconstruct", "batches"):
+        codes, indices = tokenizer.encode(batch["video"].to(device))  # (B, d, t, h, w), (B, t, h, w)
+        video = quantize(tokenizer.decode(codes).float().clamp(0, 1).cpu(), how)  # (B, 3, T, H, W)
+        parts.add(batch["item"].tolist(), video=video_to_frames(video), real=video_to_frames(batch["video"]),
+                  indices=indices.cpu().numpy().astype(np.int32), label=batch["label"].numpy(),
+                  path=np.array(batch["path"], dtype=np.str_))
+
+
+def split_real(folder: str | Path) -> None:
+    """Move the originals of a merged clip set from clips.npz to real.npz (video, label, path)."""
+    arrays = clip_set.load(folder)
+    if "real" in arrays:
+        real = {"video": arrays.pop("real"), "label": arrays["label"], "path": arrays["path"]}
+        clip_set.write_arrays(Path(folder) / "real.npz", real)
+        clip_set.write_arrays(Path(folder) / "clips.npz", arrays)
+
+
+def write_pictures(folder: Path) -> None:
+    """Write sheet.png of a folder that `split_real` left: the first clips, each above its reconstruction."""
+    made, real = clip_set.load(folder)["video"], clip_set.read_arrays(folder / "real.npz")["video"]
+    rows = []
+    for number in range(min(NUM_PICTURED, len(real))):
+        rows += [(f"original {number}", real[number]), (f"reconstruction {number}", made[number])]
+    write_sheet(folder / "sheet.png", rows)
+
+
+def score_folder(folder: str | Path, num_codes: int, protocol: Protocol, network: FeatureNetwork, lpips_model: LPIPS,
+                 how: Extraction, allow_fewer: bool = False, intervals: bool = False) -> Report:
+    """Report on a clip set and its real.npz: scores of reconstruction, of code use, and the distances as rfvd, rkvd.
+
+    Args:
+        folder: what `split_real` left.
+        num_codes: size of the codebook.
+        protocol: of the distances, which are left out with a note where the clips are too few for them.
+        network: of that protocol; all scores are computed on its device.
+        lpips_model: with weights.
+        how: `Extraction`; each rank takes its share.
+        allow_fewer, intervals: see `evaluate_sets`.
+
+    Returns:
+        `Report` with the folder's meta.json as `reconstruction`; a score that is not finite is None, and a note says
+        so.
+    """
+    arrays, real = clip_set.load(folder), clip_set.read_arrays(Path(folder) / "real.npz")
+    originals = Clips.from_array(f"{folder}/real.npz", real["video"])
+    reconstructions = Clips.from_array(f"{folder}/clips.npz", arrays["video"])
+    if (num_clips := len(originals)) < MIN_CLIPS:
+        report = state_pair(originals, num_clips, reconstructions, num_clips, protocol, network)
+        report["notes"] = [f"rfvd is left out: a Frechet distance needs at least {MIN_CLIPS} clips, these are "
+                           f"{num_clips}"]
+    else:
+        [report] = evaluate_sets(originals, [reconstructions], protocol, network, how, allow_fewer, intervals)
+    measured: dict[str, Score] = {**paired_scores(arrays["video"], real["video"], lpips_model, how.batch_size,
+                                                  network.device)}
+    measured |= code_statistics(count_codes(torch.from_numpy(arrays["indices"]), num_codes))
+    measured |= {f"r{name}": value for name, value in report["scores"].items() if name.startswith(("fvd", "kvd"))}
+    scores, notes = finite(measured)
+    report |= {"scores": scores, "notes": sorted({*report["notes"], *notes}), "lpips_net": lpips_model.net,
+               "reconstruction": read_json(Path(folder) / "meta.json")}
+    return report

@@ -1,0 +1,136 @@
+"""From what a person names to scores: opens the sets, loads the network, scores and reports; `nbp.evaluate` is the
+command around it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbp.download import load_magvit2
+from nbp.evaluation.features import Clips, Extraction
+from nbp.evaluation.networks import FeatureNetwork, load_network
+from nbp.evaluation.protocols import Protocol, get_protocol, parse_changes
+from nbp.evaluation.scoring import evaluate_sets
+from nbp.evaluation.statement import Report, markdown_table, table
+from nbp.hub.fetch import fetch_i3d
+from nbp.system.distributed import barrier, rank_and_world
+from nbp.system.files import check_writable, write_json, write_text
+from nbp.tokenizer.model import Tokenizer
+from nbp.workflows import memorisation, sensitivity
+from nbp.workflows.clip_sources import Cut, open_clips
+
+
+def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None, protocol: str, changes: Sequence[str],
+               split: str | None, tokenizer: str | None, train: str | None, sensitivity_report: bool,
+               sensitivity_clips: int, out: str, cache: str, weights: str | None, ckpt: str, trust_torchscript: bool,
+               allow_fewer: bool, intervals: bool, seed: int, batch_size: int, num_workers: int,
+               device: str) -> list[Report]:
+    """Score sets against a real one and write the reports; the arguments are those of the command.
+
+    Returns:
+        A report for each fake set.
+
+    Raises:
+        ValueError: sets, counts or settings under which a score would say something else than it seems to.
+    """
+    if real is None or fake is None:
+        real, fake = sets_of_run(run)
+    rules = choose_protocol(protocol, changes, split)
+    networks = Networks(get_protocol(protocol), weights, ckpt, device, trust_torchscript)
+    network = networks.load(rules)
+    sets = Sets(real, fake, train, None if tokenizer is None else load_magvit2(tokenizer, device=device), seed)
+    real_clips, fake_clips = sets.open_real(rules), [sets.open(name, rules) for name in fake]
+    if train:
+        train_clips, held_out = sets.open_both_lists(rules, real_clips)
+        memorisation.check_sets(train_clips, held_out, fake_clips, rules)
+    if sensitivity_report:
+        sensitivity.check_sets(real_clips, fake_clips[0])
+    check_writable(out, "--out ")
+    check_writable(cache, "--cache ")
+    how = Extraction(cache, batch_size, num_workers, *rank_and_world(), barrier)
+    reports = evaluate_sets(real_clips, fake_clips, rules, network, how, allow_fewer, intervals, seed)
+    if how.rank == 0:
+        rows = markdown_table(reports)
+        print("\n\n".join(table(report) for report in reports) + f"\n\n{rows}")
+        write_json(Path(out) / "scores.json", reports)
+        write_text(Path(out) / "scores.md", rows + "\n")
+        print(f"wrote {out}/scores.json")
+    if train:
+        memorisation.report_sets(train_clips, held_out, fake_clips, rules, network, how, out, seed)
+    if sensitivity_report:
+        sensitivity.report_pair(real_clips, fake_clips[0], rules, network, how, out,
+                                lambda other: (sets.open_real(other), sets.open(sets.fake[0], other)), networks.load,
+                                sensitivity_clips, seed)
+    return reports
+
+
+def choose_protocol(name: str, changes: Sequence[str], split: str | None) -> Protocol:
+    """The preset with the fields of --set and --split changed; its name says so."""
+    protocol = get_protocol(name).replace(**parse_changes(changes))
+    return protocol.replace(real_split=split) if split else protocol
+
+
+def sets_of_run(run: str | Path | None) -> tuple[str, list[str]]:
+    """Real set and sets to score of a run folder such as the quickstart's; what it has set aside is left out.
+
+    Raises:
+        ValueError: it has no real clips or nothing to score.
+    """
+    if run is None:
+        raise ValueError("give either --run, or --real and --fake")
+    folder = Path(run)
+    real, fakes = folder / "reconstruction" / "real.npz", sorted(folder.rglob("clips.npz"))
+    fakes = [path.parent for path in fakes if not any(part.endswith(".old") for part in path.relative_to(folder).parts)]
+    if not real.is_file() or not fakes:
+        raise ValueError(f"{run} is not a finished run: expected {real} and folders with clips.npz")
+    return str(real), [str(path) for path in fakes]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Where the networks of protocols come from: the user's weights serve the protocol that was asked for, and others
+    with weights of the same kind."""
+
+    asked: Protocol
+    weights: str | None
+    ckpt: str
+    device: str
+    trust_torchscript: bool
+
+    def load(self, protocol: Protocol) -> FeatureNetwork:
+        """The network of a protocol."""
+        return load_network(protocol.network, self.path(protocol), self.device, self.trust_torchscript)
+
+    def path(self, protocol: Protocol) -> str | Path:
+        """The user's weights, or the public Kinetics-400 I3D for the networks that it serves."""
+        script = protocol.network == "i3d-styleganv"
+        if self.weights and script == (self.asked.network == "i3d-styleganv"):
+            return self.weights
+        return Path(self.ckpt) / "i3d_torchscript.pt" if script else fetch_i3d(self.ckpt)
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets that a person names, opened as a protocol says."""
+
+    real: str
+    fake: Sequence[str]
+    train: str | None
+    tokenizer: Tokenizer | None
+    seed: int
+
+    def open(self, source: str, protocol: Protocol, real: bool = False) -> Clips:
+        """A set, cut as real or generated clips are."""
+        split = "train" if protocol.real_split == "train" else "val"
+        return open_clips(source, Cut.of(protocol, real, self.seed), split, self.tokenizer)
+
+    def open_real(self, protocol: Protocol) -> Clips:
+        """The real set."""
+        return self.open(self.real, protocol, real=True)
+
+    def open_both_lists(self, protocol: Protocol, real: Clips) -> tuple[Clips, Clips]:
+        """(training set, held-out set): of a data config both lists, whichever of them the protocol scores."""
+        assert self.train is not None
+        train = self.open(self.train, protocol.replace(real_split="train"), real=True)
+        if protocol.real_split == "train" and self.real.endswith((".yaml", ".yml")):
+            real = self.open_real(protocol.replace(real_split="val"))
+        return train, real

@@ -1,0 +1,70 @@
+"""From a data set to token caches; `nbp.tokenize` is the command around it.
+
+Legend: B batch, t h w latent grid.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nbp.config import DataConfig, load_config, to_dict
+from nbp.data.annotations import annotations_sha256
+from nbp.data.dataset import Batch, VideoDataset, evaluation_batches
+from nbp.data.tokens import TokenMeta, TokenWriter
+from nbp.download import load_magvit2
+from nbp.hub.models import model_hash
+from nbp.system.distributed import rank_and_world
+from nbp.system.progress import progress
+from nbp.tokenizer.model import Tokenizer
+
+
+def tokenize(*, tokenizer: str, data: str, overrides: Sequence[str], out: str | Path, splits: Sequence[str],
+             clips_per_video: int, batch_size: int, num_workers: int, shard_size: int, device: str) -> None:
+    """Write the token caches OUT/SPLIT of a data set; the arguments are those of the command."""
+    config = load_config(DataConfig, data, overrides)
+    model = load_magvit2(tokenizer, device=device)
+    for split in splits:
+        dataset = VideoDataset(config, split, train=False, clips_per_video=clips_per_video)
+        tokenize_split(model, dataset, Path(out) / split, batch_size, num_workers, shard_size)
+
+
+def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch_size: int = 8, num_workers: int = 0,
+                   shard_size: int = 1024) -> None:
+    """Write this rank's part of the token cache of one split.
+
+    Args:
+        tokenizer: in eval mode.
+        dataset: with train=False.
+        out: folder of the cache.
+        batch_size: clips that are encoded at once.
+        num_workers: decoding processes.
+        shard_size: clips in a file, and what an interruption can lose.
+    """
+    rank, world = rank_and_world()
+    data = dataset.data
+    meta: TokenMeta = {
+        "grid": list(tokenizer.config.latent_grid(data.num_frames, data.resolution, data.resolution)),
+        "num_codes": tokenizer.num_codes, "tokenizer_hash": model_hash(tokenizer), "classes": dataset.classes,
+        "data": to_dict(data) | {"split": dataset.split, "clips_per_video": dataset.clips_per_video,
+                                 "annotations_sha256": annotations_sha256(dataset.rows)},
+    }
+    with TokenWriter(out, meta, rank, world, shard_size) as writer, torch.inference_mode():
+        if writer.finished:
+            print(f"{out}: already complete")
+            return
+        batches = evaluation_batches(dataset, batch_size, num_workers, rank, world, writer.next_item)
+        total, done = len(range(rank, len(dataset), world)), len(range(rank, writer.next_item, world))
+        clips = progress(_encoded(tokenizer, batches), total, f"tokenize {dataset.split}", "clips", done)
+        for item, indices, label, path in clips:
+            writer.add([item], indices[None], [label], [path])
+
+
+def _encoded(tokenizer: Tokenizer, batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, int, str]]:
+    """(item, indices (t, h, w), label, path) of every clip."""
+    device = next(tokenizer.parameters()).device
+    for batch in batches:
+        video = batch["video"].to(device, memory_format=torch.channels_last_3d)
+        indices = tokenizer.encode(video)[1].cpu().numpy()  # (B, t, h, w)
+        yield from zip(batch["item"].tolist(), indices, batch["label"].tolist(), batch["path"])

@@ -1,0 +1,94 @@
+"""Planned memory against what PyTorch's CPU allocator hands out in real training runs."""
+
+import gc
+
+import pytest
+import torch
+
+from nbp import train
+from nbp.config import load_run
+from nbp.planning.dry_run import micro_batches
+from nbp.planning.memory import Allocations, device_memory
+
+GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+
+
+def measured_peak(function):
+    """Most bytes that the allocator holds at once while `function` runs, beside what it held before."""
+    gc.collect()   # what earlier tests left behind must not go while this one is measured
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        function()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+def planned(config, overrides):
+    run = load_run(config, overrides)
+    largest = max((batch for _, batch in micro_batches(run)), key=lambda batch: batch.batch_size * batch.num_frames)
+    return device_memory(run, ["auto"], 1, False, largest)["auto"]
+
+
+def test_the_measure_itself():
+    def hold():
+        kept = torch.zeros(1000)
+        torch.zeros(5000)
+        return kept + 1
+
+    assert measured_peak(hold) == pytest.approx(4 * 6000, rel=0.02)
+
+
+def test_allocations_know_views_and_lives():
+    standing = torch.empty(10, device="meta")
+    with Allocations([standing]) as allocations:
+        a = standing + 1                    # 40 bytes
+        a.view(2, 5).add_(1)                # the same storage
+        b = torch.cat([a, a])               # 80 more
+        del a
+        c = b * 2                           # 80 more, the first 40 are gone
+    assert sum(allocations.peak) == 160 and c.numel() == 20
+
+
+@pytest.mark.parametrize("more", [(), ("model.activation_checkpointing=true", "model.num_layers=6")])
+def test_a_generator_run_needs_what_is_planned(generator_run, tmp_path, more):
+    overrides = generator_run(tmp_path / "run", "max_steps=2", "batch_size=8", "trainer.accumulate=2", "model.width=64",
+                              "model.num_layers=4", *more)
+    measured = measured_peak(lambda: train.main([GENERATOR, *overrides]))
+    memory = planned(GENERATOR, overrides)
+    assert memory.total == pytest.approx(measured, rel=0.1)
+    assert memory.activations > memory.weights
+
+
+@pytest.mark.parametrize("more", [(), ("loss.gradient_penalty=1", "discriminator.frame=true"), ("loss.adversarial=0",)])
+def test_a_tokenizer_run_needs_what_is_planned(tokenizer_run, tmp_path, more):
+    overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 2, num_frames: 9, batch_size: 2}]",
+                              "trainer.accumulate=2", "loss.adversarial_start_step=0", *more)
+    measured = measured_peak(lambda: train.main([TOKENIZER, *overrides]))
+    assert planned(TOKENIZER, overrides).total == pytest.approx(measured, rel=0.1)
+
+
+def test_zero_divides_what_it_says():
+    run = load_run("configs/generator_ucf101_base.yaml", ["batch_size=4"])
+    [(_, batch)] = micro_batches(run)
+    names = ["ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload"]
+    memory = device_memory(run, names, 8, True, batch)
+    moved = memory.pop("deepspeed_2_offload")
+    count = memory["ddp"].weights // 4
+    assert 9.3e8 < count < 9.4e8           # the released 982.8 M less the head's rows for ids that are not video
+    assert [memory[name].weights for name in memory] == [4 * count, 2 * count, 2 * count, 2 * count // 8]
+    assert [memory[name].gradients for name in memory] == [4 * count, 2 * count, 2 * count // 8, 2 * count // 8]
+    assert [memory[name].optimizer for name in memory] == [8 * count] + 3 * [12 * count // 8]
+    assert (moved.gradients, moved.optimizer, moved.host) == (0, 0, 12 * count // 8 + 4 * count // 8)
+    assert memory["ddp"].logits >= 4 * 1280 * 64000 * (4 + 4)      # the float32 softmax and its gradient
+
+
+def test_checkpointed_activations_and_low_precision_are_smaller():
+    runs = [load_run("configs/generator_ucf101_base.yaml", [f"model.activation_checkpointing={word}", "model.num_layers=6"])
+            for word in ("true", "false")]
+    [(_, batch)] = micro_batches(runs[0])
+    small, large = (device_memory(run, ["ddp"], 8, True, batch)["ddp"].activations for run in runs)
+    full = device_memory(runs[1], ["ddp"], 8, False, batch)["ddp"].activations
+    assert 3 * small < large < 0.8 * full
