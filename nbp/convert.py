@@ -1,6 +1,7 @@
-"""python -m nbp.convert official-to-native|native-to-official|checkpoint-to-native|deepspeed-to-fp32 SOURCE TARGET
+"""python -m nbp.convert official-to-native|native-to-official|checkpoint-to-native|deepspeed-to-fp32|native-to-half
+SOURCE TARGET
 
-All are exact and strict; each prints how many tensors and parameters it wrote, buffers included.
+All but the last are exact, all are strict; each prints how many tensors and parameters it wrote, buffers included.
 """
 
 import argparse
@@ -25,7 +26,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             ("official-to-native", converting.official_to_native, "official file", "folder"),
             ("native-to-official", converting.native_to_official, "folder", "file"),
             ("checkpoint-to-native", converting.checkpoint_to_native, "checkpoint file or folder", "folder"),
-            ("deepspeed-to-fp32", converting.deepspeed_to_fp32, "checkpoint folder", "file")):
+            ("deepspeed-to-fp32", converting.deepspeed_to_fp32, "checkpoint folder", "file"),
+            ("native-to-half", converting.native_to_half, "folder", "folder")):
         command = commands.add_parser(name)
         command.set_defaults(convert=convert)
         command.add_argument("source", help=source)

@@ -1,7 +1,8 @@
 """What a model is: architectures of tokenizer and generator, kept in `config.json` beside their weights."""
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 
 from nbp.config.checking import MISSING, Section
 
@@ -14,15 +15,24 @@ class TokenizerConfig(Section):
     num_res_blocks: list[int] = MISSING
     strides: list[list[int]] = MISSING     # between stages, (t, h, w) each
     fsq_levels: list[int] = MISSING
+    patch: list[int] = field(default_factory=lambda: [1, 1, 1])   # pixels (t, h, w) that the first layer takes as one
+    # published: group norm per frame, Swish, 3x3x3 twice | full: layer norm, SiLU, 3x3x3 twice | split: 1x3x3, 3x1x1.
+    # Where not published, the strided layers change the width.
+    units: str = "published"
 
     @property
     def num_codes(self) -> int:
         return math.prod(self.fsq_levels)
 
     @property
+    def patched(self) -> bool:
+        """Whether patches take the place of full-resolution convolutions (nbp/tokenizer/patches.py)."""
+        return math.prod(self.patch) > 1
+
+    @property
     def downsample(self) -> tuple[int, int, int]:
-        """Total stride (t, h, w)."""
-        t, h, w = (math.prod(axis) for axis in zip(*self.strides))
+        """Total stride (t, h, w), patches included."""
+        t, h, w = (math.prod(axis) for axis in zip(self.patch, *self.strides))
         return t, h, w
 
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
@@ -51,13 +61,20 @@ class TokenizerConfig(Section):
         # from the one behind, so the very first stage needs one too.
         changes = [a != b for a, b in zip(self.widths, self.widths[1:])]
         without_unit = any(count == 0 and change for count, change in zip(self.num_res_blocks[1:], changes))
-        if without_unit or (changes[0] and not self.num_res_blocks[0]):
+        if self.units == "published" and (without_unit or (changes[0] and not self.num_res_blocks[0])):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
         if any(width % 4 for width in self.widths):
             raise ValueError(f"tokenizer config: widths must be divisible by 4, got {list(self.widths)}")
         if any(level < 2 for level in self.fsq_levels):
             raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")
+        if any(level == 2 for level in self.fsq_levels):
+            warnings.warn(f"tokenizer config: fsq_levels {list(self.fsq_levels)} has a level of 2, which tends to "
+                          "collapse in training; use at least 3", stacklevel=2)
+        if len(self.patch) != 3 or any(size not in (1, 2, 4, 8) for size in self.patch):
+            raise ValueError(f"tokenizer config: patch is (t, h, w), each 1, 2, 4 or 8, got {list(self.patch)}")
+        if self.units not in ("published", "full", "split"):
+            raise ValueError(f"tokenizer config: units must be published, full or split, got {self.units!r}")
 
 
 @dataclass(kw_only=True)
@@ -91,6 +108,9 @@ class GeneratorConfig(OfficialQuirks):
     dropout: float = 0.1
     condition_dropout: float = 0.1         # share of training clips that see the unconditional embedding
     activation_checkpointing: bool = False
+    rotary: bool = False                   # rotary positions in (t, h, w) besides the learned ones
+    qk_norm: bool = False                  # queries and keys of unit variance
+    activation: str = "gelu"               # gelu | relu2, the square of ReLU
 
     @property
     def block_size(self) -> int:
@@ -106,6 +126,9 @@ class GeneratorConfig(OfficialQuirks):
         self._require(self.start in ("plain", "hybrid"), "start", "plain or hybrid")
         self._require(self.pad_visibility in ("never", "causal", "decoding"), "pad_visibility",
                       "never, causal or decoding")
+        self._require(self.activation in ("gelu", "relu2"), "activation", "gelu or relu2")
+        self._require(not self.rotary or self.width // self.num_heads % 2 == 0, "rotary",
+                      f"false for heads of an odd width, {self.width} / {self.num_heads}")
         for name in ("dropout", "condition_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self._require(self.begin_token or self.start == "plain", "begin_token", "true for a hybrid start")

@@ -45,6 +45,7 @@ class TokenizerLossConfig(Section):
     perceptual: float = 0.1                # LPIPS (VGG) weight of the paper
     perceptual_start_step: int = 0         # short runs save its cost while pictures are still blurs
     perceptual_frames: int = 16            # random frames of a micro-batch that LPIPS sees
+    even_use: float = 0.0                  # keeps latents where all levels are used: zero mean, unit variance
     adversarial: float = 0.1               # adversarial weight of the paper
     adversarial_kind: str = "hinge"        # hinge | non_saturating
     adversarial_start_step: int = 0
@@ -87,9 +88,12 @@ class ImageConfig(Section):
 
 @dataclass
 class OptimConfig(Section):
-    """AdamW with warm-up and decay to `final_lr_ratio`."""
+    """AdamW, or Muon with AdamW for what it does not take; warm-up and decay to `final_lr_ratio`."""
 
     lr: float = MISSING
+    optimizer: str = "adamw"               # adamw | muon: for kernels and matrices (nbp/training/muon.py), not critics
+    muon_lr: float | None = None           # peak rate of Muon's part, about 10 times lr
+    muon_momentum: float = 0.95
     discriminator_lr: float | None = None      # None: as lr
     betas: list[float] = MISSING
     weight_decay: float = 0.0              # on Linear weights only
@@ -101,6 +105,10 @@ class OptimConfig(Section):
 
     def check(self) -> None:
         _check_one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        _check_one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
+        if (self.optimizer == "muon") != (self.muon_lr is not None):
+            raise ValueError(f"optim.muon_lr belongs to optim.optimizer=muon, got optim.optimizer={self.optimizer} and "
+                             f"optim.muon_lr={self.muon_lr}")
 
 
 @dataclass

@@ -85,7 +85,7 @@ class LPIPS(nn.Module):
             raise ValueError(f"{path} does not hold the weights of LPIPS({net!r}): {error}") from error
         return model
 
-    def _features(self, images: Tensor) -> Iterator[Tensor]:
+    def unit_features(self, images: Tensor) -> Iterator[Tensor]:
         """(B,3,H,W) in [0,1] -> five float32 maps, each of unit length along C."""
         x = ((2 * images - 1) - self.shift) / self.scale
         for stage in self.stages:
@@ -109,7 +109,7 @@ class LPIPS(nn.Module):
         """
         self._check(images, target)
         parts = [torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
-                 for head, a, b in zip(self.heads, self._features(images), self._features(target))]
+                 for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target))]
         return sum(parts[1:], parts[0])  # (B,)
 
     def _check(self, images: Tensor, target: Tensor) -> None:

@@ -182,6 +182,9 @@ class Generator(nn.Module):
         grid = tuple(config.grid if grid is None else grid)
         total = math.prod(grid)
         check_grid(grid, config.block_shape, layout)
+        if config.rotary and grid[1:] != tuple(config.grid[1:]):
+            raise ValueError(f"grid {grid}: a model with rotary positions keeps the height and width of its "
+                             f"{tuple(config.grid)}")
         batch = len(condition) if condition is not None else len(generator) if isinstance(generator, list) else 1
         given = self._given(prefix, grid, batch)                                  # (B, n)
         generators = [] if greedy else row_generators(generator, len(given), config.multinomial, given.device)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nbp.config import GeneratorConfig
+from nbp.generator.rotary import places, rotate, rotations
+from nbp.generator.sequence import Layout
 
 
 class KVCache:
@@ -48,15 +50,20 @@ class KVCache:
 class Attention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float, qk_norm: bool = False) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.qk_norm = num_heads, qk_norm
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,
+                turn: Tensor | None = None) -> Tensor:
         query, key, value = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
+        if self.qk_norm:      # a layer norm, because PyTorch's RMS norm takes 4.5 times as long on a CPU
+            query, key = (F.layer_norm(t, t.shape[-1:]) for t in (query, key))
+        if turn is not None:
+            query, key = rotate(query, turn), rotate(key, turn)
         if cache is not None:
             key, value = cache.update(layer, start, key, value)
         # query (B, H, n, D/H); key and value of all positions so far
@@ -64,19 +71,29 @@ class Attention(nn.Module):
         return self.drop(self.proj(rearrange(out, "b h n d -> b n (h d)")))
 
 
+class SquaredReLU(nn.Module):
+    """max(x, 0)^2 (Primer, arXiv 2109.08668)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
 class TransformerLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU or a squared ReLU."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
+    def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
+        width = config.width
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, num_heads, dropout)
+        self.attention = Attention(width, config.num_heads, config.dropout, config.qk_norm)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
-                                 nn.Dropout(dropout))
+        activation = nn.GELU() if config.activation == "gelu" else SquaredReLU()
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), activation, nn.Linear(4 * width, width),
+                                 nn.Dropout(config.dropout))
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x), mask, cache, layer, start)
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,
+                turn: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), mask, cache, layer, start, turn)
         return x + self.mlp(self.norm2(x))
 
 
@@ -88,9 +105,13 @@ class Transformer(nn.Module):
         self.activation_checkpointing = config.activation_checkpointing
         self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
         self.drop = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(TransformerLayer(config.width, config.num_heads, config.dropout)
-                                    for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(config.width)
+        turns = None
+        if config.rotary:
+            where = places(Layout(config), config.grid, config.block_shape, config.max_seq_len)
+            turns = rotations(where, config.width // config.num_heads)
+        self.register_buffer("turns", turns, persistent=False)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, start: int | Tensor = 0) -> Tensor:
         """Run all layers.
@@ -106,9 +127,10 @@ class Transformer(nn.Module):
         """
         positions = start if isinstance(start, Tensor) else slice(start, start + x.shape[1])
         x = self.drop(x + self.position_embedding[:, positions])
+        turn = None if self.turns is None else self.turns[:, positions]
         for index, layer in enumerate(self.layers):
             if self.activation_checkpointing and self.training:
-                x = checkpoint(layer, x, mask, cache, index, start, use_reentrant=False)
+                x = checkpoint(layer, x, mask, cache, index, start, turn, use_reentrant=False)
             else:
-                x = layer(x, mask, cache, index, start)
+                x = layer(x, mask, cache, index, start, turn)
         return self.norm(x)

@@ -21,6 +21,7 @@ from nbp.hub.locating import CONFIG, WEIGHTS, locate
 from nbp.system.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
+HALF = (torch.float16, torch.bfloat16)  # how weights may be kept, at half the size
 
 State = dict[str, Tensor]
 ModelConfig = GeneratorConfig | TokenizerConfig
@@ -65,7 +66,7 @@ def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mappin
 
 
 def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelConfig, State]:
-    """Read a native model folder, its weights memory-mapped.
+    """Read a native model folder, its weights memory-mapped; those kept in 16 bits are given in float32.
 
     Args:
         path: folder, or the model hub id of one.
@@ -97,7 +98,9 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
                          f"this code reads {FORMAT_VERSION}")
     config = build_config(CONFIG_CLASSES[content["kind"]], content["config"], folder / CONFIG)
     try:
-        return content["kind"], config, load_file(folder / WEIGHTS)
+        state = {name: tensor.float() if tensor.dtype in HALF else tensor
+                 for name, tensor in load_file(folder / WEIGHTS).items()}
+        return content["kind"], config, state
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
 

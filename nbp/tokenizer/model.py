@@ -5,6 +5,8 @@
 Legend: B batch, T H W pixels, t h w latent grid, d FSQ channels.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,11 +17,45 @@ from nbp.config import TokenizerConfig
 from nbp.hub import models
 from nbp.tokenizer.fsq import FSQ
 from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish
+from nbp.tokenizer.patches import PatchEmbed, PatchExpand
+from nbp.tokenizer.units import ChannelLayerNorm, CheapUnit, PointwiseUpsample, ZeroPaddedConv3d
 
 
-def _residual_stage(in_channels: int, out_channels: int, num_units: int) -> nn.Sequential:
-    widths = [in_channels] + [out_channels] * num_units
-    return nn.Sequential(*[ResidualUnit(a, b) for a, b in zip(widths, widths[1:])])
+def _stages(config: TokenizerConfig, decoder: bool = False) -> tuple[nn.ModuleList, nn.ModuleList]:
+    """(residual stages, strided layers between them) of a half of the autoencoder, in the order they run."""
+    widths, num_units, strides = config.widths, config.num_res_blocks, config.strides
+    if decoder:
+        widths, num_units, strides = widths[::-1], num_units[::-1], strides[::-1]
+    unit: Callable[[int, int], nn.Module]
+    if config.units == "published":
+        chains = [[a] + [b] * n for a, b, n in zip([widths[0], *widths], widths, num_units)]
+        unit, ends = ResidualUnit, list(zip(widths, widths))                # units change the width
+    else:
+        chains = [[width] * (n + 1) for width, n in zip(widths, num_units)]
+        unit, ends = partial(CheapUnit, split=config.units == "split"), list(zip(widths, widths[1:]))
+    stages = nn.ModuleList(nn.Sequential(*map(unit, chain, chain[1:])) for chain in chains)
+    return stages, nn.ModuleList(_strided(config, *pair, stride, decoder) for pair, stride in zip(ends, strides))
+
+
+def _strided(config: TokenizerConfig, in_channels: int, out_channels: int, stride: Sequence[int],
+             decoder: bool) -> nn.Module:
+    if config.units != "published":
+        if decoder:
+            return PointwiseUpsample(in_channels, out_channels, stride)
+        return ZeroPaddedConv3d(in_channels, out_channels, (2 * stride[0] - 1, 3, 3), stride)
+    return DepthToSpaceUpsample(in_channels, stride) if decoder else CausalConv3d(in_channels, out_channels, stride)
+
+
+def _convolution(config: TokenizerConfig, in_channels: int, out_channels: int) -> CausalConv3d | ZeroPaddedConv3d:
+    if config.units == "published":
+        return CausalConv3d(in_channels, out_channels)
+    return ZeroPaddedConv3d(in_channels, out_channels, (3, 3, 3))
+
+
+def _norm_and_activation(config: TokenizerConfig, channels: int) -> tuple[nn.Module, nn.Module]:
+    if config.units == "published":
+        return FrameGroupNorm(channels), Swish(channels)
+    return ChannelLayerNorm(channels), nn.SiLU()
 
 
 class Encoder(nn.Module):
@@ -27,12 +63,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        widths, num_units = config.widths, config.num_res_blocks
-        self.conv_in = CausalConv3d(3, widths[0])
-        self.stages = nn.ModuleList(
-            _residual_stage(a, b, n) for a, b, n in zip([widths[0], *widths], widths, num_units))
-        self.downsamples = nn.ModuleList(CausalConv3d(w, w, s) for w, s in zip(widths, config.strides))
-        self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]),
+        widths = config.widths
+        self.conv_in = (PatchEmbed(3, widths[0], config.patch) if config.patched else
+                        _convolution(config, 3, widths[0]))
+        self.stages, self.downsamples = _stages(config)
+        self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]),
                                   nn.Conv3d(widths[-1], len(config.fsq_levels), 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,12 +84,12 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
-        widths, num_units = config.widths[::-1], config.num_res_blocks[::-1]
-        self.conv_in = CausalConv3d(len(config.fsq_levels), widths[0])
-        self.stages = nn.ModuleList(
-            _residual_stage(a, b, n) for a, b, n in zip([widths[0], *widths], widths, num_units))
-        self.upsamples = nn.ModuleList(DepthToSpaceUpsample(w, s) for w, s in zip(widths, config.strides[::-1]))
-        self.head = nn.Sequential(FrameGroupNorm(widths[-1]), Swish(widths[-1]), CausalConv3d(widths[-1], 3))
+        widths = config.widths[::-1]
+        self.conv_in = _convolution(config, len(config.fsq_levels), widths[0])
+        self.stages, self.upsamples = _stages(config, decoder=True)
+        conv_out = (PatchExpand(widths[-1], 3, config.patch) if config.patched else
+                    _convolution(config, widths[-1], 3))
+        self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]), conv_out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)                        # (B, widths[-1], t, h, w)
@@ -94,7 +129,7 @@ class Tokenizer(nn.Module):
                 module.weight.normal_(std=module.weight[0].numel() ** -0.5)
                 cast(Tensor, module.bias).zero_()
         for module in self.modules():
-            if isinstance(module, ResidualUnit):
+            if isinstance(module, (ResidualUnit, CheapUnit)):
                 cast(CausalConv3d, module.layers[-1]).conv.weight.mul_(0.2)
         cast(nn.Conv3d, self.encoder.head[-1]).weight.mul_(2)
         last = cast(CausalConv3d, self.decoder.head[-1]).conv

@@ -25,6 +25,7 @@ from nbp.hub.models import model_hash
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.data import Batch, ClipDataModule, Phase
 from nbp.training.module import TrainingModule
+from nbp.training.muon import muon_groups
 from nbp.training.optim import weight_decay_groups
 from nbp.training.validation import GeneratedSamples, ValidationFVD, kinetics_network, to_frames
 
@@ -49,7 +50,10 @@ class GeneratorModule(TrainingModule[Generator]):
         self.encode_condition = encode_condition
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        return weight_decay_groups(self.model, self.run.optim.lr, self.run.optim.weight_decay)
+        optim = self.run.optim
+        if optim.optimizer == "muon":
+            return muon_groups(self.model, [self.model.head], optim.lr, optim.muon_lr, optim.weight_decay)
+        return weight_decay_groups(self.model, optim.lr, optim.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         indices = self._indices(batch)

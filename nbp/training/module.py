@@ -15,7 +15,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from nbp.config import to_dict
 from nbp.config.runs import Run
 from nbp.training.data import Batch, mix_seed
-from nbp.training.optim import build_adamw
+from nbp.training.optim import build_optimizer
 from nbp.training.resume import load_initial
 
 M = TypeVar("M", bound=nn.Module)
@@ -111,7 +111,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self._apply_changed_options()
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
-        built = build_adamw(self.parameter_groups(), self.run.optim, self.max_steps)
+        built = build_optimizer(self.parameter_groups(), self.run.optim, self.max_steps)
         self._options = [{"lr": group["initial_lr"], "betas": group["betas"], "weight_decay": group["weight_decay"]}
                          for group in built["optimizer"].param_groups]
         return built

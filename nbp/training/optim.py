@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nbp.config import OptimConfig
+from nbp.training.muon import Muon
 
 
 def weight_decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -39,8 +40,13 @@ def lr_factor(step: int, optim: OptimConfig, max_steps: int) -> float:
     return optim.final_lr_ratio + (1 - optim.final_lr_ratio) * decay
 
 
-def build_adamw(groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int) -> dict[str, Any]:
-    """What `LightningModule.configure_optimizers` returns: AdamW and a per-step schedule."""
-    optimizer = torch.optim.AdamW(groups, betas=tuple(optim.betas), weight_decay=0.0, fused=True)  # type: ignore[arg-type]
+def build_optimizer(groups: list[dict[str, Any]], optim: OptimConfig, max_steps: int) -> dict[str, Any]:
+    """What `LightningModule.configure_optimizers` returns: AdamW, or Muon with it, and a per-step schedule."""
+    betas = (optim.betas[0], optim.betas[1])
+    optimizer: torch.optim.Optimizer
+    if optim.optimizer == "muon":
+        optimizer = Muon(groups, betas=betas, momentum=optim.muon_momentum)
+    else:
+        optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, optim, max_steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -139,9 +139,13 @@ def check_engine(run: Run) -> None:
     """Refuse what an engine cannot do.
 
     Raises:
-        ValueError: a moving average under ZeRO-3, or under DeepSpeed in bfloat16.
+        ValueError: Muon under DeepSpeed; a moving average under ZeRO-3, or under DeepSpeed in bfloat16.
     """
     word, precision = run.trainer.strategy, resolve_precision(run.trainer.precision)
+    if run.optim.optimizer == "muon" and word.startswith("deepspeed"):
+        raise ValueError(f"optim.optimizer=muon with trainer.strategy={word}: Muon's step needs whole matrices, "
+                         "and ZeRO gives each rank a flat piece of them; use trainer.strategy=ddp, or "
+                         "optim.optimizer=adamw")
     if run.trainer.ema_decay and word.startswith("deepspeed"):
         if word.startswith("deepspeed_3"):
             raise ValueError(f"trainer.ema_decay={run.trainer.ema_decay} with trainer.strategy={word}: no rank holds "

@@ -1,6 +1,6 @@
 """One form of a model into another: official files, native folders, and checkpoints of training runs.
 
-Every conversion is exact and strict, and returns (number of tensors, number of parameters), buffers included.
+Every conversion but `native_to_half` is exact, all are strict, and each returns (number of tensors, number of parameters), buffers included.
 """
 
 import argparse
@@ -144,6 +144,19 @@ def checkpoint_to_native(source: str | Path, target: str | Path) -> tuple[int, i
     native = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     config = build_config(models.CONFIG_CLASSES[run["kind"]], run["model"], source)
     return _write_native(target, run["kind"], config, native, source)
+
+
+def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
+    """Write a native folder with weights in float16, half the size; it is loaded in float32.
+
+    Raises:
+        ValueError: a weight that float16 cannot hold.
+    """
+    kind, config, state = models.load_model(source)
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{source}: {len(broken)} tensors exceed float16, first {broken[0]}")
+    return _write_native(target, kind, config, half, source)
 
 
 def _write_native(target: str | Path, kind: str, config: models.ModelConfig, state: Mapping[str, Tensor],

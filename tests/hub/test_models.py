@@ -1,6 +1,5 @@
 """Native folders, official files both ways, and what is refused."""
 
-import argparse
 import fractions
 import json
 import os

@@ -74,3 +74,14 @@ def test_one_backward_of_the_sum_gives_each_side_its_own_gradient():
     apart = torch.autograd.grad(sides()[0], [fake]) + torch.autograd.grad(sides()[1], weights)
     for one, other in zip(together, apart):
         torch.testing.assert_close(one, other)
+
+
+def test_even_use_is_zero_at_independent_unit_latents_and_grows_with_saturation():
+    latents = torch.randn(4, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert losses.even_use_loss(latents) < 1e-3
+    saturated = latents.clone()
+    saturated[:, 1] = 4.0
+    assert losses.even_use_loss(saturated) > 5
+    twice = latents.clone()
+    twice[:, 1] = latents[:, 0]
+    assert losses.even_use_loss(twice) == pytest.approx(2 / 3, rel=0.05)

@@ -34,7 +34,7 @@ _ACTIONS = (0, 1, 2, 3, 5, 6, 7, 8, 9)  # the eight directions and fire
 _HOLD = (4, 8)
 _STEPS = 160
 _WINDOW_STRIDE = 8
-_MAX_ROUNDS = 50
+_MAX_ROUNDS = 200
 
 
 def motion(frames: np.ndarray) -> np.ndarray:

@@ -1,0 +1,115 @@
+"""Muon for matrices and convolution kernels, AdamW for everything else, as one torch optimizer.
+
+Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon) moves a matrix along the nearest orthogonal
+matrix to its momentum. Kernels (O, I, ...) are taken as matrices (O, I * ...). The step is scaled by
+sqrt(max(1, O / (I * ...))). All ranks of DDP hold the same gradients and compute the same step.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)   # quintic iteration of the source: singular values end in about [0.7, 1.2]
+STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon in the parameter groups with `"muon": True`, AdamW in the others.
+
+    Args:
+        groups: as for any optimizer, each with "params", "lr" and, where they differ, "muon", "betas", "weight_decay".
+        betas: of AdamW.
+        momentum: of Muon, in Nesterov's form.
+        weight_decay: decoupled, of both.
+
+    Raises:
+        ValueError: a vector or scalar in a Muon group.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.99),
+                 momentum: float = 0.95, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
+        super().__init__(groups, {"lr": 1e-3, "muon": False, "betas": betas, "momentum": momentum,
+                                  "weight_decay": weight_decay, "eps": eps})
+        for group in self.param_groups:
+            if group["muon"] and (flat := [tuple(p.shape) for p in group["params"] if p.ndim < 2]):
+                raise ValueError(f"Muon takes matrices and convolution kernels, got a parameter of shape {flat[0]}")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step; parameters without a gradient stay where they are, and so does their state."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["muon"]:
+                self._muon_step(group)
+            else:
+                self._adamw_step(group)
+        return loss
+
+    def _muon_step(self, group: dict[str, Any]) -> None:
+        for p in group["params"]:
+            if p.grad is None:
+                continue
+            state = self.state[p]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(p)
+            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+            update = orthogonalise(p.grad.lerp(buffer, group["momentum"]).flatten(1))
+            scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+            p.mul_(1 - group["lr"] * group["weight_decay"])
+            p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+
+    def _adamw_step(self, group: dict[str, Any]) -> None:
+        params = [p for p in group["params"] if p.grad is not None]
+        for p in params:
+            if not self.state[p]:
+                self.state[p].update(step=torch.zeros((), device=p.device), exp_avg=torch.zeros_like(p),
+                                     exp_avg_sq=torch.zeros_like(p))
+        states = [self.state[p] for p in params]
+        if params:
+            adamw(params, [p.grad for p in params], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states],
+                  [], [s["step"] for s in states], fused=True, amsgrad=False, beta1=group["betas"][0],
+                  beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
+                  maximize=False)
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrix, roughly, by five Newton-Schulz steps in bfloat16.
+
+    Args:
+        matrix: (m, n) float. A matrix of zeros stays one.
+
+    Returns:
+        (m, n) in the dtype of `matrix`.
+    """
+    a, b, c = COEFFICIENTS
+    x = (matrix / (matrix.norm() + 1e-7)).bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(STEPS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+def muon_groups(module: nn.Module, excluded: Iterable[nn.Module], lr: float, muon_lr: float,
+                weight_decay: float = 0.0) -> list[dict[str, Any]]:
+    """Two parameter groups of a model: weights of its linear and convolution layers for Muon, the rest for AdamW.
+
+    Args:
+        excluded: layers whose weights go to AdamW as well: what reads the input and what writes the output.
+        lr: of AdamW.
+        weight_decay: of Muon's matrices; the rest has none.
+    """
+    skip = {id(layer) for layer in excluded}
+    matrices = {id(layer.weight) for layer in module.modules() if id(layer) not in skip
+                and isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [{"params": [p for p in parameters if id(p) in matrices], "lr": muon_lr, "muon": True,
+             "weight_decay": weight_decay},
+            {"params": [p for p in parameters if id(p) not in matrices], "lr": lr, "muon": False, "weight_decay": 0.0}]
