@@ -1,11 +1,14 @@
 """Annotation lists: text files with one clip per line, `relative/path<TAB>label`.
 
-Paths are relative to the data set's root; the label is a class name, empty in sets without classes.
-A class's id is its place in classes.txt: the sorted names of the training list.
+Paths are relative to the data set's root, exactly as the files are called; the label is a class name, empty in sets
+without classes. A class's id is its place in classes.txt: the sorted names of the training list. The lists of the
+original release are read as they are: their class numbers stand for the folders of the files.
 """
 
+import codecs
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,11 +18,30 @@ from nbp.system.files import write_text
 Row = tuple[str, str]  # relative path, label
 
 
+def read_lines(path: str | Path) -> list[str]:
+    """Lines of a text file: UTF-8, or UTF-16 with its byte order mark; ended as on Unix, Windows or old Macs.
+
+    Other separators that Unicode knows (U+2028, U+0085, ...) are characters of names.
+
+    Raises:
+        ValueError: another encoding; names the file.
+    """
+    content = Path(path).read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8") from error
+    if "\0" in text:
+        raise ValueError(f"{path} holds null characters, as UTF-16 without its mark; save it as UTF-8")
+    return text.replace("\r\n", "\n").split("\n" if "\n" in text else "\r")
+
+
 def read_annotations(path: str | Path) -> list[Row]:
     """Read an annotation list.
 
     Returns:
-        list of (relative path, label), both str, in file order.
+        (relative path, label) of each clip, in file order.
 
     Raises:
         ValueError: the list is missing, empty, or a line has no path or more than one tab; names file and line.
@@ -28,29 +50,62 @@ def read_annotations(path: str | Path) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"annotation list {path} does not exist; `python -m nbp.prepare` writes it")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        parts = line.split("\t")
-        if len(parts) > 2 or not parts[0].strip():
+        clip, _, label = line.partition("\t")
+        if "\t" in label or not clip.strip():
             raise ValueError(f"{path}, line {number}: expected `path<TAB>label`, got {line!r}")
-        rows.append((parts[0].strip(), parts[1].strip() if len(parts) == 2 else ""))
+        bare = clip.strip()   # spaces belong to a name, but for those around what was typed by hand
+        if bare != clip and (path.parent / bare).exists() and not (path.parent / clip).exists():
+            clip = bare
+        rows.append((clip, label if label in clip.split("/") else label.strip()))
     if not rows:
         raise ValueError(f"annotation list {path} is empty")
+    return _named_classes(rows)
+
+
+def _named_classes(rows: list[Row]) -> list[Row]:
+    """Rows with folder names as labels where numbers stand for them; a list of zeros alone has no classes."""
+    numbers = {label for _, label in rows}
+    if not all(label.isdecimal() for label in numbers):
+        return rows
+    if numbers == {"0"}:
+        return [(clip, "") for clip, _ in rows]
+    folders = {(label, Path(clip).parent.name) for clip, label in rows}
+    name_of = dict(folders)
+    if len(name_of) == len(folders) == len(set(name_of.values())) and "" not in name_of.values():
+        return [(clip, name_of[label]) for clip, label in rows]
     return rows
+
+
+def folder_of(root: str | Path, rows: Sequence[Row]) -> Path:
+    """The folder that a list's paths are relative to: its root, or one above it, as in the original release."""
+    root = Path(root)
+    for clip, _ in rows[:20]:
+        for folder in (root, *root.absolute().parents[:2]):
+            if (folder / clip).is_file():
+                return folder
+    return root
 
 
 def write_annotations(path: str | Path, rows: Sequence[Row]) -> None:
     """Write (relative path, label) pairs as an annotation list, atomically.
 
     Raises:
-        ValueError: no rows, or a tab or line break inside a path or label.
+        ValueError: no rows, or a name that a list cannot carry: with a tab or line break inside, or not UTF-8.
     """
     if not rows:
         raise ValueError(f"no clips for {path}")
     for row in rows:
         if any(character in field for field in row for character in "\t\r\n"):
-            raise ValueError(f"{path}: {row!r} holds a tab or a line break, which annotation lists cannot carry")
+            raise ValueError(f"{path}: {row!r} holds a tab or a line break, which annotation lists cannot carry; "
+                             "rename the file")
+        try:
+            "".join(row).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{path}: the name {os.fsencode(row[0])!r} is not UTF-8, which annotation lists cannot "
+                             "carry; rename the file") from error
     write_text(path, "".join(f"{clip}\t{label}\n" for clip, label in rows))
 
 
@@ -76,20 +131,22 @@ def count_per_class(rows: Iterable[Row]) -> dict[str, int]:
     return dict(sorted(Counter(label for _, label in rows).items()))
 
 
-def write_lists(root: str | Path, train: Sequence[Row], val: Sequence[Row]) -> None:
-    """Check two lists and write `train.txt`, `val.txt` and `classes.txt` into `root`.
+def write_lists(out: str | Path, train: Sequence[Row], val: Sequence[Row], test: Sequence[Row] = ()) -> None:
+    """Check the lists and write `train.txt`, `val.txt`, `classes.txt` and, of test rows, `test.txt` into `out`.
 
-    The order of writing makes train.txt the sign that all three are there.
+    The order of writing makes train.txt the sign that all are there.
 
     Raises:
         ValueError: the lists share a clip, or the validation list has a class that the training list lacks.
     """
-    root = Path(root)
+    out = Path(out)
     check_overlap(train, val)
     names = sorted({label for _, label in train if label})
     unknown = sorted({label for _, label in val if label} - set(names))
     if unknown:
-        raise ValueError(f"{root}: validation classes without training clips: {', '.join(unknown)}")
-    write_text(root / "classes.txt", "".join(f"{name}\n" for name in names))
-    write_annotations(root / "val.txt", val)
-    write_annotations(root / "train.txt", train)
+        raise ValueError(f"{out}: validation classes without training clips: {', '.join(unknown)}")
+    if test:
+        write_annotations(out / "test.txt", test)
+    write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
+    write_annotations(out / "val.txt", val)
+    write_annotations(out / "train.txt", train)

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from nbp.data.annotations import read_lines
+
 UCF101_CLASSES = tuple("""
     ApplyEyeMakeup ApplyLipstick Archery BabyCrawling BalanceBeam BandMarching BaseballPitch Basketball
     BasketballDunk BenchPress Biking Billiards BlowDryHair BlowingCandles BodyWeightSquats Bowling
@@ -31,7 +33,7 @@ def read_classes(path: str | Path) -> list[str]:
         ValueError: the file is missing or empty.
     """
     path = Path(path)
-    names = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    names = read_lines(path) if path.is_file() else []
     texts = [class_text(name.strip()) for name in names if name.strip()]
     if not texts:
         raise ValueError(f"{path} holds no class names; `python -m nbp.prepare` writes it, one name a line")

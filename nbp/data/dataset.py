@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nbp.config import DataConfig
 from nbp.data import cut
-from nbp.data.annotations import check_overlap, count_per_class, read_annotations
+from nbp.data.annotations import check_overlap, count_per_class, folder_of, read_annotations
 from nbp.data.classes import class_text
 from nbp.data.clips import RESIZES, fit_square, flip, frames_to_video
 from nbp.data.video_io import READERS, VideoError
@@ -66,6 +66,33 @@ def class_names(data: DataConfig) -> list[str]:
     return sorted({label for _, label in rows if label})
 
 
+class BadFiles:
+    """Files found unreadable, counted by all DataLoader workers of a process together, forked or spawned.
+
+    Args:
+        num_files: how many there are.
+        allowed: how many of them may be bad.
+    """
+
+    def __init__(self, num_files: int, allowed: int) -> None:
+        self._bad, self._allowed = torch.zeros(num_files, dtype=torch.bool).share_memory_(), allowed
+
+    @property
+    def count(self) -> int:
+        """Bad files so far."""
+        return int(self._bad.sum())
+
+    def __contains__(self, number: int) -> bool:
+        return bool(self._bad[number])
+
+    def add(self, number: int, error: VideoError) -> None:
+        """Count and log a bad file; raises its error where the allowance is spent."""
+        if self.count >= self._allowed:
+            raise error
+        self._bad[number] = True
+        log.warning("bad file %d of at most %d: %s", self.count, self._allowed, error)
+
+
 class VideoDataset(torch.utils.data.Dataset):
     """Clips of one split; an item is a `Sample`.
 
@@ -94,13 +121,13 @@ class VideoDataset(torch.utils.data.Dataset):
         self.data, self.split, self.train, self.clips_per_video = data, split, train, clips_per_video
         self.strict = strict
         self.rows = read_annotations(Path(data.root) / lists[split])
+        self.root = folder_of(data.root, self.rows)
         self.classes = class_names(data)
         self._ids = {name: number for number, name in enumerate(self.classes)}
         unknown = sorted({label for _, label in self.rows if label} - set(self.classes))
         if unknown:
             raise ValueError(f"{lists[split]}: classes that {data.train_list} lacks: {', '.join(unknown)}")
-        # Shared memory: DataLoader workers count together, forked or spawned.
-        self._bad = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
+        self._bad = BadFiles(len(self.rows), data.max_bad_files)
 
     def __len__(self) -> int:
         return len(self.rows) * self.clips_per_video
@@ -108,7 +135,7 @@ class VideoDataset(torch.utils.data.Dataset):
     @property
     def num_bad_files(self) -> int:
         """Files found unreadable so far, by all workers of this process."""
-        return int(self._bad.sum())
+        return self._bad.count
 
     def __getitem__(self, key: Key) -> Sample | None:
         """Item `key`, or (item, num_frames, seed) for another clip length and fixed random choices.
@@ -128,12 +155,12 @@ class VideoDataset(torch.utils.data.Dataset):
         for step in range(len(self.rows)):
             current = (item + step * self.clips_per_video) % len(self)
             number = current // self.clips_per_video
-            if not self._bad[number]:
+            if number not in self._bad:
                 try:
                     # Seeded anew for each file: what is drawn depends on none that was found bad before.
                     return self._read(current, num_frames, torch.Generator().manual_seed(seed))
                 except VideoError as error:
-                    self._note_bad(number, error)
+                    self._bad.add(number, error)
             if not self.train:
                 return None
         raise ValueError(f"{self.data.root}: none of the {len(self.rows)} files can be read")
@@ -149,13 +176,7 @@ class VideoDataset(torch.utils.data.Dataset):
 
     def file(self, item: int) -> Path:
         """The file that an item is cut from."""
-        return Path(self.data.root) / self.rows[item // self.clips_per_video][0]
-
-    def _note_bad(self, number: int, error: VideoError) -> None:
-        if self.num_bad_files >= self.data.max_bad_files:
-            raise error
-        self._bad[number] = True
-        log.warning("bad file %d of at most %d: %s", self.num_bad_files, self.data.max_bad_files, error)
+        return self.root / self.rows[item // self.clips_per_video][0]
 
     def _read(self, item: int, num_frames: int, generator: torch.Generator) -> Sample:
         def drawn(count: int) -> int:

@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
-from nbp.data.annotations import read_annotations
+from nbp.data.annotations import folder_of, read_annotations, read_lines
 from nbp.data.video_io import VideoError, check_video
 from nbp.system.files import write_text
 from nbp.system.progress import progress
@@ -34,38 +34,40 @@ class Entry(TypedDict):
     error: str         # "" for a good file
 
 
-def verify(root: str | Path, num_workers: int = 8) -> tuple[int, dict[str, str]]:
-    """Decode all files of the annotation lists in `root` and write `bad_files.txt` (`path<TAB>reason`).
+def verify(root: str | Path, num_workers: int = 8, out: str | Path | None = None) -> tuple[int, dict[str, str]]:
+    """Decode all files of a data set's annotation lists and write `bad_files.txt` (`path<TAB>reason`).
 
     Args:
         root: prepared data set.
         num_workers: decoding processes.
+        out: folder of the lists and of what is written; None: `root`.
 
     Returns:
         (number of files, dict of bad path -> reason).
 
     Raises:
-        ValueError: no annotation list in `root`, or num_workers below 1.
+        ValueError: no annotation list there, or num_workers below 1.
     """
     if num_workers < 1:
         raise ValueError(f"num_workers must be at least 1, got {num_workers}")
-    root = Path(root)
-    lists = [root / name for name in LISTS if (root / name).is_file()]
+    root, out = Path(root), Path(out or root)
+    lists = [out / name for name in LISTS if (out / name).is_file()]
     if not lists:
-        raise ValueError(f"{root} holds none of {', '.join(LISTS)}: prepare the data set first")
-    files = sorted({path for name in lists for path, _ in read_annotations(name)})
-    known = _read_record(root / RECORD)
+        raise ValueError(f"{out} holds none of {', '.join(LISTS)}: prepare the data set first")
+    rows = [row for name in lists for row in read_annotations(name)]
+    files, root = sorted({path for path, _ in rows}), folder_of(root, rows)
+    known = _read_record(out / RECORD)
     stamps = {path: _stamp(root / path) for path in files}
     todo = [path for path in files if path not in known or known[path]["stamp"] != stamps[path]]
     found = {path: entry["error"] for path, entry in known.items()}
-    with open(root / RECORD, "a", encoding="utf-8") as record:
+    with open(out / RECORD, "a", encoding="utf-8") as record:
         for path, error in _scan(root, todo, len(files), min(num_workers, max(1, len(todo)))):
             found[path] = error
             # The line break comes first, so that an entry behind one that a stopped scan left unfinished is whole.
             record.write("\n" + json.dumps({"path": path, "stamp": stamps[path], "error": error}))
             record.flush()
     bad = {path: found[path] for path in files if found[path]}
-    write_text(root / BAD_FILES, "".join(f"{path}\t{error}\n" for path, error in bad.items()))
+    write_text(out / BAD_FILES, "".join(f"{path}\t{error}\n" for path, error in bad.items()))
     return len(files), bad
 
 
@@ -77,8 +79,7 @@ def read_bad_files(path: str | Path) -> frozenset[str]:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; `python -m nbp.prepare ... --verify` writes such a list")
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return frozenset(line.split("\t")[0].strip() for line in lines if line.strip())
+    return frozenset(line.split("\t")[0] for line in read_lines(path) if line.strip())
 
 
 def _scan(root: Path, todo: list[str], total: int, num_workers: int) -> Iterator[tuple[str, str]]:
@@ -150,7 +151,7 @@ def _read_record(path: Path) -> dict[str, Entry]:
     """Last entry of each file; a line that a stopped scan left unfinished is no entry."""
     entries: dict[str, Entry] = {}
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:

@@ -3,27 +3,35 @@
 Legend: H W pixels.
 """
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from nbp.data.video_file import VideoError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 PICTURE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow cuts deeper ones off at 255
 
 
 def read_picture(path: Path) -> np.ndarray:
-    """Pixels of a picture file, uint8 (H, W, 3), RGB.
+    """Pixels of a picture file, turned as its EXIF data say: uint8 (H, W, 3), RGB.
 
     Raises:
-        ValueError: not a picture, a damaged one, or one of more than 8 bit; names the file.
+        VideoError: not a picture, a damaged one, or one of more than 8 bit; names the file.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             if image.mode not in PICTURE_MODES:
-                raise ValueError(f"{path} is a picture of mode {image.mode}; accepted: 8 bit, that is "
+                raise VideoError(f"{path} is a picture of mode {image.mode}; accepted: 8 bit, that is "
                                  f"{', '.join(PICTURE_MODES)}")
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:   # Pillow's word for a broken PNG
-        raise ValueError(f"{path} cannot be read as a picture: {error}") from error
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except VideoError:
+        raise
+    # A broken PNG is a SyntaxError to Pillow; its readers of other formats let through what they stumble over.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, MemoryError, struct.error,
+            zlib.error, Image.DecompressionBombError) as error:
+        raise VideoError(f"{path} cannot be read as a picture: {error}") from error

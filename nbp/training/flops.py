@@ -26,7 +26,8 @@ from nbp.config import DataConfig, TokenizerConfig, TokenizerRun
 from nbp.config.runs import Run
 from nbp.evaluation.lpips import LPIPS
 from nbp.hub import official
-from nbp.hub.models import FILE_SUFFIXES, load_model
+from nbp.hub.locating import FILE_SUFFIXES
+from nbp.hub.models import load_model
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.generator import GeneratorModule
 from nbp.training.tokenizer import TokenizerModule, total_loss

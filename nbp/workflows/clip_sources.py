@@ -8,6 +8,7 @@ Legend: N clips, T frames, H W pixels.
 
 import dataclasses
 import hashlib
+import logging
 import math
 import re
 import warnings
@@ -21,13 +22,14 @@ from einops import rearrange
 
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data import clip_set
-from nbp.data.annotations import read_annotations
+from nbp.data.annotations import folder_of, read_annotations
 from nbp.data.clips import fit_square
 from nbp.data.cut import Place, first, random_place, read_clip, spaced
 from nbp.data.dataset import VideoDataset
 from nbp.data.pictures import PICTURE_SUFFIXES, read_picture
 from nbp.data.tokens import TokenDataset
-from nbp.data.video_io import probe
+from nbp.data.video_io import VIDEO_SUFFIXES, probe
+from nbp.data.walk import find_files, split_folders
 from nbp.evaluation.features import Clips
 from nbp.evaluation.protocols import Protocol
 from nbp.hub.models import model_hash
@@ -35,7 +37,8 @@ from nbp.system.files import sha256
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif")
+log = logging.getLogger(__name__)
+
 MAX_PER_VIDEO = 4  # more random clips of one video would repeat its frames instead of adding to the set
 MAX_PROBED = 100  # files that are asked for their frame rate
 
@@ -87,7 +90,7 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
         arrays = clip_set.load(path, verify=True)
         return Clips.from_array(str(source), arrays["video"], arrays["label"])
     if path.is_dir():
-        return _tokens(path, tokenizer) if any(path.glob("tokens-*.safetensors")) else _folder(path, cut)
+        return _tokens(path, tokenizer) if any(path.glob("tokens-*.safetensors")) else _folder(path, cut, split)
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix == ".npy":
@@ -95,7 +98,9 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
     if path.suffix in (".yaml", ".yml"):
         return _data_config(path, split, cut)
     if path.suffix == ".txt":
-        return _files(str(source), [path.parent / name for name, _ in read_annotations(path)], cut)
+        rows = read_annotations(path)
+        base = folder_of(path.parent, rows)
+        return _files(str(source), [base / name for name, _ in rows], cut)
     raise ValueError(f"{source}: accepted are a folder, .npz, .npy, .txt (annotation list) or .yaml (data config)")
 
 
@@ -115,9 +120,17 @@ def _npz(path: Path) -> Clips:
     return Clips.from_array(str(path), arrays[name], arrays.get("label"))
 
 
-def _folder(folder: Path, cut: Cut) -> Clips:
-    videos = _files_below(folder, VIDEO_SUFFIXES)
-    pictures = _files_below(folder, PICTURE_SUFFIXES)
+def _folder(folder: Path, cut: Cut, split: str) -> Clips:
+    if cut.place != "first" and (splits := split_folders(folder)):
+        part = splits.get(split, splits.get("test", splits["train"]))
+        log.warning("%s is divided into %s; its clips are those of %s", folder, ", ".join(sorted(splits)), part.name)
+        folder = part
+    found = find_files(folder, VIDEO_SUFFIXES + PICTURE_SUFFIXES)
+    if note := found.note():
+        log.warning("%s: %s", folder, note)
+    files = sorted(found.files, key=partial(_natural_order, folder))
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    pictures = [path for path in files if path.suffix.lower() in PICTURE_SUFFIXES]
     if videos and len(pictures) > len(videos):   # fewer are previews
         raise ValueError(f"{folder} holds {len(videos)} videos ({videos[0].relative_to(folder)}) and {len(pictures)} "
                          f"pictures ({pictures[0].relative_to(folder)}); which are the clips? Keep one kind")
@@ -134,15 +147,12 @@ def _folder(folder: Path, cut: Cut) -> Clips:
                  _fingerprint(digests), content=_content(digests))
 
 
-def _files_below(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files with these suffixes, with 2 before 10 in names."""
-    def order(path: Path) -> tuple[list[list[int | str]], tuple[str, ...]]:
-        parts = path.relative_to(folder).parts
-        # Splitting at numbers gives text and numbers in turns, so that like is compared with like.
-        pieces = [re.split(r"(\d+)", part) for part in parts]
-        return [[int(piece) if number % 2 else piece for number, piece in enumerate(part)] for part in pieces], parts
-
-    return sorted((path for path in folder.rglob("*") if path.suffix.lower() in suffixes), key=order)
+def _natural_order(folder: Path, path: Path) -> tuple[list[list[int | str]], tuple[str, ...]]:
+    """Sort key of a file: with 2 before 10 in names."""
+    parts = path.relative_to(folder).parts
+    # Splitting at numbers gives text and numbers in turns, so that like is compared with like.
+    pieces = [re.split(r"(\d+)", part) for part in parts]
+    return [[int(piece) if number % 2 else piece for number, piece in enumerate(part)] for part in pieces], parts
 
 
 def _files(name: str, paths: list[Path], cut: Cut) -> Clips:

@@ -10,7 +10,7 @@ from videos import numbered
 MS = Fraction(1, 1000)
 TIMES = np.arange(60) * 40                                        # 25 frames a second
 DROPPED = np.array([t for n, t in enumerate(TIMES) if n % 20 not in range(5, 12)])   # a third of them is missing
-LIVE = {"webm": {"live": "1"}, "mp4": {"movflags": "frag_keyframe+empty_moov"}, "mov": {"movflags": "frag_keyframe+empty_moov"}}
+LIVE = {"webm": {"live": "1"}, **{name: {"movflags": "frag_keyframe+empty_moov"} for name in ("mp4", "mov")}}
 CODECS = {"avi": "mpeg4", "webm": "libvpx", "gif": "gif", "mpg": "mpeg2video", "vob": "mpeg2video", "flv": "flv1",
           "wmv": "wmv2", "mpeg": "mpeg1video"}
 

@@ -67,7 +67,7 @@ def test_k600_class_folders_and_flat(tmp_path, caplog):
                                                         ("train/b_000001_000011.webm", "")]
     assert read_annotations(tmp_path / "val.txt") == [("val/abseiling/c_000001_000011.MP4", "abseiling")]
     assert read_annotations(tmp_path / "test.txt") == [("test/d_000001_000011.mp4", "")]
-    assert "left out 1 empty files" in caplog.text
+    assert "left out 2 files: 1 .txt, 1 empty" in caplog.text
 
 
 def test_k600_bad_input(tmp_path):

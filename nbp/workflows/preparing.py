@@ -1,0 +1,129 @@
+"""From videos on disk to lists, a data config and what to run next; `nbp.prepare` is the command around it."""
+
+import argparse
+import math
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from nbp.config import DataConfig, save_config
+from nbp.data.annotations import count_per_class, read_annotations
+from nbp.data.classes import read_classes
+from nbp.data.integrity import BAD_FILES, read_bad_files, verify
+from nbp.data.sources import folder, k600, procgen, ucf101
+from nbp.data.video_io import probe
+from nbp.generator.conditions import train_text_tokenizer
+from nbp.system.files import check_writable
+
+MAX_PROBED = 100  # files that are asked whether they are interlaced
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """Make or check a data set and write its lists.
+
+    Args:
+        options: those of the command: source, root, and what belongs to the source.
+    """
+    if options.source == "text":
+        return prepare_text(options.root, options.out, options.vocabulary)
+    motion: dict[str, dict[str, float]] = {}
+    out = getattr(options, "out", None) or options.root   # procgen renders into its root
+    if Path(options.root).is_dir():
+        check_lists_folder(out)
+    if options.source == "procgen":
+        motion = procgen.prepare(options.root, options.train_clips, options.val_clips, options.seed,
+                                 options.num_threads)
+    elif options.source == "ucf101":
+        ucf101.prepare(options.root, options.split, excluded(options), out)
+    elif options.source == "k600":
+        k600.prepare(options.root, excluded(options), out)
+    else:
+        num_classes = folder.prepare(options.root, options.val_share, excluded(options), out)
+    print(summary(out, motion))
+    if options.verify:
+        verify_files(options.root, out, options.num_workers)
+    if options.source == "folder":
+        print(folder_commands(options, out, num_classes))
+    elif Path(out) != Path(options.root):
+        print(f"for --data and nbp.train: data.root={options.root} {shlex.join(list_fields(out))}")
+
+
+def check_lists_folder(out: str | Path) -> None:
+    """Make sure that lists can be written, before the videos are looked at.
+
+    Raises:
+        ValueError: they cannot; says how to have them elsewhere.
+    """
+    try:
+        check_writable(out, "")
+    except ValueError as error:
+        raise ValueError(f"{error}; --out FOLDER writes the lists elsewhere") from error
+
+
+def list_fields(out: str | Path) -> list[str]:
+    """Fields of a data config whose lists are not in its root."""
+    folder = os.path.abspath(out)
+    return [f"data.train_list={folder}/train.txt", f"data.val_list={folder}/val.txt"]
+
+
+def verify_files(root: str | Path, out: str | Path, num_workers: int) -> None:
+    """Decode every file, list the bad ones, and say which are interlaced."""
+    count, bad = verify(root, num_workers, out)
+    print(f"decoded {count} files, {len(bad)} are bad: {Path(out) / BAD_FILES}")
+    listed = [path for path, _ in read_annotations(Path(out) / "train.txt") if path not in bad]
+    looked_at = listed[::math.ceil(len(listed) / MAX_PROBED) or 1]
+    woven = [path for path in looked_at if probe(Path(root) / path).interlaced]
+    if woven:
+        print(f"{len(woven)} of {len(looked_at)} files looked at are interlaced, first {woven[0]}: each frame holds "
+              "two moments woven together; `ffmpeg -i FILE -vf bwdif NEW` separates them")
+
+
+def excluded(options: argparse.Namespace) -> frozenset[str]:
+    """Paths that --exclude names; says how many they are."""
+    if options.exclude is None:
+        return frozenset()
+    paths = read_bad_files(options.exclude)
+    gone = sum(not (Path(options.root) / path).is_file() for path in paths)
+    print(f"left out {len(paths)} files that {options.exclude} names, {gone} of which are not there")
+    return paths
+
+
+def folder_commands(options: argparse.Namespace, out: str | Path, num_classes: int) -> str:
+    """Write the folder's data config; returns what to run next."""
+    path, elsewhere = Path(out) / "data.yaml", Path(out) != Path(options.root)
+    lists = [str(Path(out).absolute() / name) if elsewhere else name for name in ("train.txt", "val.txt")]
+    save_config(DataConfig(name="folder", root=options.root, train_list=lists[0], val_list=lists[1],
+                           resolution=options.resolution, fps=options.fps), path)
+    data = [f"data.root={options.root}", *(list_fields(out) if elsewhere else ()),
+            f"data.resolution={options.resolution}", f"data.fps={options.fps or 'null'}"]
+    row = options.resolution // 8
+    model = [f"model.num_condition_ids={num_classes}", f"model.grid=[5,{row},{row}]", f"model.block_shape=[1,1,{row}]"]
+    if not num_classes:
+        model += ["model.condition=none", "model.condition_len=0"]
+    train = ["python", "-m", "nbp.train"]
+    return (f"data config: {path}; next:\n  {shlex.join([*train, 'configs/tokenizer_folder.yaml', *data])}\n"
+            f"  {shlex.join([*train, 'configs/generator_folder.yaml', *data, *model])}")
+
+
+def prepare_text(root: str | Path, out: str | Path, vocabulary: int) -> None:
+    """Train a text tokenizer on the class names of a data set and write it as a folder."""
+    texts = read_classes(Path(root) / "classes.txt")
+    train_text_tokenizer(texts, out, vocabulary)
+    print(f"{out}: text tokenizer of {len(texts)} class names, at most {vocabulary} ids")
+
+
+def summary(out: str | Path, motion: Mapping[str, Mapping[str, float]]) -> str:
+    """Table of clips per class, with the mean motion of each where it is known.
+
+    Args:
+        out: folder of the lists.
+        motion: {split: {label: grey levels between frames 4 and 16}}, or empty.
+    """
+    counts = {split: count_per_class(read_annotations(Path(out) / f"{split}.txt")) for split in ("train", "val")}
+    lines = [f"{'class':28s} {'train':>8s} {'val':>8s}" + ("   motion train / val" if motion else "")]
+    for label in sorted(set(counts["train"]) | set(counts["val"])):
+        line = f"{label or '(no label)':28s} {counts['train'].get(label, 0):8d} {counts['val'].get(label, 0):8d}"
+        lines.append(line + (f"   {motion['train'][label]:12.1f} / {motion['val'][label]:.1f}" if motion else ""))
+    lines.append(f"{'all':28s} {sum(counts['train'].values()):8d} {sum(counts['val'].values()):8d}")
+    return "\n".join(lines) + f"\nlists: {Path(out) / 'train.txt'}, val.txt, classes.txt; no clip is in both"
