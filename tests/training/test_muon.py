@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from nbp.training.tokenizer_module import TokenizerModule
+from nbp.training.tokenizer import TokenizerModule
 from torch import nn
 
 from nbp import train
