@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from nbp.config import GeneratorConfig, TokenizerConfig, build_config
 from nbp.hub import official
 from nbp.hub.locating import CONFIG, WEIGHTS, locate
+from nbp.system.distributed import check_device
 from nbp.system.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -116,8 +117,7 @@ def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | 
         ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
             is asked for where there is none.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device {device!r} is not available here: pass device="cpu"')
+    check_device(device)
     model = empty_model(make)
     check_state_dict(model, state, source)
     model.load_state_dict(state, assign=True)
