@@ -96,6 +96,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     parts = clip_set.Parts(out, settings)
     if precision == "bf16":
         model.bfloat16()
+    model.pack()
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     fill(parts, requests, batch_size, lambda batch: generate_clips(model, tokens, batch, encode, continued, seed,
                                                                    **options))
