@@ -80,7 +80,7 @@ class Generator(nn.Module):
         Raises:
             ValueError: no generator there, or its tensors do not fit its config.
         """
-        found, state = models.open_model(path, "generator", config)
+        _, found, state = models.open_model(path, "generator", config)
         return models.build(lambda: cls(cast(GeneratorConfig, found)), state, path, device)
 
     def forward(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:

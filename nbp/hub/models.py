@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from nbp.config import GeneratorConfig, TokenizerConfig, build_config
 from nbp.hub import official
 from nbp.hub.locating import CONFIG, WEIGHTS, locate
+from nbp.hub.run_checkpoints import CONFIG_CLASSES, StoredModel, model_of_run, stored_run
+from nbp.hub.torch_files import read_file, refuse_placeholder
 from nbp.system.distributed import check_device
 from nbp.system.files import atomic_path, read_json, write_json
 
@@ -26,15 +28,13 @@ FORMAT_VERSION = 1
 State = dict[str, Tensor]
 ModelConfig = GeneratorConfig | TokenizerConfig
 Model = TypeVar("Model", bound=nn.Module)
-CONFIG_CLASSES: dict[str, type[GeneratorConfig] | type[TokenizerConfig]] = {
-    "tokenizer": TokenizerConfig, "generator": GeneratorConfig}
 
 
-def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> tuple[ModelConfig, State]:
-    """Config and tensors of a model, whatever it is stored as; what it is, its content says.
+def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> StoredModel:
+    """A model, whatever it is stored as; what it is, its content says.
 
     Args:
-        path: see `locate`.
+        path: see `locate`; or a checkpoint file of a training run.
         kind: "tokenizer" or "generator".
         config: replaces what an official file says of itself.
 
@@ -42,9 +42,15 @@ def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -
         ValueError: no model of that kind there, or one that cannot be read; the message names the file.
     """
     found = locate(path, kind)
-    if found.is_file():
-        return official.read_model(found, kind, config)
-    return load_model(found, kind)[1:]
+    if not found.is_file():
+        return load_model(found, kind)
+    content = read_file(found)
+    run = stored_run(content)
+    if run is None:
+        return official.native_model(content, kind, found, config)
+    if run["kind"] != kind:
+        raise ValueError(f"{path} is a checkpoint of a {run['kind']} run, expected a {kind}")
+    return model_of_run(run, cast(dict[str, Any], content)["state_dict"], path)
 
 
 def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
@@ -65,15 +71,12 @@ def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mappin
                                        "config": dataclasses.asdict(config)})
 
 
-def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelConfig, State]:
+def load_model(path: str | Path, kind: str | None = None) -> StoredModel:
     """Read a native model folder, its weights memory-mapped.
 
     Args:
         path: folder, or the model hub id of one.
         kind: the kind that is expected; None for any.
-
-    Returns:
-        (kind, config, dict of name -> tensor).
 
     Raises:
         ValueError: no such folder, another kind or version, unknown or missing config fields, or a damaged file;
@@ -87,7 +90,8 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
         raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})")
+            raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})"
+                             + _advice(folder))
     content = read_json(folder / CONFIG)
     if not isinstance(content, dict) or not {"kind", "format_version", "config"} <= set(content):
         raise ValueError(f"{folder / CONFIG} must hold kind, format_version and config")
@@ -97,10 +101,20 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
         raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
                          f"this code reads {FORMAT_VERSION}")
     config = build_config(CONFIG_CLASSES[content["kind"]], content["config"], folder / CONFIG)
+    refuse_placeholder(folder / WEIGHTS)
     try:
-        return content["kind"], config, load_file(folder / WEIGHTS)
+        return StoredModel(content["kind"], config, load_file(folder / WEIGHTS))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
+
+
+def _advice(folder: Path) -> str:
+    """What to do with a folder of a training run."""
+    if (folder / "model" / CONFIG).is_file():
+        return f"; its model is {folder / 'model'}"
+    if (folder / "latest").is_file():
+        return f"; it is a DeepSpeed checkpoint: python -m nbp.convert checkpoint-to-native {folder} FOLDER"
+    return ""
 
 
 def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path,
