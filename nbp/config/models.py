@@ -55,7 +55,7 @@ class TokenizerConfig(Section):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
         if any(width < 4 or width % (4 if width < 128 else 32) for width in self.widths):
-            raise ValueError("tokenizer config: widths must be divisible by 4, and from 128 on by 32 (groups of norms), "
+            raise ValueError("tokenizer config: widths must be divisible by 4, from 128 on by 32 (groups of norms), "
                              f"got {list(self.widths)}")
         if any(level < 2 for level in self.fsq_levels):
             raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")

@@ -28,7 +28,8 @@ VARIANTS = {
     "text, no pads": dict(block_shape=[1, 1, 4], pad_visibility="causal", **TEXT),
     "text, pads hidden": dict(block_shape=[1, 1, 4], pad_token=2, **TEXT),
     "text hybrid, pads hidden": dict(block_shape=[1, 1, 4], start="hybrid", pad_token=2, **TEXT),
-    "text hybrid, pads causal": dict(block_shape=[1, 1, 4], start="hybrid", pad_token=2, pad_visibility="causal", **TEXT),
+    "text hybrid, pads causal": dict(block_shape=[1, 1, 4], start="hybrid", pad_token=2, pad_visibility="causal",
+                                     **TEXT),
     "full head": dict(block_shape=[1, 1, 4], full_head=True),
 }
 
