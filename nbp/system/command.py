@@ -19,7 +19,8 @@ from typing import NoReturn
 
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 # Import names of what `pip install .` leaves out, and the extra that brings it.
-EXTRAS = {"pytorch_lightning": "train", "deepspeed": "train", "wandb": "train", "decord": "train"}
+EXTRAS = {"pytorch_lightning": "train", "deepspeed": "train", "wandb": "train", "decord": "train",
+          "gradio": "demo"}
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 
 
