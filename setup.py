@@ -9,6 +9,8 @@ TRAIN = [
     "wandb>=0.26,<0.32",
     "decord==0.6.0; platform_system == 'Linux' and platform_machine == 'x86_64'",
 ]
+DEMO = ["gradio>=6,<7"]
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30,<2"]
 
 setup(
     name="nbp",
@@ -38,11 +40,15 @@ setup(
         "scipy>=1.11",
         "matplotlib>=3.8",
         "pillow>=10",
+        "typing_extensions>=4.6",
         "numpy>=1.26,<2.5",
     ],
     extras_require={
         "train": TRAIN,
-        "dev": [*TRAIN, "pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "packaging", "pre-commit>=4",
+        "demo": DEMO,
+        "docs": DOCS,
+        "dev": [*TRAIN, *DEMO, *DOCS, "selenium>=4.20",
+                "pytest>=8", "pytest-timeout", "pytest-xdist>=3.6", "packaging", "pre-commit>=4",
                 "ruff>=0.14,<0.18", "mypy>=1.18,<3"],
     },
 )

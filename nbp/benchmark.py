@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from nbp.benchmarking.evaluation import benchmark_evaluation
 from nbp.benchmarking.sampling import benchmark_sampling
-from nbp.system.command import run_command
+from nbp.system.command import at_least, run_command
 from nbp.system.distributed import default_device
 
 
@@ -31,7 +31,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--generator", required=True, help="native model folder or official checkpoint")
     add("--tokenizer", required=True, help="native model folder or official file")
     add("--out", help="JSON file for the figures")
-    add("--repeats", type=int, default=3)
+    add("--repeats", type=at_least(1), default=3)
     add("--device", default=default_device())
     evaluation = benchmarks.add_parser("evaluation", help="feature extraction against the bare network")
     evaluation.set_defaults(measure=benchmark_evaluation)
@@ -41,11 +41,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--weights", help="weights of the network; default: fetched")
     add("--ckpt", default="ckpt", help="folder of fetched weights")
     add("--out", help="JSON file for the figures")
-    add("--max-clips", type=int, default=64)
-    add("--size", type=int, default=128, help="pixels of made-up clips")
-    add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=0, help="decoding processes; 0: a thread")
-    add("--repeats", type=int, default=3)
+    add("--max-clips", type=at_least(1), default=64)
+    add("--size", type=at_least(1), default=128, help="pixels of made-up clips")
+    add("--batch-size", type=at_least(1), default=8)
+    add("--num-workers", type=at_least(0), default=0, help="decoding processes; 0: a thread")
+    add("--repeats", type=at_least(1), default=3)
     add("--device", default=default_device())
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if typed and typed[0].startswith("--") and typed[0] != "--help":

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from nbp.evaluation.protocols import PROTOCOLS
 from nbp.evaluation.statement import Report
-from nbp.system.command import run_command
+from nbp.system.command import at_least, run_command
 from nbp.system.distributed import default_device
 from nbp.workflows.scoring_sets import score_sets
 
@@ -38,7 +38,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "to held-out clips (--real; where that is a data config whose training list is scored, its val list)")
     add("--sensitivity", action="store_true", dest="sensitivity_report",
         help="every preset, number of clips and known damage, with plots")
-    add("--sensitivity-clips", type=int, default=256, help="real clips that are damaged for it")
+    add("--sensitivity-clips", type=at_least(1), default=256, help="real clips that are damaged for it")
     add("--out", default="runs/evaluate", help="folder for scores and pictures")
     add("--cache", default="runs/features", help="folder where features are kept between calls")
     add("--weights", help="weights of the network (i3d_pretrained_400.pt, i3d_torchscript.pt); default: fetched")
@@ -48,8 +48,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--intervals", action=argparse.BooleanOptionalAction, default=True,
         help="bootstrap interval, folds and the limit of infinite clips (seconds to minutes)")
     add("--seed", type=int, default=0, help="for choosing clips from larger sets, random places and --intervals")
-    add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=0, help="decoding processes; 0: a thread")
+    add("--batch-size", type=at_least(1), default=8)
+    add("--num-workers", type=at_least(0), default=0, help="decoding processes; 0: a thread")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     options = parser.parse_args(arguments)
     if bool(options.run) == bool(options.real or options.fake) or bool(options.real) != bool(options.fake):

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from nbp.system.command import run_command
+from nbp.system.command import at_least, positive, run_command
 from nbp.system.distributed import default_device
 from nbp.workflows.generating import generate
 
@@ -27,26 +27,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--generator", help="native model folder, official checkpoint or hub id, where there is no MODEL")
     add("--tokenizer", help="native model folder, official file or hub id, where there is no MODEL")
     add("--out", required=True, help="folder for the clips")
-    add("--num-clips", type=int, default=16)
+    add("--num-clips", type=at_least(1), default=16)
     add("--labels", nargs="+", help="classes to cycle through, ids or names that the model knows (default: all)")
     add("--texts", nargs="+", help="prompts to cycle through, for text-conditioned models")
     add("--classes", help="classes.txt of a data set: its names, as words, are the prompts of text-conditioned models; "
         "default: those that the model knows")
     add("--text-tokenizer", help="Hugging Face tokenizer folder, for text-conditioned models; default: the model's")
     add("--data", help="data config whose validation clips are continued")
-    add("--clips-per-video", type=int, default=1, help="with --data: clips of each file, evenly spaced")
-    add("--prefix-frames", type=int, default=5, help="with --data: frames that are given, 1 + 4k")
+    add("--clips-per-video", type=at_least(1), default=1, help="with --data: clips of each file, evenly spaced")
+    add("--prefix-frames", type=at_least(1), default=5, help="with --data: frames that are given, 1 + 4k")
     add("--unconditional", action="store_true", help="leave the label or text out")
     add("--seed", type=int, default=0)
-    add("--batch-size", type=int, default=8)
+    add("--batch-size", type=at_least(1), default=8)
     sampling = parser.add_argument_group("sampling", "default: what the model recommends, or 1.0, 16000, 0.9 and none")
-    for name, kind, text in (("--temperature", float, None), ("--top-k", int, "0: off"), ("--top-p", float, "1: off"),
+    for name, kind, text in (("--temperature", positive, None), ("--top-k", at_least(0), "0: off"),
+                             ("--top-p", float, "1: off"),
                              ("--cfg-scale", float, "classifier-free guidance; 1: none")):
         sampling.add_argument(name, type=kind, help=text)
     sampling.add_argument("--greedy", action=argparse.BooleanOptionalAction)
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the generator; bf16 is up to 2.7 times as "
         "fast on a GPU, and rounding then lets a clip depend a little on the batch size")
-    add("--fps", type=float, help="frame rate of the mp4 files; default: the model's, or 8")
+    add("--fps", type=positive, help="frame rate of the mp4 files; default: the model's, or 8")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     options = parser.parse_args(arguments)
     model = vars(options).pop("model")

@@ -49,23 +49,25 @@ class VideoPipeline:
         self._encode: Encoder | None = None
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None) -> "VideoPipeline":
+    def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None,
+                        tokenizer: str | Path | None = None) -> "VideoPipeline":
         """Load the folder, or the model hub id, of a tokenizer and a generator.
 
         Args:
-            path: folder with `tokenizer/` and `generator/`, or an id such as "name/model".
+            path: folder with `tokenizer/` and `generator/`, or an id such as "name/model"; with `tokenizer`, of the
+                generator alone.
             device: where the models run; None: a GPU where there is one.
+            tokenizer: folder, official file or hub id of the tokenizer, where `path` does not hold it.
 
         Raises:
             ValueError: no such models there.
         """
         device = device or default_device()
-        homes = {kind: locate(path, kind) for kind in ("tokenizer", "generator")}
+        homes = {"tokenizer": locate(tokenizer or path, "tokenizer"), "generator": locate(path, "generator")}
         about = facts.read_about(homes["generator"]).or_else(facts.read_about(homes["tokenizer"]))
-        tokenizer = load_magvit2(homes["tokenizer"], about.resolution, device)
-        generator = load_transformer(homes["generator"], tokenizer, device)
+        codec = load_magvit2(homes["tokenizer"], about.resolution, device)
         texts = homes["generator"] / about.text_tokenizer if about.text_tokenizer else None
-        return cls(tokenizer, generator, about, texts)
+        return cls(codec, load_transformer(homes["generator"], codec, device), about, texts)
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from nbp.data.integrity import BAD_FILES
-from nbp.system.command import run_command
+from nbp.system.command import at_least, positive, run_command
 from nbp.workflows.preparing import prepare
 
 
@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument("--train-clips", type=int, default=2400)
     source.add_argument("--val-clips", type=int, default=240)
     source.add_argument("--seed", type=int, default=0)
-    source.add_argument("--num-threads", type=int, default=2, help="threads that encode video")
+    source.add_argument("--num-threads", type=at_least(1), default=2, help="threads that encode video")
     source = sources.add_parser("ucf101", help="<root>/<Class>/v_*.avi")
     source.add_argument("--root", default="data/UCF-101")
     source.add_argument("--split", type=int, default=1, help="official split, 1 to 3")
@@ -37,19 +37,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source = sources.add_parser("folder", help="<root>/<class>/*.mp4, or videos without classes")
     source.add_argument("--root", default="data/videos")
     source.add_argument("--val-share", type=float, default=0.1, help="share of each class kept for validation")
-    source.add_argument("--resolution", type=int, default=128, help="pixels of the square clips, for data.yaml")
-    source.add_argument("--fps", type=float, help="frames per second of the clips (default: the files' own)")
+    source.add_argument("--resolution", type=at_least(8), default=128, help="pixels of the square clips, for data.yaml")
+    source.add_argument("--fps", type=positive, help="frames per second of the clips (default: the files' own)")
     for name in ("ucf101", "k600", "folder"):
         add = sources.choices[name].add_argument
         add("--exclude", metavar=BAD_FILES, help="files that no list gets, as --verify writes them")
         add("--out", help="folder for the lists (default: the root, which must be writable then)")
     for source in sources.choices.values():
         source.add_argument("--verify", action="store_true", help=f"decode every file and write {BAD_FILES}; resumable")
-        source.add_argument("--num-workers", type=int, default=8, help="processes of --verify")
+        source.add_argument("--num-workers", type=at_least(1), default=8, help="processes of --verify")
     source = sources.add_parser("text", help="a small text tokenizer of a data set's class names")
     source.add_argument("--root", default="data/UCF-101", help="where classes.txt is")
     source.add_argument("--out", default="ckpt/class-words", help="folder of the tokenizer")
-    source.add_argument("--vocabulary", type=int, default=512, help="largest number of ids")
+    source.add_argument("--vocabulary", type=at_least(2), default=512, help="largest number of ids")
     options = parser.parse_args(arguments)
     if getattr(options, "exclude", None) and options.verify:
         parser.error(f"--verify finds no file that --exclude leaves out, and rewrites {BAD_FILES}: run it first, alone")

@@ -8,7 +8,7 @@ Resumable; torchrun shares the work.
 import argparse
 from collections.abc import Sequence
 
-from nbp.system.command import run_command
+from nbp.system.command import at_least, run_command
 from nbp.system.distributed import default_device
 from nbp.workflows.reconstructing import reconstruct
 
@@ -26,7 +26,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--split", default="val", choices=["train", "val"])
     add("--out", required=True, help="folder for clips and scores")
     add("--protocol", default="quickstart", help="of rFVD; nbp-rfvd for figures comparable with published ones")
-    add("--max-clips", type=int, help="only the first clips of the list; the name says so")
+    add("--max-clips", type=at_least(1), help="only the first clips of the list; the name says so")
     add("--allow-fewer", action="store_true", help="score fewer clips than the protocol asks for; the name says so")
     add("--intervals", action=argparse.BooleanOptionalAction, default=True,
         help="bootstrap interval, folds and the limit of infinite clips of the distance (seconds to minutes)")
@@ -34,8 +34,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--weights", help="I3D weights (default: fetched)")
     add("--ckpt", default="ckpt", help="folder of fetched weights")
     add("--cache", help="folder where features are kept (default: features beside OUT)")
-    add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=0, help="decoding processes")
+    add("--batch-size", type=at_least(1), default=8)
+    add("--num-workers", type=at_least(0), default=0, help="decoding processes")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     add("overrides", nargs="*", metavar="field=value", help="changes to the data config")
     return parser.parse_args(arguments)

@@ -7,7 +7,7 @@ writes OUT/train and OUT/val. Stopped, it goes on where it was; under torchrun t
 import argparse
 from collections.abc import Sequence
 
-from nbp.system.command import run_command
+from nbp.system.command import at_least, run_command
 from nbp.system.distributed import default_device
 from nbp.workflows.tokenizing import tokenize
 
@@ -23,10 +23,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--data", required=True, help="data config, e.g. configs/data/procgen.yaml")
     add("--out", required=True, help="folder of the cache")
     add("--splits", nargs="+", default=["train", "val"], choices=["train", "val"])
-    add("--clips-per-video", type=int, default=1, help="clips per file, evenly spaced")
-    add("--batch-size", type=int, default=8)
-    add("--num-workers", type=int, default=2)
-    add("--shard-size", type=int, default=1024, help="clips in a file; also what an interruption can lose")
+    add("--clips-per-video", type=at_least(1), default=1, help="clips per file, evenly spaced")
+    add("--batch-size", type=at_least(1), default=8)
+    add("--num-workers", type=at_least(0), default=2)
+    add("--shard-size", type=at_least(1), default=1024, help="clips in a file; also what an interruption can lose")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     add("overrides", nargs="*", metavar="field=value", help="changes to the data config")
     return parser.parse_args(arguments)

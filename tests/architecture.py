@@ -9,7 +9,8 @@ import graphlib
 from collections.abc import Iterator
 
 LAYERS = (("system",), ("config",), ("hub",), ("data", "tokenizer", "generator", "evaluation"), ("download",),
-          ("training",), ("planning", "reporting"), ("workflows",), ("pipeline",), ("benchmarking", "quickstart"))
+          ("training",), ("planning", "reporting"), ("workflows",), ("pipeline",),
+          ("benchmarking", "quickstart", "web"))
 PUBLIC = ("__init__", "download", "pipeline")  # the modules at the top that are no commands
 MAX_TOP, MAX_FILE, MAX_FUNCTION, MAX_MAIN, MAX_ALL = 14, 300, 60, 8, 13_400
 PARSING = {"ArgumentParser", "Namespace", "_SubParsersAction"}

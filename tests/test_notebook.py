@@ -1,4 +1,4 @@
-"""The notebook runs as it stands, with the official file replaced by a small tokenizer."""
+"""The notebooks run as they stand, with small untrained models where the released or official ones are not here."""
 
 import json
 import os
@@ -6,34 +6,94 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from pipelines import make_pipeline, make_tokenizer
 
-from nbp.config import TokenizerConfig
-from nbp.tokenizer.model import Tokenizer
+import nbp
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOK = ROOT / "notebooks" / "load_magvit2.ipynb"
+NOTEBOOKS = ROOT / "notebooks"
+RELEASED = "ckpt/NBP-procgen"
 
 
-def test_it_shows_a_real_clip_and_its_reconstruction(sample_videos, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "tokenizer"
-    Tokenizer(TokenizerConfig([8, 8, 8, 16], [1, 1, 1, 1], [[1, 2, 2], [2, 2, 2], [2, 2, 2]], [5, 5, 5])
-              ).save_pretrained(folder)
-    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear its outputs"
-    code = ["".join(cell["source"]) for cell in cells]
-    assert "ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt" in code[0]
-    code[0] = code[0].replace("ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt", str(folder))
-    monkeypatch.chdir(ROOT)
-    previous = matplotlib.get_backend()
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Function(name, replaced text -> text) -> (names of the notebook when it is through, pictures it showed)."""
+    for name in ("ckpt", "configs", "data/samples"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    previous, pictures = matplotlib.get_backend(), []
     matplotlib.use("Agg")
-    names, picture = {}, tmp_path / "picture.png"
-    monkeypatch.setattr(plt, "show", lambda: plt.savefig(picture))
-    try:
-        for source in code:
-            exec(source, names)  # noqa: S102 - our own notebook
-    finally:
+
+    def show():
+        pictures.append(tmp_path / f"picture-{len(pictures)}.png")
+        plt.savefig(pictures[-1])
         plt.close("all")
-        matplotlib.use(previous)
+
+    monkeypatch.setattr(plt, "show", show)
+
+    def execute(name, **replaced):
+        cells = [cell for cell in json.loads((NOTEBOOKS / name).read_text())["cells"] if cell["cell_type"] == "code"]
+        assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear its outputs"
+        code = "\n\n".join("".join(cell["source"]) for cell in cells)
+        for old, new in replaced.values():
+            assert old in code
+            code = code.replace(old, new)
+        names = {}
+        exec(compile(code, name, "exec"), names)  # noqa: S102 - our own notebook
+        return names, pictures
+
+    yield execute
+    plt.close("all")
+    matplotlib.use(previous)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The released model, or a small one with random weights."""
+    if not (ROOT / RELEASED / "model_index.json").is_file():
+        make_pipeline().save_pretrained(tmp_path / "NBP-tiny")
+        return f'"{RELEASED}"', f'"{tmp_path / "NBP-tiny"}"'
+    return f'"{RELEASED}"', f'"{RELEASED}"'
+
+
+def test_the_official_tokenizer_on_a_real_clip(sample_videos, tmp_path, run, capsys):
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    names, pictures = run("load_magvit2.ipynb", tokenizer=("ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt",
+                                                           str(tmp_path / "tokenizer")))
     assert names["tokens"].shape == (1, 5, 16, 16) and names["video"].shape == (1, 3, 17, 128, 128)
     assert "(1, 3, 17, 128, 128) -> (1, 5, 16, 16)" in capsys.readouterr().out
-    assert os.path.getsize(picture) > 20_000
+    assert os.path.getsize(pictures[0]) > 20_000
+
+
+def test_generate_continue_score(i3d_path, run, model, capsys):
+    names, pictures = run("quickstart.ipynb", model=model)
+    pipe, clips = names["pipe"], names["clips"]
+    assert len(clips) == 4 and len(pictures) == 2 and nbp.probe("runs/quickstart-3.mp4").num_frames == pipe.num_frames
+    assert names["longer"].shape[1] == 2 * pipe.num_frames and torch.equal(names["longer"][:, :5], names["given"])
+    assert names["report"]["protocol"] == "quickstart+real=8+fake=8+repeats=1" or names["report"]["fvd"] >= 0
+    assert capsys.readouterr().out.count("more frames") == pipe.generator.config.grid[0]
+
+
+def test_any_video_to_tokens_and_back(sample_videos, run, model, capsys):
+    names, pictures = run("tokenizer.ipynb", model=model)
+    assert names["tokens"].shape == (1, 5, 8, 8) and names["back"].shape == names["video"].shape == (1, 3, 17, 64, 64)
+    out = capsys.readouterr().out
+    assert "PSNR" in out and "equal tokens" in out and len(pictures) == 2
+    assert nbp.probe("runs/reconstruction.mp4").width == 128
+
+
+@pytest.mark.slow
+def test_a_folder_of_videos_to_a_model(tmp_path, run):
+    for label in ("a", "b"):
+        (tmp_path / "data" / "videos" / label).mkdir(parents=True)
+        for number in range(4):
+            frames = np.random.default_rng(number).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+            nbp.write_video(tmp_path / "data" / "videos" / label / f"{number}.mp4", frames, 8)
+    names, _ = run("train_your_own.ipynb")
+    assert names["clips"].shape == (2, 3, 17, 32, 32) and names["pipe"].about.classes == ["a", "b"]
+    again = nbp.VideoPipeline.from_pretrained("runs/own/pipeline", device="cpu")
+    assert torch.equal(again(classes=["a"], num_clips=2, seed=0), names["clips"])

@@ -65,7 +65,7 @@ def test_refusals():
         plan_run(run, "a100-80g", 0)
     with pytest.raises(ValueError, match="--gpu is 'abacus'; accepted: v100-32g, a100-40g"):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "abacus"])
-    with pytest.raises(ValueError, match=r"^trainer.global_batch=256 is no multiple of 12 = batch_size 4 x 3 dev"):
+    with pytest.raises(ValueError, match=r"base.yaml: trainer.global_batch=256 is no multiple of 12 = batch_size 4 x 3"):
         plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "3", "--gpu", "a100-80g"])
     with pytest.raises(ValueError, match="optim.learning_rate"):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "a100-80g", "optim.learning_rate=1"])

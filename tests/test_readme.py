@@ -117,7 +117,7 @@ def test_the_python_snippet_runs_on_a_small_model(tmp_path, monkeypatch):
                               [5, 5, 5])).save_pretrained(tmp_path / "tokenizer")
     Generator(GeneratorConfig(2, 2, 32, 125, [5, 16, 16], [1, 1, 16], "none", "plain",
                               begin_token=False)).save_pretrained(tmp_path / "generator")
-    code = "\n".join(re.findall(r"```python\n(.*?)```", TEXT, re.S))
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "magvit2_ucf.pt" in block]
     code = code.replace("ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt", str(tmp_path / "tokenizer"))
     code = code.replace("ckpt/NBP-k600-base/k600_base_nbp16.ckpt", str(tmp_path / "generator"))
     code = code.replace('device="cuda"', 'device="cpu"')
@@ -126,3 +126,27 @@ def test_the_python_snippet_runs_on_a_small_model(tmp_path, monkeypatch):
     exec(code, names)  # noqa: S102 - our own README
     assert names["video"].shape == (1, 3, 17, 128, 128)
     assert torch.equal(names["indices"][:, :2], names["tokens"][:, :2])
+
+
+def test_the_lines_of_the_pipeline_run_on_a_small_model(tmp_path, monkeypatch, i3d_path, capsys):
+    """The README's first lines; the released model where it is here, else one with random weights."""
+    import nbp
+    from pipelines import make_pipeline
+
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "VideoPipeline" in block]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ckpt").mkdir()
+    for path in (ROOT / "ckpt").iterdir():
+        (tmp_path / "ckpt" / path.name).symlink_to(path)
+    if not (tmp_path / "ckpt" / "NBP-procgen").exists():
+        make_pipeline().save_pretrained("ckpt/NBP-procgen")
+    pipe = nbp.VideoPipeline.from_pretrained("ckpt/NBP-procgen", device="cpu")
+    for number, clip in enumerate(pipe(num_clips=9, seed=5)):
+        nbp.write_video(f"data/procgen/val/{number}.mp4", clip, pipe.fps)
+    nbp.write_video("any.mp4", pipe(seed=6)[0], pipe.fps)
+    names = {}
+    exec(code, names)  # noqa: S102 - our own README
+    assert nbp.probe("runs/clips/11.mp4").num_frames == 17 and names["longer"].shape[:3] == (12, 3, 33)
+    assert names["tokens"].shape == tuple(pipe.generator.config.grid)
+    shown = capsys.readouterr().out.splitlines()
+    assert len([line for line in shown if line.startswith("torch.Size")]) == 5 and float(shown[-1]) >= 0

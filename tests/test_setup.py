@@ -58,11 +58,13 @@ def imported():
 
 
 def test_every_import_is_declared_and_nothing_else(declared):
-    base, train = by_name(declared["install_requires"]), by_name(declared["extras_require"]["train"])
-    assert not base.keys() & train.keys()
-    assert imported() - NOT_IN_SETUP == (base.keys() | train.keys()) - NOT_IMPORTED
-    assert {canonicalize_name(name) for name in EXTRAS} == train.keys()
-    assert set(declared["extras_require"]["train"]) < set(declared["extras_require"]["dev"])
+    base, extras = by_name(declared["install_requires"]), declared["extras_require"]
+    train, demo = by_name(extras["train"]), by_name(extras["demo"])
+    assert not base.keys() & (train.keys() | demo.keys())
+    assert imported() - NOT_IN_SETUP == (base.keys() | train.keys() | demo.keys()) - NOT_IMPORTED
+    for name, found in (("train", train), ("demo", demo)):
+        assert {canonicalize_name(module) for module in EXTRAS if EXTRAS[module] == name} == found.keys()
+        assert set(extras[name]) < set(extras["dev"])
 
 
 def test_the_ranges_hold_what_is_installed(declared):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nbp.generator.model import Generator
 from nbp.generator.sequence import to_grid
-from nbp.generator.transformer import Attention
+from nbp.generator.transformer import Attention, TransformerLayer
 
 Caches = list[tuple[Tensor, Tensor]]      # keys and values (B, H, S, D/H) of every layer
 
@@ -78,6 +78,7 @@ def run_layers(model: Generator, x: Tensor, mask: Tensor, caches: Caches | None)
     """Hidden states (B, n, D) and the caches, longer by n."""
     grown = []
     for number, layer in enumerate(model.transformer.layers):
+        assert isinstance(layer, TransformerLayer)
         out, cache = attend(layer.attention, layer.norm1(x), mask, caches[number] if caches is not None else None)
         x = x + out
         x = x + layer.mlp(layer.norm2(x))

@@ -64,8 +64,9 @@ class TokenizerConfig(Section):
         if self.units == "published" and (without_unit or (changes[0] and not self.num_res_blocks[0])):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
-        if any(width % 4 for width in self.widths):
-            raise ValueError(f"tokenizer config: widths must be divisible by 4, got {list(self.widths)}")
+        if any(width < 4 or width % (4 if width < 128 else 32) for width in self.widths):
+            raise ValueError("tokenizer config: widths must be divisible by 4, from 128 on by 32 (groups of norms), "
+                             f"got {list(self.widths)}")
         if any(level < 2 for level in self.fsq_levels):
             raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")
         if any(level == 2 for level in self.fsq_levels):
@@ -115,6 +116,11 @@ class GeneratorConfig(OfficialQuirks):
     @property
     def block_size(self) -> int:
         return math.prod(self.block_shape)
+
+    @property
+    def seq_len(self) -> int:
+        """Positions that a clip of `grid` takes, condition included."""
+        return self.condition_len + math.prod(self.grid) - (0 if self.begin_token else self.block_size)
 
     def check(self) -> None:
         for name in ("num_layers", "num_heads", "width", "num_codes", "max_seq_len"):

@@ -245,6 +245,9 @@ class GeneratorRun(Section):
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
                              f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")
+        if self.model.max_seq_len < self.model.seq_len:
+            raise ValueError(f"model.max_seq_len must be at least {self.model.seq_len} for a condition and "
+                             f"model.grid={self.model.grid}, got {self.model.max_seq_len}")
         if self.data is not None:
             steps = self.model.grid[0] - 1
             accepted = {1 + stride * steps for stride in (4, 2, 8, 1)}     # 4: the published tokenizers' stride

@@ -14,6 +14,7 @@ from torch import Tensor
 from nbp.evaluation.i3d import PORT_BN_EPS, TF_BN_EPS, load_i3d, read_state
 from nbp.evaluation.protocols import Protocol, prepare
 from nbp.hub.fetch import I3D, tensors_sha256
+from nbp.system.distributed import check_device
 from nbp.system.files import sha256
 
 BFLOAT16_ERROR = 0.02  # largest change of a Kinetics-400 logit by bfloat16, as a share of the largest logit
@@ -51,6 +52,7 @@ def load_network(name: str, path: str | Path, device: str | torch.device = "cpu"
     Raises:
         ValueError: unknown network, missing file, other weights, or a TorchScript file that is not trusted.
     """
+    check_device(device)
     if not Path(path).is_file():
         raise ValueError(f"weights {path} of network {name} do not exist")
     digest = sha256(path)

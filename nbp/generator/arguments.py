@@ -39,10 +39,11 @@ def to_step_order(indices: Tensor, config: GeneratorConfig, layout: Layout, name
     shape, block_shape = tuple(indices.shape), config.block_shape
     if indices.is_floating_point() or indices.dtype == torch.bool or indices.ndim not in (2, 4):
         raise ValueError(f"{name} must be integer video codes (B, t, h, w) or (B, L), got {indices.dtype} {shape}")
+    indices = indices.long()                                      # not every operation knows uint16
     check_range(indices, config.num_codes, name)
     if indices.ndim == 2 and raster_order(block_shape):
         layout.check_length(shape[1], name)
-        return indices.long()                                     # (B, L)
+        return indices                                            # (B, L)
     if indices.ndim == 2:
         height, width = (grid or config.grid)[1:]
         if shape[1] % (height * width):
@@ -50,7 +51,7 @@ def to_step_order(indices: Tensor, config: GeneratorConfig, layout: Layout, name
                              f"blocks of {tuple(block_shape)} need (B, t, h, w)")
         indices = indices.unflatten(1, (-1, height, width))       # (B, t, h, w)
     check_grid(indices.shape[1:], block_shape, layout, name)
-    return to_steps(indices.long(), block_shape)                  # (B, L)
+    return to_steps(indices, block_shape)                         # (B, L)
 
 
 def given_codes(prefix: Tensor, config: GeneratorConfig, layout: Layout, grid: Grid) -> Tensor:
@@ -81,8 +82,9 @@ def condition_ids(condition: Tensor, config: GeneratorConfig, batch: int) -> Ten
     if condition.is_floating_point() or tuple(condition.shape) != (batch, config.condition_len):
         raise ValueError(f"condition must be integer ids ({batch}, {config.condition_len}), got "
                          f"{condition.dtype} {tuple(condition.shape)}")
+    condition = condition.long()
     check_range(condition, config.num_condition_ids, "condition")
-    return condition.long()
+    return condition
 
 
 def guidance(cfg_scale: float | None, config: GeneratorConfig, conditional: bool) -> float | None:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbp.config import GeneratorConfig
@@ -27,7 +26,7 @@ class CachedDecoder:
     have fixed shapes; the mask hides what is not written yet.
 
     Args:
-        transformer, embedding, head: of the model; `head` has one row (D,) for each id that may be drawn.
+        transformer, embedding, head: of the model; `head` gives hidden states (B, m, D) the logits (B, m, V).
         layout: its `Layout`.
         prefix: condition of the clips, and behind them, with guidance, of the unconditional ones.
         length: stream positions that will be decoded.
@@ -35,8 +34,8 @@ class CachedDecoder:
         cfg_scale: uncond + scale * (cond - uncond); None: no guidance.
     """
 
-    def __init__(self, transformer: Transformer, embedding: nn.Embedding, head: Tensor, layout: Layout, prefix: Prefix,
-                 length: int, pad_visibility: str, cfg_scale: float | None) -> None:
+    def __init__(self, transformer: Transformer, embedding: nn.Embedding, head: Callable[[Tensor], Tensor],
+                 layout: Layout, prefix: Prefix, length: int, pad_visibility: str, cfg_scale: float | None) -> None:
         self.transformer, self.embedding, self.head = transformer, embedding, head
         self.layout, self.prefix = layout, prefix
         self.pad_visibility, self.cfg_scale = pad_visibility, cfg_scale
@@ -85,7 +84,7 @@ class CachedDecoder:
         return x if self.cfg_scale is None else torch.cat([x, x])
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = F.linear(hidden, self.head).float()
+        logits = self.head(hidden).float()
         if self.cfg_scale is None:
             return logits
         conditional, free = logits.chunk(2)

@@ -6,6 +6,7 @@ Legend: B batch, (t, h, w) latent grid, L = t*h*w, N block size, C condition tok
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -18,6 +19,7 @@ from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance, to_step_order
 from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.masks import attention_mask
+from nbp.generator.packed import PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
 from nbp.generator.transformer import Transformer
@@ -47,6 +49,7 @@ class Generator(nn.Module):
         self.transformer = Transformer(config)
         self.head = nn.Linear(config.width, self.layout.vocab_size if config.full_head else config.num_codes,
                               bias=False)
+        self._packed_head: PackedLinear | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -77,7 +80,7 @@ class Generator(nn.Module):
         Raises:
             ValueError: no generator there, or its tensors do not fit its config.
         """
-        found, state = models.open_model(path, "generator", config)
+        _, found, state = models.open_model(path, "generator", config)
         return models.build(lambda: cls(cast(GeneratorConfig, found)), state, path, device)
 
     def forward(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -194,17 +197,31 @@ class Generator(nn.Module):
         decoder = self._decoder(condition, len(given), length, cfg_scale)
         return Draft(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
+    def pack(self) -> None:
+        """Lay the weights out as the CPU's products read them: faster steps, but from then on the model only samples.
+
+        Changes nothing on other devices and for steps of one token, whose products gain nothing.
+        """
+        if can_pack(self.head.weight) and self.layout.block > 1:
+            self._packed_head = PackedLinear(self._drawn_head(), None)
+            pack_linears(self.transformer)
+
     def _decoder(self, condition: Tensor | None, batch: int, length: int, cfg_scale: float | None) -> CachedDecoder:
         config, layout = self.config, self.layout
         prefix = self._condition(condition, batch)
         if cfg_scale is not None:
             pads = prefix.pads if prefix.pads is None else torch.cat([prefix.pads, torch.zeros_like(prefix.pads)])
             prefix = Prefix(torch.cat([prefix.embeddings, self._condition(None, batch).embeddings]), pads)
-        head = self.head.weight                                                   # (V, D)
-        if config.full_head and not config.clamp_samples:
-            head = head[layout.video_offset:layout.video_offset + config.num_codes]
+        head = self._packed_head or partial(F.linear, weight=self._drawn_head())
         return CachedDecoder(self.transformer, self.token_embedding, head, layout, prefix, length,
                              config.pad_visibility, cfg_scale)
+
+    def _drawn_head(self) -> Tensor:
+        """Weights of the ids that may be drawn, (V, D)."""
+        config, start = self.config, self.layout.video_offset
+        if config.full_head and not config.clamp_samples:
+            return self.head.weight[start:start + config.num_codes]
+        return self.head.weight
 
     def _steps(self, indices: Tensor) -> Tensor:
         return to_step_order(indices, self.config, self.layout)

@@ -186,6 +186,8 @@ def log_arrivals(like: Tensor, generators: Sequence[torch.Generator | None]) -> 
     for row, generator in zip(times, generators):
         device = generator.device if generator is not None else like.device
         row.copy_(torch.rand(row.shape, generator=generator, device=device, dtype=torch.float64))
+    # Some round to 1 in float32: an infinite time, and the only id that is allowed would lose to those that are not.
+    times.clamp_(max=1 - torch.finfo(like.dtype).eps / 2)
     return times.neg_().log1p_().neg_().clamp_(min=torch.finfo(like.dtype).tiny).log_()
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from nbp.config import GeneratorConfig, TokenizerConfig, build_config
 from nbp.hub import official
 from nbp.hub.locating import CONFIG, WEIGHTS, locate
+from nbp.hub.run_checkpoints import CONFIG_CLASSES, StoredModel, model_of_run, stored_run
+from nbp.hub.torch_files import read_file, refuse_placeholder
+from nbp.system.distributed import check_device
 from nbp.system.files import atomic_path, read_json, write_json
 
 FORMAT_VERSION = 1
@@ -26,15 +29,13 @@ HALF = (torch.float16, torch.bfloat16)  # how weights may be kept, at half the s
 State = dict[str, Tensor]
 ModelConfig = GeneratorConfig | TokenizerConfig
 Model = TypeVar("Model", bound=nn.Module)
-CONFIG_CLASSES: dict[str, type[GeneratorConfig] | type[TokenizerConfig]] = {
-    "tokenizer": TokenizerConfig, "generator": GeneratorConfig}
 
 
-def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> tuple[ModelConfig, State]:
-    """Config and tensors of a model, whatever it is stored as; what it is, its content says.
+def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> StoredModel:
+    """A model, whatever it is stored as; what it is, its content says.
 
     Args:
-        path: see `locate`.
+        path: see `locate`; or a checkpoint file of a training run.
         kind: "tokenizer" or "generator".
         config: replaces what an official file says of itself.
 
@@ -42,9 +43,15 @@ def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -
         ValueError: no model of that kind there, or one that cannot be read; the message names the file.
     """
     found = locate(path, kind)
-    if found.is_file():
-        return official.read_model(found, kind, config)
-    return load_model(found, kind)[1:]
+    if not found.is_file():
+        return load_model(found, kind)
+    content = read_file(found)
+    run = stored_run(content)
+    if run is None:
+        return official.native_model(content, kind, found, config)
+    if run["kind"] != kind:
+        raise ValueError(f"{path} is a checkpoint of a {run['kind']} run, expected a {kind}")
+    return model_of_run(run, cast(dict[str, Any], content)["state_dict"], path)
 
 
 def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
@@ -65,15 +72,12 @@ def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mappin
                                        "config": dataclasses.asdict(config)})
 
 
-def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelConfig, State]:
+def load_model(path: str | Path, kind: str | None = None) -> StoredModel:
     """Read a native model folder, its weights memory-mapped; those kept in 16 bits are given in float32.
 
     Args:
         path: folder, or the model hub id of one.
         kind: the kind that is expected; None for any.
-
-    Returns:
-        (kind, config, dict of name -> tensor).
 
     Raises:
         ValueError: no such folder, another kind or version, unknown or missing config fields, or a damaged file;
@@ -87,7 +91,8 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
         raise ValueError(f"{path} is not a model folder (expected {CONFIG} and {WEIGHTS} in it)")
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})")
+            raise ValueError(f"{folder} is not a model folder: {name} is missing (expected {CONFIG} and {WEIGHTS})"
+                             + _advice(folder))
     content = read_json(folder / CONFIG)
     if not isinstance(content, dict) or not {"kind", "format_version", "config"} <= set(content):
         raise ValueError(f"{folder / CONFIG} must hold kind, format_version and config")
@@ -97,12 +102,22 @@ def load_model(path: str | Path, kind: str | None = None) -> tuple[str, ModelCon
         raise ValueError(f"{folder / CONFIG} has format_version {content['format_version']}, "
                          f"this code reads {FORMAT_VERSION}")
     config = build_config(CONFIG_CLASSES[content["kind"]], content["config"], folder / CONFIG)
+    refuse_placeholder(folder / WEIGHTS)
     try:
         state = {name: tensor.float() if tensor.dtype in HALF else tensor
                  for name, tensor in load_file(folder / WEIGHTS).items()}
-        return content["kind"], config, state
+        return StoredModel(content["kind"], config, state)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
+
+
+def _advice(folder: Path) -> str:
+    """What to do with a folder of a training run."""
+    if (folder / "model" / CONFIG).is_file():
+        return f"; its model is {folder / 'model'}"
+    if (folder / "latest").is_file():
+        return f"; it is a DeepSpeed checkpoint: python -m nbp.convert checkpoint-to-native {folder} FOLDER"
+    return ""
 
 
 def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path,
@@ -119,8 +134,7 @@ def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | 
         ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
             is asked for where there is none.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device {device!r} is not available here: pass device="cpu"')
+    check_device(device)
     model = empty_model(make)
     check_state_dict(model, state, source)
     model.load_state_dict(state, assign=True)

@@ -15,26 +15,27 @@ from torch import Tensor
 
 from nbp.config import GeneratorConfig, OfficialQuirks, TokenizerConfig
 from nbp.hub.name_tables import name_table, to_native
-from nbp.hub.torch_files import read_file, split_state
+from nbp.hub.run_checkpoints import StoredModel
+from nbp.hub.torch_files import split_state
 
 TEXT_VOCABULARY = 32000     # LLaMA SentencePiece
 TEXT_PAD = 2                # its end-of-sentence id fills up the condition
 RELEASED_HEADS = {(24, 1536): 16, (24, 2048): 32, (32, 3072): 32}     # (layers, width) -> heads
 
 
-def read_model(path: str | Path, kind: str, config: GeneratorConfig | TokenizerConfig | None = None,
-               ) -> tuple[GeneratorConfig | TokenizerConfig, dict[str, Tensor]]:
-    """Config and native tensors of one model of an official file.
+def native_model(content: object, kind: str, path: str | Path, config: GeneratorConfig | TokenizerConfig | None = None,
+                 ) -> StoredModel:
+    """One model of an official file, with native names.
 
     Args:
-        path: the file.
+        content: what `read_file` gave.
         kind: "tokenizer" or "generator".
+        path: named in errors.
         config: replaces what the file says of itself.
 
     Raises:
-        ValueError: no model of that kind in the file, or from `read_file`, `generator_config` and `to_native`.
+        ValueError: no model of that kind in the file, or from `generator_config` and `to_native`.
     """
-    content = read_file(path)
     states = split_state(content, path)
     if kind not in states:
         raise ValueError(f"{path} holds a {' and a '.join(states)}, expected a {kind}")
@@ -43,7 +44,7 @@ def read_model(path: str | Path, kind: str, config: GeneratorConfig | TokenizerC
     elif config is None:
         stored = content.get("hyper_parameters") if isinstance(content, dict) else None
         config = generator_config(states[kind], stored, path)
-    return config, to_native(states[kind], name_table(config), path)
+    return StoredModel(kind, config, to_native(states[kind], name_table(config), path))
 
 
 def tokenizer_config() -> TokenizerConfig:

@@ -27,6 +27,7 @@ def read_file(path: str | Path) -> object:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist or is not a file")
+    refuse_placeholder(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -35,8 +36,26 @@ def read_file(path: str | Path) -> object:
         if found:
             raise ValueError(f"{path} is refused: it names {found[1]}, and only tensors, plain values and "
                              "argparse.Namespace are read from a checkpoint") from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        # Torch's own text advises to load with weights_only=False, which runs whatever code is in the file.
+        found = re.search(r"WeightsUnpickler error: (.*)", str(error))
+        reason = found[1] if found else (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is truncated or not a torch checkpoint: {reason}") from error
+
+
+def refuse_placeholder(path: str | Path) -> None:
+    """Refuse what downloads leave in place of a file of weights.
+
+    Raises:
+        ValueError: a Git LFS pointer or a web page; says how to get the file.
+    """
+    with open(path, "rb") as file:
+        head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith(b"version https://git-lfs.github.com/"):
+        size = Path(path).stat().st_size
+        raise ValueError(f"{path} is a Git LFS pointer ({size} bytes of text), not the file that it stands for: run "
+                         "`git lfs pull` in the repository that it comes from")
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise ValueError(f"{path} is a web page, not a file of weights: download the file itself, not its page")
 
 
 def split_state(content: object, path: str | Path) -> dict[str, dict[str, Tensor]]:
@@ -63,6 +82,9 @@ def split_state(content: object, path: str | Path) -> dict[str, dict[str, Tensor
             states["tokenizer"][name.removeprefix("first_stage_model.")] = tensor
         else:
             other.append(name)
+    if other and all(name.startswith(("model.", "ema.")) for name in other):
+        raise ValueError(f"{path} holds the tensors of a training run without its configuration; take its checkpoint: "
+                         "python -m nbp.convert checkpoint-to-native RUN/checkpoints/last.ckpt FOLDER")
     states = {kind: state for kind, state in states.items() if state}
     if not states or other:
         found = f"{len(other)} tensors such as {other[0]}" if other else "no tensors"

@@ -6,7 +6,9 @@ function does; only the command line goes through `run_command`.
 
 from __future__ import annotations
 
+import argparse
 import dis
+import math
 import os
 import re
 import sys
@@ -17,7 +19,8 @@ from typing import NoReturn
 
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 # Import names of what `pip install .` leaves out, and the extra that brings it.
-EXTRAS = {"pytorch_lightning": "train", "deepspeed": "train", "wandb": "train", "decord": "train"}
+EXTRAS = {"pytorch_lightning": "train", "deepspeed": "train", "wandb": "train", "decord": "train",
+          "gradio": "demo"}
 EXIT_MISTAKE, EXIT_INTERRUPTED = 2, 130
 
 
@@ -45,6 +48,23 @@ def run_command(main: Callable[[], object]) -> NoReturn:
         rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
         print(f"error{rank}: {message}", file=sys.stderr, flush=True)
         sys.exit(EXIT_MISTAKE)
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Type of an argument that is a whole number from `minimum` on."""
+    def whole_number(text: str) -> int:
+        if (value := int(text)) < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        return value
+    return whole_number
+
+
+def positive(text: str) -> float:
+    """Type of an argument that is a number above 0."""
+    value = float(text)
+    if not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
+    return value
 
 
 def mistake(error: Exception) -> str | None:

@@ -36,6 +36,25 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def check_device(device: object) -> None:
+    """Refuse what PyTorch does not know or this machine has not.
+
+    Raises:
+        ValueError: it is no device, or a GPU where there is none of that number.
+    """
+    import torch
+
+    try:
+        found = torch.device(str(device))
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {str(device)!r}; accepted: cpu, cuda, cuda:N") from error
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and not count:
+        raise ValueError(f'device {str(device)!r} is not available here: pass device="cpu"')
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise ValueError(f"device {str(device)!r}: this machine has {count} GPUs, the first is cuda:0")
+
+
 def barrier(problem: str = "") -> None:
     """Wait until every rank is here; nothing to wait for without a launcher.
 

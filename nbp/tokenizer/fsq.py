@@ -32,6 +32,10 @@ class FSQ(nn.Module):
         self.register_buffer("_levels", torch.tensor(list(levels)), persistent=False)
         self.register_buffer("_basis", torch.cumprod(torch.tensor([1, *levels[:-1]]), 0), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        return self._levels.device
+
     def bound(self, latents: Tensor) -> Tensor:
         """Squash latents (B, d, ...) into the open interval that rounds to `levels` values; float32."""
         levels = self._channel_shape(self._levels, latents)

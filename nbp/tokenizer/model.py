@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -152,8 +153,9 @@ class Tokenizer(nn.Module):
         codes, indices = self.fsq(self.encoder(video))
         return self.decoder(codes.to(video.dtype)), indices
 
+    @torch.no_grad()
     def encode(self, video: Tensor, quantize: bool = True) -> tuple[Tensor, Tensor] | Tensor:
-        """Encode video, in the precision of the weights also under autocast.
+        """Encode video without gradients (`forward` has them), in the precision of the weights also under autocast.
 
         Tokens are data that are kept and compared: bfloat16 would change several in a hundred.
 
@@ -176,12 +178,20 @@ class Tokenizer(nn.Module):
         """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1] but not clamped, as officially."""
         return self.decoder(codes.to(self.decoder.conv_in.conv.weight.dtype))
 
-    def decode_from_code_indices(self, indices: Tensor) -> Tensor:
+    @torch.no_grad()
+    def decode_from_code_indices(self, indices: Tensor | np.ndarray) -> Tensor:
         """Indices (B, t, h, w), or flat (B, t*h*w) in raster order, -> video (B, 3, T, H, W) as from `decode`.
 
+        They may come as they are stored: any integer type, a numpy array, on any device.
+
         Raises:
-            ValueError: an index outside the codebook; flat indices that do not fill whole frames of the grid.
+            ValueError: no integers; an index outside the codebook; flat indices that do not fill whole frames.
         """
+        if isinstance(indices, np.ndarray):
+            indices = torch.tensor(indices)
+        if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+            raise ValueError(f"indices must be integers, got {indices.dtype}")
+        indices = indices.to(self.fsq.device, torch.int64)     # not every operation knows uint16
         if indices.ndim == 2:
             indices = self._unflatten(indices)
         if indices.ndim != 4:
@@ -224,5 +234,5 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: no tokenizer there, or its tensors do not fit its config.
         """
-        config, state = models.open_model(path, "tokenizer")
+        _, config, state = models.open_model(path, "tokenizer")
         return models.build(lambda: cls(cast(TokenizerConfig, config), resolution), state, path, device)

@@ -27,7 +27,7 @@ from nbp.config.runs import Run
 from nbp.evaluation.lpips import LPIPS
 from nbp.hub import official
 from nbp.hub.locating import FILE_SUFFIXES
-from nbp.hub.models import load_model
+from nbp.hub.models import open_model
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.generator import GeneratorModule
 from nbp.training.tokenizer import TokenizerModule, total_loss
@@ -103,16 +103,16 @@ def tokenizer_config(path: str) -> TokenizerConfig:
     """Config of the tokenizer that a generator run names, without its weights.
 
     Args:
-        path: native folder, model hub id, or an official file, which need not be here: all have the released
+        path: native folder, model hub id, or a file; one that is not here yet stands for the released
             architecture.
 
     Raises:
         ValueError: no tokenizer there.
     """
-    if Path(path).suffix in FILE_SUFFIXES:
+    if Path(path).suffix in FILE_SUFFIXES and not Path(path).exists():
         return official.tokenizer_config()
     try:
-        return cast(TokenizerConfig, load_model(path, "tokenizer")[1])
+        return cast(TokenizerConfig, open_model(path, "tokenizer").config)
     except ValueError as error:
         if Path(path).exists():
             raise

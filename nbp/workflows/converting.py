@@ -8,14 +8,15 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from nbp.config import GeneratorConfig, TokenizerConfig, build_config
+from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.generator.model import Generator
 from nbp.hub import models, name_tables, official
+from nbp.hub.run_checkpoints import StoredModel, model_of_run, stored_run
 from nbp.hub.torch_files import read_file, split_state
 from nbp.system.files import atomic_path, read_json
 from nbp.tokenizer.model import Tokenizer
@@ -36,10 +37,10 @@ def official_to_native(source: str | Path, target: str | Path, kind: str | None 
     Raises:
         ValueError: see `nbp.hub.official`; or no model of that kind in the file.
     """
+    content = read_file(source)
     if kind is None:
-        kind = "generator" if "generator" in split_state(read_file(source), source) else "tokenizer"
-    config, state = official.read_model(source, kind)
-    return _write_native(target, kind, config, state, source)
+        kind = "generator" if "generator" in split_state(content, source) else "tokenizer"
+    return _write_native(target, official.native_model(content, kind, source), source)
 
 
 def native_to_official(source: str | Path, target: str | Path) -> tuple[int, int]:
@@ -135,15 +136,12 @@ def checkpoint_to_native(source: str | Path, target: str | Path) -> tuple[int, i
         with tempfile.TemporaryDirectory(dir=Path(target).resolve().parent) as folder:
             deepspeed_to_fp32(source, Path(folder) / "weights.ckpt")
             state = torch.load(Path(folder) / "weights.ckpt", map_location="cpu", weights_only=True)["state_dict"]
-    else:
-        content = torch.load(source, map_location="cpu", weights_only=True)
-        if "run" not in content.get("hyper_parameters", {}):
-            raise ValueError(f"{source} is not a checkpoint of nbp.train: it holds no configuration")
-        run, state = content["hyper_parameters"]["run"], content["state_dict"]
-    prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
-    native = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    config = build_config(models.CONFIG_CLASSES[run["kind"]], run["model"], source)
-    return _write_native(target, run["kind"], config, native, source)
+        return _write_native(target, model_of_run(run, state, source), source)
+    content = read_file(source)
+    stored = stored_run(content)
+    if stored is None:
+        raise ValueError(f"{source} is not a checkpoint of nbp.train: it holds no configuration")
+    return _write_native(target, model_of_run(stored, cast(dict[str, Any], content)["state_dict"], source), source)
 
 
 def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
@@ -152,18 +150,17 @@ def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
     Raises:
         ValueError: a weight that float16 cannot hold.
     """
-    kind, config, state = models.load_model(source)
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    model = models.load_model(source)
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state.items()}
     if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"{source}: {len(broken)} tensors exceed float16, first {broken[0]}")
-    return _write_native(target, kind, config, half, source)
+    return _write_native(target, model._replace(state=half), source)
 
 
-def _write_native(target: str | Path, kind: str, config: models.ModelConfig, state: Mapping[str, Tensor],
-                  source: str | Path) -> tuple[int, int]:
-    models.check_state_dict(_empty_model(config), state, source)
-    models.save_model(target, kind, config, state)
-    return models.count(state)
+def _write_native(target: str | Path, model: StoredModel, source: str | Path) -> tuple[int, int]:
+    models.check_state_dict(_empty_model(model.config), model.state, source)
+    models.save_model(target, *model)
+    return models.count(model.state)
 
 
 def _empty_model(config: models.ModelConfig) -> Tokenizer | Generator:

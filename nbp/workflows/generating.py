@@ -24,8 +24,10 @@ from nbp.data.classes import class_text, read_classes
 from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset
 from nbp.download import load_transformer
+from nbp.generator.arguments import guidance
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.model import Generator
+from nbp.generator.sampling import Sampling
 from nbp.hub.about import About, read_about
 from nbp.hub.locating import locate
 from nbp.hub.models import model_hash
@@ -88,9 +90,13 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         "unconditional": unconditional, "fps": fps, "precision": precision, **options}
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
+    # What cannot be drawn is refused before `out` records it.
+    Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"])
+    guidance(options["cfg_scale"], model.config, encode is not None)
     parts = clip_set.Parts(out, settings)
     if precision == "bf16":
         model.bfloat16()
+    model.pack()
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     fill(parts, requests, batch_size, lambda batch: generate_clips(model, tokens, batch, encode, continued, seed,
                                                                    **options))

@@ -11,6 +11,7 @@ from nbp.training import checkpoints
 from nbp.training.fit import fit
 from nbp.training.stop_signals import Stopped
 from nbp.workflows.converting import checkpoint_to_native
+from nbp.workflows.describing import describe_model
 
 
 def train_and_export(config: str | Path, overrides: Iterable[str] = ()) -> int:
@@ -36,5 +37,6 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = ()) -> int:
         model, last = Path(run.trainer.out) / "model", Path(run.trainer.out) / "checkpoints" / checkpoints.LAST
         # Not from the module: under DeepSpeed in bfloat16 only the checkpoint has the weights in float32.
         checkpoint_to_native(last, model)
+        describe_model(model, run)
         print(f"wrote {model} from {last.resolve().name}")
     return 0

@@ -77,10 +77,41 @@ def test_clips_of_a_length_that_no_tokenizer_takes_are_refused(name):
     ("optim.schedule=step", "linear, cosine, constant"),
     ("data.resolution=65", "divisible by the tokenizer's stride"),
     ("data.num_frames=9", "at most data.num_frames = 9"),
+    ("model.widths=[32,64,132,128]", r"divisible by 4, from 128 on by 32 .*got \[32, 64, 132, 128\]"),
+    ("model.widths=[0,64,96,128]", "widths must be divisible by 4"),
 ])
 def test_values_are_cross_checked(override, message):
     with pytest.raises(ValueError, match=message):
         load_run(CONFIGS / "tokenizer_procgen.yaml", [override])
+
+
+def test_a_clip_that_does_not_fit_the_positions_is_refused_before_any_work():
+    run = load_run(CONFIGS / "generator_procgen.yaml")
+    assert load_run(CONFIGS / "generator_procgen.yaml", [f"model.max_seq_len={run.model.seq_len}"])
+    with pytest.raises(ValueError, match=f"model.max_seq_len must be at least {run.model.seq_len} for .*got 5"):
+        load_run(CONFIGS / "generator_procgen.yaml", ["model.max_seq_len=5"])
+
+
+@pytest.mark.parametrize("override, message", [
+    ("trainer.devices=two", "command line 'trainer.devices=two': trainer.devices must be an integer, got 'two'"),
+    ("trainer.devices=1.5", "trainer.devices must be an integer, got 1.5"),
+    ("data.flip=1", "data.flip must be true or false, got 1"),
+    ("optim.lr=true", "optim.lr must be a number, got True"),
+    ("optim.betas=[0.9,x]", r"optim.betas\[1\] must be a number, got 'x'"),
+    ("optim.betas=0.9", "optim.betas must be a list, got 0.9"),
+    ("trainer.ema_decay=null", "trainer.ema_decay must be a number, got None"),
+    ("trainer.wandb_project=[a]", r"trainer.wandb_project must be a text or null, got \['a'\]"),
+    ("optim=3", "optim must be a section with fields, got 3"),
+])
+def test_a_value_of_another_type_is_named_with_its_place(override, message):
+    with pytest.raises(ValueError, match=message):
+        load_run(CONFIGS / "tokenizer_procgen.yaml", [override])
+
+
+def test_numbers_fit_where_yaml_has_them_without_a_point_or_quotes():
+    values = ["optim.lr=1", "data.name=101", "trainer.seed=${data.resolution}"]
+    run = load_run(CONFIGS / "tokenizer_procgen.yaml", values)
+    assert (run.optim.lr, type(run.optim.lr), run.data.name, run.trainer.seed) == (1.0, float, "101", 64)
 
 
 def meta_model(run):

@@ -35,7 +35,8 @@ def test_step_order_is_a_permutation_by_blocks(block_shape):
 @pytest.mark.parametrize("condition_len", [0, 1, 8])
 def test_mask_against_a_double_loop(start, block, condition_len):
     """Block by block: the condition is one block; a hybrid start has N blocks of one position first."""
-    changes = dict(condition="text", num_condition_ids=9, condition_len=condition_len) if condition_len else UNCONDITIONAL
+    text = dict(condition="text", num_condition_ids=9, condition_len=condition_len)
+    changes = text if condition_len else UNCONDITIONAL
     layout = Layout(config(start=start, block_shape=[1, 1, block], **changes))
     size = condition_len + 3 * block + 1
     blocks = [list(range(condition_len))] if condition_len else []

@@ -69,6 +69,13 @@ def test_draws_of_improbable_ids():
     assert 4 <= int((ids > 0).sum()) <= 45         # 20 expected
 
 
+def test_a_random_number_that_rounds_to_one_lets_no_filtered_id_win(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2.0 ** -53, dtype=torch.float64))
+    logits = torch.tensor([[[0.0, 3.0, 9.0, 8.0]]])
+    assert sample(logits, Sampling(top_k=1), [seeded()]).item() == 2
+    assert sample(logits, Sampling(top_k=2, top_p=None), [seeded()]).item() == 2
+
+
 def test_greedy_ignores_filters_and_seeds():
     logits = torch.randn(2, 3, 9, generator=seeded())
     assert torch.equal(sample(logits, Sampling(greedy=True, top_k=1)), logits.argmax(-1))
@@ -120,6 +127,27 @@ def test_row_generators():
     assert len(row_generators(seeded(), 3)) == 3
 
 
+def test_streams_of_the_global_seed_are_on_the_device_of_the_model(monkeypatch):
+    """Drawing on the CPU for a model on a GPU would move 16 x 64,000 numbers at every step."""
+    class Recorder:
+        def __init__(self, device):
+            self.device = device
+
+        def manual_seed(self, seed):
+            return self
+
+    monkeypatch.setattr(torch, "Generator", Recorder)
+    assert [stream.device for stream in row_generators(None, 2, device="cuda:1")] == ["cuda:1", "cuda:1"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32])
+def test_a_prefix_as_it_is_stored(dtype):
+    generator = build()
+    given, labels = codes()[:, :1], torch.tensor([0, 1])
+    want = generator.generate(labels, given, greedy=True)
+    assert torch.equal(generator.generate(labels.to(dtype), given.to(dtype), greedy=True), want)
+
+
 def test_unconditional_batches_by_a_list_of_generators():
     generator = build(**UNCONDITIONAL)
     clips = generator.generate(generator=[seeded(i) for i in range(3)])
@@ -131,11 +159,12 @@ def test_unconditional_batches_by_a_list_of_generators():
 
 
 @every_variant
-@pytest.mark.parametrize("filters", [dict(), dict(top_k=5), dict(top_k=None), dict(top_p=None), dict(top_k=5, top_p=0.5),
+@pytest.mark.parametrize("filters", [dict(), dict(top_k=5), dict(top_k=None), dict(top_p=None),
+                                     dict(top_k=5, top_p=0.5),
                                      dict(top_k=0, top_p=1.0), dict(temperature=0.5, top_k=3, top_p=None)],
                          ids=lambda f: ", ".join(f"{k}={v}" for k, v in f.items()) or "default")
 def test_any_combination_of_filters_with_a_batch(changes, filters):
-    """Batches over 1, hybrid starts of block 1 with top-p, plain starts with a begin token: all run and stay in range."""
+    """Batches over 1, hybrid starts of block 1 with top-p, plain starts with a begin token: all stay in range."""
     generator = build(**changes)
     clips = generator.generate(condition(generator), prefix(generator), generator=seeded(), **filters)
     batch = 1 if generator.config.condition == "none" and generator.config.begin_token else 2

@@ -71,7 +71,8 @@ def test_tokenizer_round_trip(tmp_path):
         loaded = load_magvit2(tmp_path, resolution=8, device="cpu")
         tokens = tokenizer.encode(video)[1]
         assert torch.equal(loaded.encode(video)[1], tokens)
-        assert torch.equal(loaded.decode_from_code_indices(tokens.flatten(1)), tokenizer.decode_from_code_indices(tokens))
+        decoded = tokenizer.decode_from_code_indices(tokens)
+        assert torch.equal(loaded.decode_from_code_indices(tokens.flatten(1)), decoded)
 
 
 def test_training_a_loaded_model_leaves_its_file_alone(generator, tmp_path):
@@ -103,7 +104,7 @@ def test_interrupted_save_keeps_the_old_file(generator, tmp_path, monkeypatch):
     (lambda folder: edit(folder, lambda c: c["config"].update(depth=3)), "unknown field depth"),
     (lambda folder: edit(folder, lambda c: c["config"].pop("width")), "no value for width"),
     (lambda folder: edit(folder, lambda c: c["config"].update(width="16")), "width must be an integer, got '16'"),
-    (lambda folder: edit(folder, lambda c: c["config"].update(grid=[5, 4.0, 4])), r"grid\[1\] must be an integer, got 4.0"),
+    (lambda folder: edit(folder, lambda c: c["config"].update(grid=[5, 4.0, 4])), r"grid\[1\] must be an integer"),
     (lambda folder: edit(folder, lambda c: c["config"].update(start="both")), "start must be plain or hybrid"),
     (lambda folder: edit(folder, lambda c: c["config"].update(width=32)), "expected"),
     (lambda folder: edit(folder, lambda c: c["config"].update(num_layers=3)), "missing"),
@@ -319,19 +320,17 @@ def test_truncated_and_foreign_files(tmp_path):
 
 
 def test_wrong_kind_and_wrong_tensors(tmp_path):
-    generator, content = write_official(tmp_path / "model.ckpt")
+    write_official(tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="holds a generator, expected a tokenizer"):
         load_magvit2(tmp_path / "model.ckpt", device="cpu")
-    state = content["state_dict"]
     for change, message in (
-            (lambda: state.pop("transformer.blocks.1.attn.key.weight"), "attn.key.weight is missing"),
-            (lambda: state.pop("transformer.ln_f.weight"), "1 missing"),
-            (lambda: state.update({"transformer.extra": torch.ones(1)}), "such as extra"),
-            (lambda: state.update({"transformer.head.weight": torch.ones(2, 2)}), "head.weight is"),
+            (lambda state: state.pop("transformer.blocks.1.attn.key.weight"), "attn.key.weight is missing"),
+            (lambda state: state.pop("transformer.ln_f.weight"), "1 missing"),
+            (lambda state: state.update({"transformer.extra": torch.ones(1)}), "such as extra"),
+            (lambda state: state.update({"transformer.head.weight": torch.ones(2, 2)}), "head.weight is"),
     ):
-        generator, content = write_official(tmp_path / "model.ckpt")
-        state = content["state_dict"]
-        change()
+        _, content = write_official(tmp_path / "model.ckpt")
+        change(content["state_dict"])
         torch.save(content, tmp_path / "model.ckpt")
         with pytest.raises(ValueError, match=message):
             load_transformer(tmp_path / "model.ckpt", device="cpu")

@@ -1,5 +1,7 @@
 """Mistakes end in one line and exit code 2, bugs keep their traceback, and an interrupted command says how to go on."""
 
+import argparse
+import importlib
 import os
 import runpy
 import subprocess
@@ -11,7 +13,7 @@ import pytest
 from nbp.config import load_config
 from nbp.data.video_io import VideoError
 from nbp.hub.fetch import FetchError
-from nbp.system.command import PACKAGE, mistake
+from nbp.system.command import PACKAGE, at_least, mistake, positive
 from nbp.system.files import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,22 @@ def test_a_mistake_ends_the_process_with_code_2(tmp_path):
     result = python("-m", "nbp.plan", *MISTAKES["plan"][0], folder=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "tokenize", "reconstruct"])
+def test_numbers_that_cannot_be_are_refused_by_name(command, capsys):
+    main = importlib.import_module(f"nbp.{command}").main
+    for option, value in (("--batch-size", "0"), ("--batch-size", "many")):
+        with pytest.raises(SystemExit) as stop:
+            main([*MISTAKES[command][0], option, value])
+        assert stop.value.code == 2 and f"argument {option}: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_types_of_arguments():
+    assert at_least(0)("0") == 0 and positive("0.5") == 0.5
+    for type_, text in ((at_least(1), "0"), (at_least(0), "-1"), (positive, "0"), (positive, "-2"), (positive, "inf")):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"got {text}"):
+            type_(text)
 
 
 def run(body, **variables):

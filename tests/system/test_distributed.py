@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nbp.system.distributed import default_device
+from nbp.system.distributed import check_device, default_device
 
 
 @pytest.mark.parametrize("rank, device", [(0, "cuda:0"), (3, "cuda:3"), (5, "cuda:1")])
@@ -21,3 +21,17 @@ def test_without_a_launcher_or_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert default_device() == "cuda:0"
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cpu", "cuda", "cuda:1", torch.device("cuda", 1)):
+        check_device(device)
+    with pytest.raises(ValueError, match="device 'cuda:2': this machine has 2 GPUs, the first is cuda:0"):
+        check_device("cuda:2")
+    with pytest.raises(ValueError, match="unknown device 'tpu'; accepted: cpu, cuda, cuda:N"):
+        check_device("tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda:0' is not available here: pass device=\"cpu\""):
+        check_device("cuda:0")

@@ -85,7 +85,8 @@ def test_a_first_frame_has_no_slope_in_time():
 def test_brightness_of_a_whole_frame_survives_the_norms():
     tokenizer = build((12, 16, 16, 16)).eval()
     with torch.no_grad():
-        means = [tokenizer(torch.full((1, 3, 1, 32, 32), level))[0].mean().item() for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
+        means = [tokenizer(torch.full((1, 3, 1, 32, 32), level))[0].mean().item()
+                 for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert means == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=0.15) and means == sorted(means)
 
 

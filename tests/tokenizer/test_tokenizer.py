@@ -1,5 +1,6 @@
 """Causality, round trips, shapes and refusals of the tokenizer."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,26 @@ def test_flat_indices_decode_as_the_grid(tokenizer, video):
     _, indices = tokenizer.encode(video)
     torch.testing.assert_close(tokenizer.decode_from_code_indices(indices.flatten(1)),
                                tokenizer.decode_from_code_indices(indices), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.uint8, np.int64])
+def test_indices_decode_as_they_are_stored(tokenizer, video, dtype):
+    """Token caches hold uint16, clip sets int32 in numpy, and a mapped file is read-only."""
+    indices = tokenizer.encode(video)[1] % 200
+    want = tokenizer.decode_from_code_indices(indices)
+    stored = indices.numpy().astype(dtype)
+    stored.flags.writeable = False
+    assert torch.equal(tokenizer.decode_from_code_indices(stored), want)
+    assert torch.equal(tokenizer.decode_from_code_indices(torch.tensor(stored).flatten(1)), want)
+
+
+def test_encoding_and_decoding_keep_no_graph(tokenizer, video):
+    codes, indices = tokenizer.encode(video[:, :, :5])
+    assert not codes.requires_grad and not tokenizer.encode(video[:, :, :1], quantize=False).requires_grad
+    assert not tokenizer.decode_from_code_indices(indices).requires_grad
+    assert tokenizer(video[:, :, :1])[0].requires_grad, "training has its gradients"
+    torch.nn.Embedding(64000, 2)(indices).sum().backward()     # what comes out may be used in training
+
 
 
 @torch.no_grad()

@@ -1,0 +1,232 @@
+"""The page: its actions in Python, and every tab by clicks in a real browser."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from pipelines import make_pipeline
+
+import nbp
+from nbp import demo
+from nbp.web import actions
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved pipeline with two held-out clips."""
+    folder = tmp_path_factory.mktemp("models") / "NBP-tiny"
+    pipe = make_pipeline()
+    pipe.save_pretrained(folder)
+    (folder / "examples").mkdir()
+    for number, clip in enumerate(pipe(num_clips=2, seed=1)):
+        nbp.write_video(folder / "examples" / f"held-out-{number}.mp4", clip, fps=15)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return nbp.VideoPipeline.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture
+def upload(tmp_path):
+    """Function(name, frames) -> path of a video as it was uploaded."""
+    def make(name="phone.mp4", frames=30, size=(48, 80), fps=15):
+        nbp.write_video(tmp_path / name, torch.rand(3, frames, *size), fps)
+        return str(tmp_path / name)
+    return make
+
+
+def test_a_clip_appears_block_by_block(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(actions, "EVERY_S", 0)
+    shown = list(actions.generate(pipe, tmp_path, "maze", None, 3, 0.8, 16000, 0.95, 1))
+    assert shown[0].words.startswith("step 0: 0 of 80 tokens") and "17 frames in 23 steps" in shown[-1].words
+    dark = [float((one.picture < 40).mean()) for one in shown]
+    assert dark[0] > 0.9 > dark[12] > dark[-1], "dark cells are not drawn yet"
+    assert all(one.path is None for one in shown[:-1]) and nbp.probe(shown[-1].path).num_frames == 17
+    [video] = pipe(classes=["maze"], seed=3)
+    assert (nbp.read_video(shown[-1].path)[:, :, 4::8, 4::8] - video).abs().mean() < 0.03, "each pixel is a square of 8"
+
+
+def test_an_upload_is_continued_and_deleted(pipe, tmp_path, upload):
+    path = upload()
+    video = actions.take_upload(pipe, path)
+    assert video.shape == (3, 17, 32, 32) and not os.path.exists(path)
+    shown = list(actions.extend(pipe, tmp_path, video, 5, 33, "maze", 0, 1.0))
+    assert nbp.probe(shown[-1].path).num_frames == 33
+
+
+def test_next_block_is_compared_with_next_token(pipe):
+    *_, (block, token) = actions.race(pipe, "maze", 0)
+    assert block.words.startswith("next block: step 23") and token.words.startswith("next token, random weights: step 80")
+    assert "times as fast" in token.words and token.picture.min() == 200, "everything is drawn"
+
+
+def test_a_reconstruction_shows_its_tokens(pipe, tmp_path, upload):
+    [shown] = actions.reconstruct(pipe, tmp_path, actions.take_upload(pipe, upload()))
+    assert "PSNR" in shown.words and "80 tokens" in shown.words and nbp.probe(shown.path).width == 512
+    assert len(np.unique(shown.picture.reshape(-1, 3), axis=0)) > 10
+
+
+def wrong_uploads(folder):
+    """{name: (path, words)} of files that are no clips."""
+    (folder / "notes.mp4").write_text("no video")
+    (folder / "empty.mp4").write_bytes(b"")
+    nbp.write_video(folder / "one.mp4", torch.rand(3, 1, 32, 32), 15)
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 48000
+        for frame in (sound, None):
+            container.mux(stream.encode(frame))
+    return {"notes.mp4": "notes.mp4: cannot be decoded", "empty.mp4": "empty.mp4: the file is empty",
+            "one.mp4": "one.mp4: too short", "sound.mp4": "sound.mp4: the file holds no video stream"}
+
+
+def test_a_wrong_upload_is_told_as_on_the_command_line(pipe, tmp_path):
+    for name, words in wrong_uploads(tmp_path).items():
+        with pytest.raises(ValueError) as direct:
+            nbp.read_video(tmp_path / name, pipe.num_frames, pipe.fps, pipe.size)
+        with pytest.raises(ValueError) as page:
+            actions.take_upload(pipe, str(tmp_path / name))
+        assert str(page.value).startswith(words)
+        assert str(direct.value).replace(f"{tmp_path}/", "") == str(page.value), "but for the server's folders"
+        assert not (tmp_path / name).exists()
+
+
+def test_limits_of_an_upload_are_told(pipe, upload, monkeypatch):
+    monkeypatch.setattr(actions, "MAX_SECONDS", 1)
+    with pytest.raises(ValueError, match="long.mp4: lasts 2 s; at most 1 s"):
+        actions.take_upload(pipe, upload("long.mp4"))
+    monkeypatch.setattr(actions, "MAX_SECONDS", 600)
+    monkeypatch.setattr(actions, "MAX_PIXELS", 100)
+    with pytest.raises(ValueError, match="large.mp4: has 80x48 pixels"):
+        actions.take_upload(pipe, upload("large.mp4"))
+    with pytest.raises(ValueError, match="choose a video first"):
+        actions.take_upload(pipe, None)
+
+
+def test_a_mistake_has_the_words_of_the_pipeline(pipe, tmp_path):
+    [shown] = actions.told(actions.generate, pipe, tmp_path, "maze", None, 0, 0, 0, 1, 1)
+    with pytest.raises(ValueError) as error:
+        pipe(classes=["maze"], temperature=0)
+    assert shown.words == str(error.value) and shown.picture is None
+
+
+def test_a_bug_stays_a_bug(pipe, tmp_path):
+    with pytest.raises(TypeError):
+        list(actions.told(actions.generate, pipe, tmp_path))
+
+
+def test_the_command_names_a_model_that_is_not_there():
+    with pytest.raises(ValueError, match="nowhere is not a model folder"):
+        demo.main(["nowhere", "--device", "cpu"])
+
+
+@pytest.fixture
+def page(folder, tmp_path):
+    """(browser on a page that is served, function(css) -> element once it is there)."""
+    for name in ("gradio", "selenium"):
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed (extra demo)")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium or chromedriver is not installed")
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "nbp.demo", str(folder), "--port", str(port), "--device", "cpu"],
+                              cwd=ROOT, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"})
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage",
+                 "disable-background-networking", "disable-component-update", "disable-sync",
+                 f"user-data-dir={tmp_path / 'profile'}", "window-size=1280,900"):
+        options.add_argument(f"--{flag}")
+    browser = None
+    try:
+        wait_for(port, server)
+        browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+        browser.get(f"http://127.0.0.1:{port}")
+        yield browser, lambda css: WebDriverWait(browser, 120).until(
+            lambda found: found.find_element(By.CSS_SELECTOR, css))
+    finally:
+        if browser is not None:
+            browser.quit()
+        server.terminate()
+        server.wait(60)
+
+
+def wait_for(port, server):
+    for _ in range(600):
+        assert server.poll() is None, "the page could not be served"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise TimeoutError
+
+
+@pytest.mark.slow
+def test_every_tab_by_clicks(page, tmp_path, upload):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    browser, find = page
+
+    def tab(name):
+        WebDriverWait(browser, 120).until(lambda found: [
+            button for button in found.find_elements(By.CSS_SELECTOR, "button[role=tab]")
+            if button.text == name and (button.click() or True)])
+
+    def words(css, text):
+        WebDriverWait(browser, 240).until(lambda _: text in find(css).text)
+        return find(css).text
+
+    def keep(name):
+        if folder := os.environ.get("NBP_SCREENSHOTS"):
+            browser.save_screenshot(f"{folder}/{name}.png")
+
+    find("button#generate").click()
+    words("#generate-words", "17 frames in 23 steps")
+    find("#generate-picture img"), find("#generate-video video")
+    keep("demo-generate")
+
+    tab("Continue")
+    find("#continue-upload input[type=file]").send_keys(upload())
+    words("#continue-words", "phone.mp4 is read")
+    find("button#continue").click()
+    words("#continue-words", "17 frames in")
+    keep("demo-continue")
+
+    tab("Next block against next token")
+    find("button#race").click()
+    assert "random weights: step 80" in words("#race-token-words", "times as fast")
+    keep("demo-race")
+
+    tab("Reconstruct")
+    for name, message in wrong_uploads(tmp_path).items():
+        find("#reconstruct-upload input[type=file]").send_keys(str(tmp_path / name))
+        words("#reconstruct-words", message)
+        find("#reconstruct-upload button[aria-label='Remove this file'], #reconstruct-upload button[aria-label=Clear]"
+             ).click()
+    find("#reconstruct-upload input[type=file]").send_keys(upload("good.mp4"))
+    words("#reconstruct-words", "good.mp4 is read")
+    find("button#reconstruct").click()
+    words("#reconstruct-words", "PSNR")
+    keep("demo-reconstruct")
