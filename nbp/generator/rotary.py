@@ -6,7 +6,7 @@ Legend: S positions of [condition | stream], H heads, d channels of a head.
 """
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor

@@ -7,7 +7,7 @@ frames, an image is one latent frame, and no latent frame sees a later one.
 Legend: B batch, C channels, T H W pixels, t h w patches, pt ph pw a patch.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange

@@ -4,7 +4,7 @@ Causal as those: norms run over the channels of one position, time is padded in 
 Legend: B batch, C channels, t h w size of a feature map.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,7 @@ class ZeroPaddedConv3d(nn.Module):
         if front and x.shape[2] == 1:
             return self._single_frame(x)
         if front:
-            x = torch.cat([x[:, :, :1]] * front + [x], 2)      # an expanded frame would lose channels-last, tenfold time
+            x = torch.cat([x[:, :, :1]] * front + [x], 2)      # expand would lose channels-last: tenfold time
         return self.conv(x)
 
     def _single_frame(self, x: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ matrix to its momentum. Kernels (O, I, ...) are taken as matrices (O, I * ...). 
 sqrt(max(1, O / (I * ...))). All ranks of DDP hold the same gradients and compute the same step.
 """
 
-from typing import Any, Callable, Iterable, Optional
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"Muon takes matrices and convolution kernels, got a parameter of shape {flat[0]}")
 
     @torch.no_grad()
-    def step(self, closure: Optional[Callable[[], Tensor]] = None) -> Optional[Tensor]:
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
         """One step; parameters without a gradient stay where they are, and so does their state."""
         loss = None
         if closure is not None:
