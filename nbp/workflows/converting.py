@@ -1,6 +1,7 @@
 """One form of a model into another: official files, native folders, and checkpoints of training runs.
 
-Every conversion but `native_to_half` is exact, all are strict, and each returns (number of tensors, number of parameters), buffers included.
+Every conversion but `native_to_half` is exact; all are strict and return (number of tensors, number of parameters),
+buffers included.
 """
 
 import argparse
