@@ -130,8 +130,9 @@ def test_the_python_snippet_runs_on_a_small_model(tmp_path, monkeypatch):
 
 def test_the_lines_of_the_pipeline_run_on_a_small_model(tmp_path, monkeypatch, i3d_path, capsys):
     """The README's first lines; the released model where it is here, else one with random weights."""
-    import nbp
     from pipelines import make_pipeline
+
+    import nbp
 
     [code] = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "VideoPipeline" in block]
     monkeypatch.chdir(tmp_path)

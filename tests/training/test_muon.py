@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 import torch
-from nbp.training.tokenizer import TokenizerModule
 from torch import nn
 
 from nbp import train
@@ -13,6 +12,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training.metrics_log import read_metrics
 from nbp.training.muon import Muon, muon_groups, orthogonalise
 from nbp.training.strategies import check_engine
+from nbp.training.tokenizer import TokenizerModule
 
 MUON = ("optim.optimizer=muon", "optim.muon_lr=1e-2")
 
