@@ -66,18 +66,3 @@ def adversarial_ramp(step: int, start_step: int, warmup_steps: int) -> float:
     if step < start_step:
         return 0.0
     return min(1.0, (step - start_step + 1) / max(1, warmup_steps))
-
-
-def code_statistics(indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    """Share of the codebook in use and perplexity of the code distribution.
-
-    Args:
-        indices: integer tensor of any shape, values in [0, num_codes).
-
-    Returns:
-        usage in (0, 1]; perplexity in [1, num_codes]; float32 scalars.
-    """
-    counts = torch.bincount(indices.flatten().long(), minlength=num_codes).float()     # (V,)
-    probabilities = counts / counts.sum()
-    entropy = -torch.xlogy(probabilities, probabilities).sum()
-    return (counts > 0).float().mean(), entropy.exp()
