@@ -130,7 +130,7 @@ def test_a_saved_pipeline_says_what_it_was(folder, pipe):
     (lambda pipe: pipe(prompts=["a maze"]), "prompts are for models conditioned on text; this one takes classes"),
     (lambda pipe: pipe(num_clips=0), "num_clips must be at least 1, got 0"),
     (lambda pipe: pipe(temperature=0), "temperature must be a number above 0, got 0"),
-    (lambda pipe: pipe(temprature=1), "sampling has no temprature; known: greedy, temperature, top_k, top_p, cfg_scale"),
+    (lambda pipe: pipe(temprature=1), "sampling has no temprature; known: greedy, temperature, top_k, top_p, cfg"),
     (lambda pipe: pipe.extend(torch.rand(3, 17, 32, 32), 17), "must be above the 17 frames that are given, got 17"),
     (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 48), 17), "32x32 pixels, got 32x48; read_video(path, size=32) fits"),
     (lambda pipe: pipe.extend(torch.zeros(5, 32, 32, 3, dtype=torch.uint8), 17), "video must be float (3, T, H, W)"),

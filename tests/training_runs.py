@@ -39,7 +39,8 @@ def tokenizer_run(clips_root):
                 "discriminator.num_layers=2", "loss.adversarial_start_step=1", "loss.adversarial_warmup_steps=0",
                 "optim.warmup_steps=0", "trainer.val_every_steps=2", "trainer.val_batches=1",
                 "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1", "trainer.precision=32-true",
-                "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}, {steps: 4, num_frames: 5, batch_size: 2}]", *more]
+                "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}, {steps: 4, num_frames: 5, batch_size: 2}]",
+                *more]
     return overrides
 
 

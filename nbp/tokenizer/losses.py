@@ -82,18 +82,3 @@ def even_use_loss(latents: Tensor) -> Tensor:
     others = covariance - torch.diag(spread)
     return (mean.square().sum() + (spread.clamp_min(1e-8).sqrt() - 1).square().sum()
             + others.square().sum()) / len(values)
-
-
-def code_statistics(indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    """Share of the codebook in use and perplexity of the code distribution.
-
-    Args:
-        indices: integer tensor of any shape, values in [0, num_codes).
-
-    Returns:
-        usage in (0, 1]; perplexity in [1, num_codes]; float32 scalars.
-    """
-    counts = torch.bincount(indices.flatten().long(), minlength=num_codes).float()     # (V,)
-    probabilities = counts / counts.sum()
-    entropy = -torch.xlogy(probabilities, probabilities).sum()
-    return (counts > 0).float().mean(), entropy.exp()

@@ -24,6 +24,7 @@ from nbp.config import TokenizerRun
 from nbp.data.dataset import VideoDataset
 from nbp.data.images import ImageDataset
 from nbp.evaluation.lpips import LPIPS
+from nbp.evaluation.quality import usage_and_entropy
 from nbp.hub.fetch import fetch_lpips
 from nbp.tokenizer import losses
 from nbp.tokenizer.discriminator import Discriminator
@@ -112,7 +113,8 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         terms |= self.adversarial_terms(reconstruction, video)
         loss = total_loss(terms)
         # Latents that are not finite give ids out of range; the loss says so, and the step is skipped.
-        usage, perplexity = losses.code_statistics(indices.clamp(0, self.model.num_codes - 1), self.model.num_codes)
+        usage, entropy = usage_and_entropy(self._histogram(indices.clamp(0, self.model.num_codes - 1)))
+        perplexity = entropy.exp()
         terms = {name: value.detach() for name, value in terms.items()}
         self.log_dict({f"train/{name}": value for name, value in terms.items()}
                       | {"train/code_usage": usage, "train/code_perplexity": perplexity})
@@ -190,7 +192,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         video = self.input(batch)
         reconstruction, indices = self.averaged(video)
         error = (reconstruction.float().clamp(0, 1) - batch["video"]).square().mean((1, 2, 3, 4))  # (B,)
-        self._code_counts += torch.bincount(indices.flatten().long(), minlength=self.model.num_codes)
+        self._code_counts += self._histogram(indices)
         self.log("val/psnr", (-10 * error.log10()).mean(), sync_dist=True, prog_bar=True, batch_size=len(video))
         return reconstruction.clamp(0, 1)
 
@@ -198,9 +200,12 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         counts = self._code_counts
         if self.trainer.world_size > 1:
             counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        probabilities = counts / counts.sum()
-        entropy = -torch.xlogy(probabilities, probabilities).sum()
-        self.log_dict({"val/code_usage": (counts > 0).float().mean(), "val/code_perplexity": entropy.exp()})
+        usage, entropy = usage_and_entropy(counts)
+        self.log_dict({"val/code_usage": usage, "val/code_perplexity": entropy.exp()})
+
+    def _histogram(self, indices: Tensor) -> Tensor:
+        """How often each code occurs, float32 (V,)."""
+        return torch.bincount(indices.flatten().long(), minlength=self.model.num_codes).float()
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:

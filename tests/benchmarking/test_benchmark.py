@@ -30,7 +30,8 @@ def test_figures_are_those_of_the_two_runs(monkeypatch):
 def test_sampling_counts_steps_and_may_be_left_out(tmp_path, monkeypatch, capsys, named):
     torch.manual_seed(0)
     Tokenizer(TokenizerConfig([8, 8], [1, 1], [[2, 2, 2]], [4, 4])).save_pretrained(tmp_path / "tokenizer")
-    Generator(GeneratorConfig(1, 1, 16, 16, [2, 2, 2], [1, 1, 2], "label", "plain", num_condition_ids=2, condition_len=1)
+    Generator(GeneratorConfig(1, 1, 16, 16, [2, 2, 2], [1, 1, 2], "label", "plain", num_condition_ids=2,
+                              condition_len=1)
               ).save_pretrained(tmp_path / "generator")
     ticks = itertools.count()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(ticks))

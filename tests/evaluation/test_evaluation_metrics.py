@@ -65,7 +65,8 @@ def test_two_processes_compute_the_value_of_one():
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                str(HERE / "metrics_by_ranks.py")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE.parents[1],
-                            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]), "OMP_NUM_THREADS": "1"})
+                            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
+                                              "OMP_NUM_THREADS": "1"})
     assert result.returncode == 0 and result.stdout.count("all agree") == 2, result.stderr[-3000:]
 
 
@@ -174,7 +175,8 @@ def test_paired_metrics(lpips_path):
     metric = LPIPSMean(model)
     metric.update(video, target)
     assert metric.compute().item() == pytest.approx(quality.lpips(model, video, target).mean().item())
-    assert set(metric.state_dict()) == {"total_lpips_alex", "count_lpips_alex"}, "the network's weights are no state of the score"
+    state = set(metric.state_dict())
+    assert state == {"total_lpips_alex", "count_lpips_alex"}, "the network's weights are no state of the score"
 
 
 def test_sums_stay_exact_in_a_half_precision_module():

@@ -84,3 +84,11 @@ def test_code_statistics():
     assert one == {"code_usage": 0.5, "code_entropy_bits": 0.0, "code_perplexity": 1.0}
     with pytest.raises(ValueError, match="indices run from 0 to 8; accepted: 0 to 7"):
         quality.count_codes(torch.tensor([0, 8]), 8)
+
+
+def test_usage_and_entropy_keep_the_type_of_the_counts():
+    for dtype in (torch.float32, torch.float64):
+        usage, entropy = quality.usage_and_entropy(torch.tensor([2, 2, 0, 0, 0, 0, 0, 0], dtype=dtype))
+        assert usage.dtype == entropy.dtype == dtype
+        assert usage.item() == 2 / 8 and entropy.exp().item() == pytest.approx(2)
+    assert [value.item() for value in quality.usage_and_entropy(torch.zeros(4))] == [0, 0]

@@ -94,7 +94,8 @@ def same(got, expected):
     """Equal documents, numbers to 1e-6; of the code's commit, which may move while they are made, nothing is said."""
     if isinstance(expected, dict):
         assert got.keys() == expected.keys()
-        got, expected = ([value for name, value in document.items() if name != "commit"] for document in (got, expected))
+        got, expected = ([value for name, value in document.items() if name != "commit"]
+                         for document in (got, expected))
     if isinstance(expected, list):
         assert len(got) == len(expected)
         for x, y in zip(got, expected):
@@ -145,7 +146,8 @@ def test_scripts(natural_frames, i3d_path, tmp_path):
     for number, clip in enumerate(natural_frames[:20]):
         write_video(tmp_path / ("real" if number % 2 else "fake") / f"{number:02d}.mp4", clip, 8, crf=1)
     command = ["bash", "scripts/fvd.sh", "2", "1", str(tmp_path / "real"), str(tmp_path / "fake"), "--set", "frames=9",
-               "clips_per_video=1", "--allow-fewer", "--device", "cpu", "--no-intervals", "--ckpt", str(i3d_path.parent), "--out",
+               "clips_per_video=1", "--allow-fewer", "--device", "cpu", "--no-intervals", "--ckpt",
+               str(i3d_path.parent), "--out",
                str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)

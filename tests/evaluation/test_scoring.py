@@ -139,7 +139,8 @@ def test_every_repeat_of_a_set_ordered_by_class_is_a_mixture(network, protocol, 
 
 def test_subsets_follow_the_seed(sets, network, protocol, tmp_path):
     few = protocol.replace(num_real=12, num_fake=12)
-    first, again, other = [evaluate_sets(sets[0], sets[1:2], few, network, Extraction(tmp_path), seed=seed)[0]["scores"]["fvd"]
+    first, again, other = [evaluate_sets(sets[0], sets[1:2], few, network, Extraction(tmp_path),
+                                         seed=seed)[0]["scores"]["fvd"]
                            for seed in (0, 0, 1)]
     assert first == again != other
 

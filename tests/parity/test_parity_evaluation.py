@@ -36,7 +36,8 @@ def port(tmp_path_factory):
     ("styleganv", "nbp-gfvd-ucf", (21, 2, 16, 48, 64)),
 ])
 def test_preprocessing_is_the_official(case, protocol, seed):
-    protocol = get_protocol("nbp-rfvd+frames=null").replace(fit="crop") if protocol == "crop" else get_protocol(protocol)
+    cropped = get_protocol("nbp-rfvd+frames=null").replace(fit="crop")
+    protocol = cropped if protocol == "crop" else get_protocol(protocol)
     got = prepare(frames_of(weights_rule.video(*seed)), protocol)[:, :, [0, 5, 10, 15], ::16, ::16]
     close(f"i3d pre_{case}", got, np.load(PARITY / "i3d.npz")[f"pre_{case}"], 1e-6)
 

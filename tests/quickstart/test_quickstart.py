@@ -134,7 +134,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, make, monkeypatch):
 
 def test_time_of_a_killed_attempt_is_kept(tmp_path, make):
     stage, out = make("a", "sleep"), tmp_path / "run"
-    code = (f"from nbp.quickstart.runner import *; stage = Stage('a', 'fake_stage', {stage.arguments}, Path('{stage.output}'));"
+    code = ("from nbp.quickstart.runner import *; "
+            f"stage = Stage('a', 'fake_stage', {stage.arguments}, Path('{stage.output}')); "
             f"run_stages([stage], '{out}')")
     process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     wait_for(lambda: (out / "stages.json").is_file() and rows(out)["a"]["seconds"] > 4)

@@ -36,7 +36,8 @@ def make_scores():
             "frozen": entry(130.0)}
     return {"protocol": "quickstart", "sets": sets,
             "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},
-            "weights_sha256": "ab" * 32, "seed": 0, "lpips_net": "alex", "centroids": {"source": "train, 36 clips", "clips": 36},
+            "weights_sha256": "ab" * 32, "seed": 0, "lpips_net": "alex",
+            "centroids": {"source": "train, 36 clips", "clips": 36},
             "notes": ["the real set has only 6 clips"], "versions": {}, "commit": "0123456789ab"}
 
 

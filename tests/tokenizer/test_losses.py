@@ -40,11 +40,6 @@ def test_gradient_penalty_of_a_linear_critic_is_its_squared_weight():
     assert losses.gradient_penalty(critic, torch.rand(2, 3, 1, 2, 2)).item() == pytest.approx(9 * 12)
 
 
-def test_code_statistics():
-    usage, perplexity = losses.code_statistics(torch.tensor([0, 0, 1, 1]), 8)
-    assert usage.item() == pytest.approx(2 / 8) and perplexity.item() == pytest.approx(2)
-
-
 @pytest.mark.parametrize("step, expected", [(0, 0), (9, 0), (10, 0.25), (12, 0.75), (13, 1), (99, 1)])
 def test_adversarial_ramp(step, expected):
     assert losses.adversarial_ramp(step, 10, 4) == expected

@@ -223,6 +223,7 @@ def test_a_changed_training_list_is_refused_on_resume(tokenizer_run, clips_root,
     train.main(arguments)
     rows = (root / "train.txt").read_text().splitlines()
     (root / "train.txt").write_text("\n".join(rows[:-1]) + "\n")
-    with pytest.raises(ValueError, match=f"was trained on {len(rows)} clips, the training list now has {len(rows) - 1}"):
+    counts = f"was trained on {len(rows)} clips, the training list now has {len(rows) - 1}"
+    with pytest.raises(ValueError, match=counts):
         train.main(arguments)
     assert train.main([*arguments, "trainer.accept_changes=true"]) == 0

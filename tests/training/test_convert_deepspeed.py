@@ -29,7 +29,8 @@ def test_deepspeed_to_fp32(launch, generator_run, tmp_path, strategy):
 def test_a_bfloat16_run_exports_its_float32_weights(launch, generator_run, tmp_path):
     launch(2, "configs/generator_procgen.yaml", *generator_run(
         tmp_path / "run", "trainer.ema_decay=0", "trainer.strategy=deepspeed_1", "trainer.precision=bf16-mixed"))
-    convert.main(["deepspeed-to-fp32", str(tmp_path / "run" / "checkpoints" / "last.ckpt"), str(tmp_path / "weights.ckpt")])
+    convert.main(["deepspeed-to-fp32", str(tmp_path / "run" / "checkpoints" / "last.ckpt"),
+                  str(tmp_path / "weights.ckpt")])
     state = torch.load(tmp_path / "weights.ckpt", weights_only=True)["state_dict"]
     exported = Generator.from_pretrained(tmp_path / "run" / "model").state_dict()
     for name, tensor in exported.items():

@@ -81,7 +81,8 @@ def test_kills_of_two_processes_under_deepspeed(generator_run, tmp_path, strateg
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
                    "tests/training/killing.py", *kill, GENERATOR, *generator_run(out, *more)]
         paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
-        return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True,
+                              timeout=300)
 
     whole = launch(tmp_path / "whole", "0", "never", "0")
     assert whole.returncode == 0, whole.stderr[-3000:]

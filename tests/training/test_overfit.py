@@ -37,7 +37,8 @@ def train_tokenizer(data, out):
     train.main(["configs/tokenizer_procgen.yaml", f"data.root={data.root}", f"data.resolution={data.resolution}",
                 f"data.num_frames={NUM_FRAMES}", f"trainer.out={out}", "model.widths=[16,24,32,48]",
                 "loss.perceptual=0", "loss.adversarial=0", "loss.l2=4", "trainer.num_workers=0", "optim.lr=2.0e-3",
-                "optim.decay_steps=200", "trainer.ema_decay=0", "trainer.val_every_steps=40", "trainer.precision=32-true",
+                "optim.decay_steps=200", "trainer.ema_decay=0", "trainer.val_every_steps=40",
+                "trainer.precision=32-true",
                 "trainer.checkpoint_every_steps=300",
                 "curriculum=[{steps: 50, num_frames: 1, batch_size: 3}, {steps: 350, num_frames: 5, batch_size: 3}]"])
     return Tokenizer.from_pretrained(out / "model")

@@ -97,7 +97,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(load_tokenizer_run, mo
     terms = module.autoencoder_terms
 
     def poisoned(*videos):
-        return {name: value * (float("nan") if module.global_step == 1 else 1) for name, value in terms(*videos).items()}
+        factor = float("nan") if module.global_step == 1 else 1
+        return {name: value * factor for name, value in terms(*videos).items()}
 
     monkeypatch.setattr(module, "autoencoder_terms", poisoned)
     fit.build_trainer(run, module.max_steps, extra).fit(module, data)

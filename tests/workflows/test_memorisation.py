@@ -20,7 +20,8 @@ def test_copies_are_found(network, protocol, make_frames, tmp_path):
     copies[:, 0, 0, 0] = 0
     fakes = {"copies": copies, "new": make_frames(20, 2)}
     sets = {name: Clips.from_array(name, frames) for name, frames in ({"train": train, "real": real} | fakes).items()}
-    found = {name: memorisation.memorisation(sets["train"], sets["real"], sets[name], protocol, network, Extraction(tmp_path))
+    found = {name: memorisation.memorisation(sets["train"], sets["real"], sets[name], protocol, network,
+                                             Extraction(tmp_path))
              for name in fakes}
     assert {pair[0]: pair[1] for pair in found["copies"]["pairs"]} == {number: number + 10 for number in range(20)}
     assert found["copies"]["share_below_threshold"] == 1 and found["new"]["share_below_threshold"] < 0.2
@@ -33,12 +34,14 @@ def test_copies_are_found(network, protocol, make_frames, tmp_path):
 
 def test_distances_are_those_of_a_score(network, protocol, make_frames, tmp_path):
     """Clips are chosen, counted and named as for a score."""
-    train, real, fake = (Clips.from_array(str(seed), make_frames(count, seed)) for seed, count in enumerate((16, 12, 33)))
+    train, real, fake = (Clips.from_array(str(seed), make_frames(count, seed))
+                         for seed, count in enumerate((16, 12, 33)))
     protocol = protocol.replace(num_fake=10, repeats=2)
     report = memorisation.memorisation(train, real, fake, protocol, network, Extraction(tmp_path))
     [scored] = evaluate_sets(real, [fake], protocol, network, Extraction(tmp_path))
     assert report["fvd_real"] == scored["scores"]["fvd"] and report["protocol"] == scored["protocol"]
-    fewer = memorisation.memorisation(train, real, fake, protocol.replace(num_fake=20, num_real=14), network, Extraction(tmp_path))
+    protocol = protocol.replace(num_fake=20, num_real=14)
+    fewer = memorisation.memorisation(train, real, fake, protocol, network, Extraction(tmp_path))
     assert fewer["protocol"] == "test+fake=20+repeats=1+real=12" and len(fewer["pairs"]) == 33
 
 

@@ -41,7 +41,8 @@ def test_command(smooth, tmp_path, monkeypatch, capsys):
         np.save(tmp_path / f"{name}.npy", smooth(11, seed))
     out = tmp_path / "out"
     evaluate.main(["--real", str(tmp_path / "real.npy"), "--fake", str(tmp_path / "fake.npy"), "--protocol",
-                   "quickstart", "--sensitivity", "--sensitivity-clips", "8", "--out", str(out), "--cache", str(tmp_path / "cache"),
+                   "quickstart", "--sensitivity", "--sensitivity-clips", "8", "--out", str(out), "--cache",
+                   str(tmp_path / "cache"),
                    "--device", "cpu", "--no-intervals"])
     report, printed = json.loads((out / "sensitivity.json").read_text()), capsys.readouterr().out
     rows = {row["preset"]: row for row in report["presets"]}
@@ -71,7 +72,8 @@ def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
                                   FeatureNetwork("i3d-tf", Blind(), "0"))
     assert not found["frozen"]["monotone"] and found["frozen"]["fvd"] == pytest.approx([0, 0, 0], abs=1e-9)
     assert "DOES NOT RISE" in "\n".join(sensitivity.lines(
-        {"presets": [], "curve": {"clips": [], "fvd": [], "infinite": 0.0, "notes": []}, "corruptions": found, "protocol": "p",
+        {"presets": [], "curve": {"clips": [], "fvd": [], "infinite": 0.0, "notes": []}, "corruptions": found,
+         "protocol": "p",
          "real": "r", "fake": "f", "damaged_clips": 10}))
 
 
