@@ -4,6 +4,7 @@
 A path is an official file, a native model folder or a model hub id; what it is, its content says.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,12 +17,13 @@ from nbp.tokenizer.model import Tokenizer
 __all__ = ["load_magvit2", "load_transformer", "fetch_i3d", "fetch_lpips", "fetch_samples"]
 
 
-def load_magvit2(path: str | Path, resolution: int | None = 128, device: str | torch.device = "cuda") -> Tokenizer:
+def load_magvit2(path: str | Path, resolution: int | Sequence[int] | None = 128,
+                 device: str | torch.device = "cuda") -> Tokenizer:
     """Load a tokenizer.
 
     Args:
         path: `magvit2_ucf.pt`, an official generator checkpoint that carries its tokenizer, or a native folder.
-        resolution: pixels of the square video that flat tokens (B, t*h*w) are decoded to.
+        resolution: pixels, a square's side or (height, width), of the video that flat tokens (B, t*h*w) become.
         device: "cuda", "cpu", ...
 
     Returns:

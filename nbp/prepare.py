@@ -37,7 +37,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source = sources.add_parser("folder", help="<root>/<class>/*.mp4, or videos without classes")
     source.add_argument("--root", default="data/videos")
     source.add_argument("--val-share", type=float, default=0.1, help="share of each class kept for validation")
-    source.add_argument("--resolution", type=at_least(8), default=128, help="pixels of the square clips, for data.yaml")
+    source.add_argument("--resolution", type=at_least(8), nargs="+", default=[128], metavar="PIXELS",
+                        help="side of square clips, or height and width, for data.yaml")
     source.add_argument("--fps", type=positive, help="frames per second of the clips (default: the files' own)")
     for name in ("ucf101", "k600", "folder"):
         add = sources.choices[name].add_argument

@@ -82,20 +82,24 @@ def _value(expected: object, value: object, source: object, name: str, missing: 
     """`value` as the field's type; an integer will do for a float and a number for a text, a bool for neither."""
     if missing is None and isinstance(value, str) and "${" in value:
         return value                                   # omegaconf's reference to another field, not yet resolved
-    optional = typing.get_origin(expected) in (types.UnionType, typing.Union)
+    union = typing.get_origin(expected) in (types.UnionType, typing.Union)
+    kinds = [kind for kind in typing.get_args(expected) if kind is not types.NoneType] if union else [expected]
+    optional = union and types.NoneType in typing.get_args(expected)
     if value is None and optional:
         return None
-    kind = typing.get_args(expected)[0] if optional else expected
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    kind = next((kind for kind in kinds if (typing.get_origin(kind) is list) == is_list), kinds[0])
     if isinstance(kind, type) and issubclass(kind, Section) and isinstance(value, Mapping):
         return _section(kind, value, source, f"{name}.", missing)
-    if typing.get_origin(kind) is list and isinstance(value, Sequence) and not isinstance(value, str):
+    if typing.get_origin(kind) is list and isinstance(value, Sequence) and is_list:
         return [_value(typing.get_args(kind)[0], item, source, f"{name}[{place}]", missing)
                 for place, item in enumerate(value)]
     if kind in (float, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value) if kind is float else str(value)
     if kind in (int, bool, str) and type(value) is kind:
         return value
-    raise ValueError(f"{source}: {name} must be {_words(kind)}{' or null' if optional else ''}, got {value!r}")
+    accepted = " or ".join([*map(_words, kinds), *(["null"] if optional else [])])
+    raise ValueError(f"{source}: {name} must be {accepted}, got {value!r}")
 
 
 def _words(kind: object) -> str:

@@ -17,13 +17,24 @@ class DataConfig(Section):
     root: str = MISSING                # annotation paths are relative to this folder
     train_list: str = MISSING          # `path<TAB>label` per line
     val_list: str = MISSING
-    resolution: int = MISSING          # pixels, square, divisible by the tokenizer's spatial stride
+    resolution: int | list[int] = MISSING   # pixels: side of a square, or [height, width]; multiples of the stride
     num_frames: int = 17               # 1 + 4k
     fps: float | None = None           # None: the file's own rate
     resize: str = "aspect"             # aspect: short side, then crop | squash: both sides, as the official reader
     flip: bool = False                 # random horizontal flip in training
     reader: str = "pyav"               # pyav | decord
     max_bad_files: int = 0             # unreadable files that are skipped, counted and logged before it is an error
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the clips."""
+        height, width = self.resolution if isinstance(self.resolution, list) else 2 * [self.resolution]
+        return height, width
+
+    def check(self) -> None:
+        sides = self.resolution if isinstance(self.resolution, list) else 2 * [self.resolution]
+        if len(sides) != 2 or min(sides) < 1:
+            raise ValueError(f"data.resolution must be a number of pixels or [height, width], got {self.resolution}")
 
 
 @dataclass
@@ -265,7 +276,7 @@ def _check_one_of(name: str, value: str, accepted: Sequence[str]) -> None:
 
 
 def _check_resolution(data: DataConfig, model: TokenizerConfig) -> None:
-    for axis, stride in zip("hw", model.downsample[1:]):
-        if data.resolution % stride:
+    for axis, side, stride in zip("hw", data.size, model.downsample[1:]):
+        if side % stride:
             raise ValueError(f"data.resolution must be divisible by the tokenizer's stride {stride} in {axis}, got "
                              f"{data.resolution}")

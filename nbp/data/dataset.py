@@ -20,7 +20,7 @@ from nbp.config import DataConfig
 from nbp.data import cut
 from nbp.data.annotations import check_overlap, count_per_class, folder_of, read_annotations
 from nbp.data.classes import class_text
-from nbp.data.clips import RESIZES, fit_square, flip, frames_to_video
+from nbp.data.clips import RESIZES, fit_size, flip, frames_to_video
 from nbp.data.video_io import READERS, VideoError
 
 __all__ = ["VideoDataset", "evaluation_batches", "class_names", "read_annotations", "check_overlap", "count_per_class"]
@@ -184,15 +184,15 @@ class VideoDataset(torch.utils.data.Dataset):
 
         place = drawn if self.train else cut.spaced(item % self.clips_per_video, self.clips_per_video)
         frames = cut.read_clip(self.file(item), num_frames, self.data.fps, place, self.data.reader, self.strict)
-        frames = (random_square(frames, self.data, generator) if self.train else
-                  fit_square(frames, self.data.resolution, self.data.resize))
+        frames = (random_crop(frames, self.data, generator) if self.train else
+                  fit_size(frames, self.data.size, self.data.resize))
         return {"video": frames_to_video(frames), **self.facts(item)}
 
 
-def random_square(frames: np.ndarray, data: DataConfig, generator: torch.Generator) -> np.ndarray:
+def random_crop(frames: np.ndarray, data: DataConfig, generator: torch.Generator) -> np.ndarray:
     """Training crop and mirroring of frames (T, H, W, C), as `data.resolution`, `resize` and `flip` say."""
     position, coin = torch.rand(2, generator=generator).tolist()
-    frames = fit_square(frames, data.resolution, data.resize, position)
+    frames = fit_size(frames, data.size, data.resize, position)
     return flip(frames) if data.flip and coin < 0.5 else frames
 
 

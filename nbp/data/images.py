@@ -11,7 +11,7 @@ import torch
 from nbp.config import DataConfig
 from nbp.data.annotations import folder_of, read_annotations
 from nbp.data.clips import frames_to_video
-from nbp.data.dataset import BadFiles, Sample, VideoDataset, random_square
+from nbp.data.dataset import BadFiles, Sample, VideoDataset, random_crop
 from nbp.data.pictures import PICTURE_SUFFIXES, read_picture
 from nbp.data.video_file import VideoError
 from nbp.data.walk import find_files, split_folders
@@ -66,7 +66,7 @@ class ImageDataset(torch.utils.data.Dataset):
             except VideoError as error:
                 self.bad.add(number, error)
                 continue
-            frames = random_square(frames, self.data, torch.Generator().manual_seed(seed))
+            frames = random_crop(frames, self.data, torch.Generator().manual_seed(seed))
             return {"video": frames_to_video(frames), "label": torch.tensor(-1), "text": "",
                     "path": self.paths[number], "item": number}
         raise ValueError(f"{self.root}: none of the {len(self)} pictures can be read")

@@ -44,7 +44,7 @@ class About(Section):
     data: str | None = None                                          # name of the data set
     classes: list[str] = field(default_factory=list)                 # names in id order
     fps: float | None = None
-    resolution: int | None = None                                    # pixels, square
+    resolution: int | list[int] | None = None                        # pixels: side of a square, or [height, width]
     num_frames: int | None = None                                    # of a clip
     sampling: SamplingAdvice = field(default_factory=SamplingAdvice)
     text_tokenizer: str | None = None                                # folder inside the model folder
@@ -119,7 +119,8 @@ def card(about: About, kind: str, name: str) -> str:
     text = kind != "tokenizer" and about.text_tokenizer is not None
     data = ModelCardData(library_name="nbp", tags=tags, pipeline_tag="text-to-video" if text else None,
                          metrics=sorted({note.metric for note in about.scores}) or None)
-    size = f"{about.num_frames or '?'} frames of {about.resolution or '?'}x{about.resolution or '?'}"
+    sides = about.resolution if isinstance(about.resolution, list) else 2 * [about.resolution or "?"]
+    size = f"{about.num_frames or '?'} frames of {'x'.join(map(str, sides))}"
     facts = [("data", about.data), ("clips", size if about.resolution else None),
              ("frames a second", None if about.fps is None else f"{about.fps:g}"),
              ("classes", ", ".join(about.classes) or None)]

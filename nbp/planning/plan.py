@@ -166,7 +166,7 @@ def _tokens(run: Run, num_frames: int) -> int:
     """Codes of a clip."""
     if not isinstance(run, TokenizerRun):
         return math.prod(run.model.grid)
-    return math.prod(run.model.latent_grid(num_frames, run.data.resolution, run.data.resolution))
+    return math.prod(run.model.latent_grid(num_frames, *run.data.size))
 
 
 def _train_clips(run: Run) -> int | None:

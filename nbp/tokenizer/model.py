@@ -106,10 +106,10 @@ class Tokenizer(nn.Module):
 
     Args:
         config: `nbp.config.TokenizerConfig`.
-        resolution: pixels; only needed to decode flat tokens (B, t*h*w), whose grid is then square.
+        resolution: pixels, the side of a square or (height, width); only needed to decode flat tokens (B, t*h*w).
     """
 
-    def __init__(self, config: TokenizerConfig, resolution: int | None = None) -> None:
+    def __init__(self, config: TokenizerConfig, resolution: int | Sequence[int] | None = None) -> None:
         super().__init__()
         config.check()
         self.config = config
@@ -201,7 +201,8 @@ class Tokenizer(nn.Module):
     def _unflatten(self, indices: Tensor) -> Tensor:
         if self.resolution is None:
             raise ValueError("flat indices need a grid: pass (B, t, h, w), or build the tokenizer with resolution=...")
-        _, h, w = self.config.latent_grid(1, self.resolution, self.resolution)
+        height, width = 2 * [self.resolution] if isinstance(self.resolution, int) else self.resolution
+        _, h, w = self.config.latent_grid(1, height, width)
         if indices.shape[1] % (h * w):
             raise ValueError(f"{indices.shape[1]} flat indices do not fill frames of {h}x{w} (resolution "
                              f"{self.resolution})")
@@ -227,7 +228,7 @@ class Tokenizer(nn.Module):
         models.save_model(folder, "tokenizer", self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, resolution: int | None = None,
+    def from_pretrained(cls, path: str | Path, resolution: int | Sequence[int] | None = None,
                         device: str | torch.device = "cpu") -> "Tokenizer":
         """Build the tokenizer of a native folder, an official file or a model hub id, in eval mode on `device`.
 

@@ -175,8 +175,7 @@ def loss_of(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch) 
 
 
 def _video(data: DataConfig, micro_batch: MicroBatch) -> Tensor:
-    size = data.resolution
-    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, size, size, device=META)  # (B, 3, T, H, W)
+    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, *data.size, device=META)  # (B, 3, T, H, W)
     return video.to(memory_format=torch.channels_last_3d)
 
 

@@ -134,7 +134,7 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
         grid, num_codes = train.grid, train.num_codes
     else:
         train, val = VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False)
-        grid = tokenizer.config.latent_grid(run.data.num_frames, run.data.resolution, run.data.resolution)
+        grid = tokenizer.config.latent_grid(run.data.num_frames, *run.data.size)
         num_codes = tokenizer.num_codes
     _check_model(run.model, grid, num_codes, train.classes)
     num_frames = run.data.num_frames if run.data is not None else 0

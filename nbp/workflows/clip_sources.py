@@ -23,7 +23,7 @@ from einops import rearrange
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data import clip_set
 from nbp.data.annotations import folder_of, read_annotations
-from nbp.data.clips import fit_square
+from nbp.data.clips import fit_size
 from nbp.data.cut import Place, first, random_place, read_clip, spaced
 from nbp.data.dataset import VideoDataset
 from nbp.data.pictures import PICTURE_SUFFIXES, read_picture
@@ -204,7 +204,7 @@ def _data_config(path: Path, split: str, cut: Cut) -> Clips:
     def read(number: int) -> np.ndarray:
         frames = read_clip(files[number // each], data.num_frames, data.fps, _place(cut, number, each), data.reader,
                            strict=True)
-        return fit_square(frames, data.resolution, data.resize)
+        return fit_size(frames, data.size, data.resize)
 
     digests = _digests(files)
     return Clips(f"{path}:{split}", len(dataset), read, _fingerprint(digests, how), labels, content=_content(digests),

@@ -93,12 +93,16 @@ def folder_commands(options: argparse.Namespace, out: str | Path, num_classes: i
     """Write the folder's data config; returns what to run next."""
     path, elsewhere = Path(out) / "data.yaml", Path(out) != Path(options.root)
     lists = [str(Path(out).absolute() / name) if elsewhere else name for name in ("train.txt", "val.txt")]
-    save_config(DataConfig(name="folder", root=options.root, train_list=lists[0], val_list=lists[1],
-                           resolution=options.resolution, fps=options.fps), path)
+    resolution = options.resolution[0] if len(options.resolution) == 1 else list(options.resolution)
+    config = DataConfig(name="folder", root=options.root, train_list=lists[0], val_list=lists[1],
+                        resolution=resolution, fps=options.fps)
+    config.check()
+    save_config(config, path)
     data = [f"data.root={options.root}", *(list_fields(out) if elsewhere else ()),
-            f"data.resolution={options.resolution}", f"data.fps={options.fps or 'null'}"]
-    row = options.resolution // 8
-    model = [f"model.num_condition_ids={num_classes}", f"model.grid=[5,{row},{row}]", f"model.block_shape=[1,1,{row}]"]
+            f"data.resolution={str(resolution).replace(' ', '')}", f"data.fps={options.fps or 'null'}"]
+    height, width = (side // 8 for side in config.size)
+    model = [f"model.num_condition_ids={num_classes}", f"model.grid=[5,{height},{width}]",
+             f"model.block_shape=[1,1,{width}]"]
     if not num_classes:
         model += ["model.condition=none", "model.condition_len=0"]
     train = ["python", "-m", "nbp.train"]

@@ -55,7 +55,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     num_clips = min(max_clips or len(dataset), len(dataset))
     rules = as_scored(rules, split, config.num_frames, num_clips, len(dataset), allow_fewer)
     model = Tokenizer.from_pretrained(tokenizer, config.resolution, device)
-    model.config.latent_grid(config.num_frames, config.resolution, config.resolution)  # refuses what it cannot encode
+    model.config.latent_grid(config.num_frames, *config.size)  # refuses what it cannot encode
     make_set(model, dataset, out, num_clips, rules.quantize, batch_size, num_workers)
 
     network = load_network(rules.network, weights or fetch_i3d(ckpt), device)

@@ -44,7 +44,7 @@ def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch
     rank, world = rank_and_world()
     data = dataset.data
     meta: TokenMeta = {
-        "grid": list(tokenizer.config.latent_grid(data.num_frames, data.resolution, data.resolution)),
+        "grid": list(tokenizer.config.latent_grid(data.num_frames, *data.size)),
         "num_codes": tokenizer.num_codes, "tokenizer_hash": model_hash(tokenizer), "classes": dataset.classes,
         "data": to_dict(data) | {"split": dataset.split, "clips_per_video": dataset.clips_per_video,
                                  "annotations_sha256": annotations_sha256(dataset.rows)},

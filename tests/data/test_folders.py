@@ -170,8 +170,8 @@ def test_ucf101_spelled_otherwise_divided_and_incomplete(tmp_path, put):
             "".join(f"HandstandPushups/{clip}.avi 37\n" for clip in clips))
     assert {label for _, label in prepared(tmp_path, source="ucf101")} == {"HandstandPushups"}
     (tmp_path / f"HandStandPushups/{names[0]}.avi").unlink()
-    with pytest.raises(ValueError, match=r"1 of 2 videos are not in .*, first HandstandPushups/v_HandStandPushups_g01_c01"
-                                         r".avi; 3 others are, first HandStandPushups/v_HandStandPushups_g02"):
+    with pytest.raises(ValueError, match=r"1 of 2 videos are not in .*, first HandstandPushups/v_HandStandPushups_g01_c"
+                                         r"01.avi; 3 others are, first HandStandPushups/v_HandStandPushups_g02"):
         prepared(tmp_path, source="ucf101")
     divided = tmp_path / "deep/divided"
     put(*[f"deep/divided/{part}/Archery/{name}.avi" for part, name in zip(("train", "train", "val", "test"), UCF)])
