@@ -13,7 +13,6 @@ NBP = ROOT / "nbp"
 # Faults that are being mended, by the beginning of their line: this may shrink, never grow.
 MENDING = {
     "long_code": ("nbp: ",),
-    "busy_commands": ("nbp/prepare.py",),
 }
 
 

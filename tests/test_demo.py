@@ -70,7 +70,8 @@ def test_an_upload_is_continued_and_deleted(pipe, tmp_path, upload):
 
 def test_next_block_is_compared_with_next_token(pipe):
     *_, (block, token) = actions.race(pipe, "maze", 0)
-    assert block.words.startswith("next block: step 23") and token.words.startswith("next token, random weights: step 80")
+    assert block.words.startswith("next block: step 23")
+    assert token.words.startswith("next token, random weights: step 80")
     assert "times as fast" in token.words and token.picture.min() == 200, "everything is drawn"
 
 

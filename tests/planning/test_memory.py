@@ -86,7 +86,8 @@ def test_zero_divides_what_it_says():
 
 
 def test_checkpointed_activations_and_low_precision_are_smaller():
-    runs = [load_run("configs/generator_ucf101_base.yaml", [f"model.activation_checkpointing={word}", "model.num_layers=6"])
+    runs = [load_run("configs/generator_ucf101_base.yaml", [
+        f"model.activation_checkpointing={word}", "model.num_layers=6"])
             for word in ("true", "false")]
     [(_, batch)] = micro_batches(runs[0])
     small, large = (device_memory(run, ["ddp"], 8, True, batch)["ddp"].activations for run in runs)

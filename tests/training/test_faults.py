@@ -46,7 +46,8 @@ class SignalAt(pl.Callback):
 
 
 @pytest.mark.parametrize("signum, step, validating", [(signal.SIGTERM, 3, False), (signal.SIGUSR1, 4, True)])
-def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generator_run, tmp_path, signum, step, validating):
+def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generator_run, tmp_path, signum, step,
+                                                                        validating):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("trainer.val_samples=0", "trainer.checkpoint_every_steps=100")
     train.main([GENERATOR, *generator_run(whole, *more)])
@@ -67,8 +68,8 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generato
 def test_loader_workers_outlive_a_signal_to_the_whole_group(generator_run, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "nbp.train", GENERATOR, *generator_run(
-            tmp_path, "trainer.num_workers=1", "trainer.val_samples=0", "max_steps=100000", "trainer.val_every_steps=100000",
-            "trainer.checkpoint_every_steps=100000")],
+            tmp_path, "trainer.num_workers=1", "trainer.val_samples=0", "max_steps=100000",
+            "trainer.val_every_steps=100000", "trainer.checkpoint_every_steps=100000")],
         stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.glob("logs/version_0/metrics.csv")):
         assert process.poll() is None, process.stderr.read()[-3000:]

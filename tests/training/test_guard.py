@@ -1,4 +1,4 @@
-"""The guard: what it takes for trouble, and that a run goes back to its last good checkpoint a bounded number of times."""
+"""The guard: what it takes for trouble, and that a run goes back to its last good checkpoint some times at most."""
 
 import math
 from types import SimpleNamespace
@@ -132,7 +132,8 @@ def test_a_second_rollback_goes_further_back(tmp_path):
     config = SimpleNamespace(out=tmp_path, max_rollbacks=3)
 
     def target(newest_written, started_from, rollbacks):
-        trainer = SimpleNamespace(is_global_zero=False, checkpoint_callback=SimpleNamespace(newest_written=newest_written))
+        callback = SimpleNamespace(newest_written=newest_written)
+        trainer = SimpleNamespace(is_global_zero=False, checkpoint_callback=callback)
         return fit._roll_back(config, trainer, started_from, rollbacks, "reason")
 
     first, second = (str(folder / f"step{step:07d}.ckpt") for step in (10, 20))
@@ -141,15 +142,18 @@ def test_a_second_rollback_goes_further_back(tmp_path):
     assert target(None, second, 2) == first, "trouble may have begun before it was written"
     assert target(None, first, 3) == first
     assert target(None, None, 1) is None
-    assert target(None, tmp_path / "elsewhere" / "step0000050.ckpt", 1) == str(tmp_path / "elsewhere" / "step0000050.ckpt")
+    elsewhere = tmp_path / "elsewhere" / "step0000050.ckpt"
+    assert target(None, elsewhere, 1) == str(elsewhere)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_2"])
 def test_two_processes_roll_back_together(launch, tokenizer_run, tmp_path, strategy):
     """A learning rate of the discriminator that diverges by itself; both attempts end the same way, with the reason."""
-    more = ("curriculum=[{steps: 60, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4", "trainer.val_samples=0",
-            "trainer.val_every_steps=60", "trainer.checkpoint_every_steps=4", "trainer.ema_decay=0",
-            "optim.gradient_clip=0", "optim.discriminator_lr=30", "trainer.max_rollbacks=1", f"trainer.strategy={strategy}")
+    more = ("curriculum=[{steps: 60, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4",
+            "trainer.val_samples=0", "trainer.val_every_steps=60", "trainer.checkpoint_every_steps=4",
+            "trainer.ema_decay=0",
+            "optim.gradient_clip=0", "optim.discriminator_lr=30", "trainer.max_rollbacks=1",
+            f"trainer.strategy={strategy}")
     with pytest.raises(AssertionError, match="it has been rolled back 1 times"):
         launch(2, TOKENIZER, *tokenizer_run(tmp_path, *more))

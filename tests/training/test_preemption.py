@@ -20,7 +20,8 @@ STOP_WITHIN_S = 90
 def test_a_script_saves_before_it_stops(generator_run, tmp_path, signum, to_all):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
-        ["bash", str(ROOT / "scripts/lm_train/train_ucf.sh"), "2", "1", "trainer.strategy=ddp", "trainer.global_batch=null",
+        ["bash", str(ROOT / "scripts/lm_train/train_ucf.sh"), "2", "1", "trainer.strategy=ddp",
+         "trainer.global_batch=null",
          *generator_run(tmp_path, "max_steps=100000", "trainer.val_every_steps=100000", "trainer.ema_decay=0",
                         "trainer.checkpoint_every_steps=100000")],
         env=os.environ | {"PATH": path, "CONFIG": "configs/generator_procgen.yaml"},
