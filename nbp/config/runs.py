@@ -1,5 +1,6 @@
 """What a run is: data, losses, optimizer, trainer. Defaults are the paper's where it states them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -45,6 +46,15 @@ class DiscriminatorConfig(Section):
     frame: bool = False                    # 2D, over single frames
     width: int = 64                        # channels of the first layer, doubled by each further one up to 8x
     num_layers: int = 3                    # strided layers
+
+    def check(self) -> None:
+        if self.width < 1 or self.num_layers < 1:
+            raise ValueError(f"discriminator.width and num_layers must be at least 1, got {self.width} and "
+                             f"{self.num_layers}")
+        for channels in (self.width * min(2 ** layer, 8) for layer in range(1, self.num_layers)):
+            if channels < 4 or channels % min(32, channels // 4):
+                raise ValueError(f"discriminator.width={self.width} makes a layer of {channels} channels, which its "
+                                 "norm cannot group; multiples of 16 fit")
 
 
 @dataclass
@@ -253,6 +263,11 @@ class GeneratorRun(Section):
 
     def check(self) -> None:
         self.trainer.micro_batches(self.batch_size)
+        model = self.model
+        given = 0 if model.begin_token else model.block_size
+        if (needed := model.condition_len + math.prod(model.grid) - given) > model.max_seq_len:
+            raise ValueError(f"model.max_seq_len must be at least {needed} for model.grid={model.grid} and "
+                             f"model.condition_len={model.condition_len}, got {model.max_seq_len}")
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
                              f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")
