@@ -233,7 +233,7 @@ def test_each_rank_reads_its_share_of_a_folder(tmp_path, monkeypatch):
     temporary, final = tmp_path / ".partial", checkpoints.checkpoint_path(tmp_path, 2)
     temporary.mkdir()
     for number in range(5):
-        torch.save(torch.randn(10), temporary / f"rank{number}.pt")
+        torch.save(torch.randn(1000), temporary / f"rank{number}.pt")
     checkpoints.publish(temporary, final, {"world_size": 3})
     read, check = [], checkpoints._file_damage
     monkeypatch.setattr(checkpoints, "_file_damage", lambda path: (read.append(path.name), check(path))[1])
