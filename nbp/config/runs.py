@@ -1,6 +1,5 @@
 """What a run is: data, losses, optimizer, trainer. Defaults are the paper's where it states them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -263,11 +262,6 @@ class GeneratorRun(Section):
 
     def check(self) -> None:
         self.trainer.micro_batches(self.batch_size)
-        model = self.model
-        given = 0 if model.begin_token else model.block_size
-        if (needed := model.condition_len + math.prod(model.grid) - given) > model.max_seq_len:
-            raise ValueError(f"model.max_seq_len must be at least {needed} for model.grid={model.grid} and "
-                             f"model.condition_len={model.condition_len}, got {model.max_seq_len}")
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "
                              f"tokenize online), got tokens={self.tokens!r} and data={'set' if self.data else None}")
