@@ -12,7 +12,7 @@ import pytest
 from nbp.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
-STOP_WITHIN_S = 90
+STOP_WITHIN_S = 300     # bounds a hang
 
 
 @pytest.mark.slow
@@ -27,7 +27,7 @@ def test_a_script_saves_before_it_stops(generator_run, tmp_path, signum, to_all)
         env=os.environ | {"PATH": path, "CONFIG": "configs/generator_procgen.yaml"},
         stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(tmp_path.glob("logs/version_0/metrics.csv")):
             assert process.poll() is None, process.stderr.read()[-3000:]
             assert time.monotonic() < deadline
