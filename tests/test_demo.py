@@ -81,6 +81,13 @@ def test_a_reconstruction_shows_its_tokens(pipe, tmp_path, upload):
     assert len(np.unique(shown.picture.reshape(-1, 3), axis=0)) > 10
 
 
+def test_clips_of_before_are_removed(tmp_path):
+    first = actions.write_clip(tmp_path, torch.rand(3, 2, 32, 32), 8)
+    os.utime(first, (0, 0))
+    second = actions.write_clip(tmp_path, torch.rand(3, 2, 32, 32), 8)
+    assert [str(path) for path in tmp_path.iterdir()] == [second]
+
+
 def wrong_uploads(folder):
     """{name: (path, words)} of files that are no clips."""
     (folder / "notes.mp4").write_text("no video")
