@@ -1,8 +1,11 @@
 """Score every clip set of a quickstart run once: python -m nbp.quickstart.scores RUN --data configs/data/procgen.yaml
 
 Writes RUN/scores.json. The real set of every distance is RUN/reconstruction/real.npz (validation clips).
-Class consistency: share of clips whose nearest class centroid, in standardised I3D logits, is their own class;
-the centroids are those of training clips, so nothing that is judged took part in them, real clips included.
+Class consistency: share of clips whose nearest class centroid, in standardised features of AlexNet, is their own class
+(`nbp/evaluation/recognition.py`; by I3D's logits beside it); the centroids are those of training clips, so nothing that
+is judged took part in them, real clips included.
+Predictions are judged against real clips, and in the tokenizer's own pictures: against its reconstructions, with
+reconstructed given frames, next to the frozen reconstructed frame.
 Features are kept in RUN/features: a stopped run goes on, and a set that did not change is not read again.
 Legend: N clips, D features.
 """
@@ -24,9 +27,11 @@ from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.networks import load_network
 from nbp.evaluation.paired import paired_scores
 from nbp.evaluation.protocols import get_protocol
+from nbp.evaluation.recognition import recognition_features
 from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
 from nbp.evaluation.uncertainty import bootstrap_interval
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
+from nbp.quickstart.baselines import clips_of, freeze
 from nbp.system.command import run_command
 from nbp.system.files import read_json, write_json
 from nbp.system.progress import progress
@@ -49,19 +54,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = load_network(protocol.network, fetch_i3d(options.ckpt), options.device)
     how = Extraction(run / "features")
     features = {name: extract_features(clips, network, protocol, how)
-                for name, clips in {"train": train, "real": real, **fakes}.items()}
+                for name, clips in {"train": train, "real": real, **fakes, **own_pictures(run)}.items()}
+    alexnet = LPIPS.from_file(fetch_lpips("alex", options.ckpt), "alex").to(options.device)
+    seen = {name: recognition_features(np.stack([clips.read(number) for number in range(len(clips))]), alexnet)
+            for name, clips in {"train": train, "real": real, **fakes}.items()}
 
-    judge = Judge(features["train"], train_labels)
-    scores = {"real": judge(features["real"], labels_of(real))}
+    judge, by_i3d = Judge(seen["train"], train_labels), Judge(features["train"], train_labels)
+    scores = {name: judge(seen[name], labels_of(clips))
+              | {"class_consistency_i3d": by_i3d(features[name], labels_of(clips))["class_consistency"]}
+              for name, clips in {"real": real, **fakes}.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         # As many training clips as there are validation clips: what a perfect generator would score.
         alike = spread(train_labels, len(real) // len(set(labels_of(real).tolist())))
         scores["train"] = {"clips": len(alike)}
-        scores |= {name: judge(features[name], labels_of(clips)) for name, clips in fakes.items()}
         sets = {"train": features["train"][alike]} | {name: features[name] for name in fakes}
         for name, fake in progress(sets.items(), len(sets), "distances", "sets"):
             scores[name] |= distances(features["real"], fake, options.draws, options.seed)
+        for name in ("predicted", "frozen"):
+            scores[name]["fvd_to_reconstructions"] = frechet_distance(features["reconstruction"],
+                                                                      features[f"{name}, own pictures"])
     lpips_net, pixels = pixel_scores(run, options)
     for name, values in pixels.items():
         scores[name] |= values
@@ -73,6 +85,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_json(run / "scores.json", report)
     state(report)
     print(f"wrote {run / 'scores.json'}")
+
+
+def own_pictures(run: Path) -> dict[str, Clips]:
+    """Predicted and frozen clips whose given frames are reconstructed ones, of the clips that were predicted."""
+    predicted = clip_set.load(run / SETS["predicted"])
+    given = read_json(run / SETS["predicted"] / "meta.json")["prefix_frames"]
+    rebuilt = clips_of(clip_set.load(run / SETS["reconstruction"]), predicted["path"], str(run / SETS["reconstruction"]))
+    continued = np.concatenate([rebuilt["video"][:, :given], predicted["video"][:, given:]], axis=1)
+    return {f"{name}, own pictures": Clips.from_array(f"{run}, {name} in the tokenizer's pictures", video)
+            for name, video in (("predicted", continued), ("frozen", freeze(rebuilt["video"], given)))}
 
 
 def state(report: Mapping[str, Any]) -> None:

@@ -163,6 +163,7 @@ def mask(run: Run) -> str:
 def metrics(run: Run) -> str:
     """Every score, and the protocol in full."""
     columns = {"fvd": "FVD", "fvd_interval_95": "95 % interval", "kvd": "KVD", "class_consistency": "class consistency",
+               "class_consistency_i3d": "by I3D", "fvd_to_reconstructions": "FVD to reconstructions",
                "psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS", "frame_difference_error": "flicker"}
     rows = [(title, run.scores["sets"][name]["clips"], *(_cell(run.scores["sets"][name], key) for key in columns))
             for name, title in SET_NAMES.items()]
@@ -170,7 +171,7 @@ def metrics(run: Run) -> str:
     fields = {name: "all" if value is None and name.startswith("num") else "as it comes" if value is None else value
               for name, value in protocol.items()}
     return page.section(
-        "All scores", page.table(("set", "clips", *columns.values()), rows, numbers=range(1, 10)),
+        "All scores", page.table(("set", "clips", *columns.values()), rows, numbers=range(1, 12)),
         page.paragraph(f"The tokenizer used {rebuilt['code_usage']:.1%} of its {run.generator.num_codes} codes on the "
                        f"validation clips, with a perplexity of {rebuilt['code_perplexity']:.0f}. Flicker is the root "
                        "mean square error of the changes from frame to frame, in grey levels."),
@@ -244,7 +245,9 @@ def _cell(scores: Mapping[str, Any], key: str) -> str:
         return ""
     if key == "fvd_interval_95":
         return f"{value[0]:.0f} to {value[1]:.0f}"
-    return {"class_consistency": f"{value:.0%}", "fvd": f"{value:.1f}", "psnr": f"{value:.2f}"}.get(key, f"{value:.4g}")
+    shares, distances = ("class_consistency", "class_consistency_i3d"), ("fvd", "fvd_to_reconstructions")
+    return {**dict.fromkeys(shares, f"{value:.0%}"), **dict.fromkeys(distances, f"{value:.1f}"),
+            "psnr": f"{value:.2f}"}.get(key, f"{value:.4g}")
 
 
 def _duration(seconds: float) -> str:
