@@ -54,8 +54,8 @@ def decode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
 
 def _refuse_patches(tokenizer: Tokenizer) -> None:
     if tokenizer.config.patch != [1, 1, 1]:
-        raise ValueError(f"this tokenizer cannot be run in chunks: its patches of {list(tokenizer.config.patch)} repeat "
-                         "the first frame of whatever they are given")
+        raise ValueError("this tokenizer cannot be run in chunks: its patches of "
+                         f"{list(tokenizer.config.patch)} repeat the first frame of whatever they are given")
 
 
 class _Convolution(nn.Module):
