@@ -4,6 +4,7 @@ Thin over `nbp.workflows`: with the same seed a clip is bit for bit that of `pyt
 Legend: B batch, T H W pixels, t h w latent grid.
 """
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,7 @@ class VideoPipeline:
         self.tokenizer, self.generator = tokenizer, generator
         self.about, self.text_tokenizer = about or About(), text_tokenizer
         self._encode: Encoder | None = None
+        self._packed: tuple[list[tuple[int, int]], Generator] | None = None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None,
@@ -130,7 +132,7 @@ class VideoPipeline:
         if video is not None:
             requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
             condition = conditions(requests, self.encoder) if requests else None
-            yield from continued(self.generator, self.tokenizer, condition,
+            yield from continued(self._sampler(), self.tokenizer, condition,
                                  random_streams(seed, range(len(video)), self.device), video,
                                  num_frames or self.num_frames, **advised(self.about, **sampling))
             return
@@ -227,6 +229,17 @@ class VideoPipeline:
             self._encode = condition_encoder(self.generator.config, self.text_tokenizer)
         return self._encode
 
+    def _sampler(self) -> Generator:
+        """The generator as `nbp.generate` uses it, on a CPU with packed weights: a copy, made again where they change,
+        since a packed model can be neither stored nor trained."""
+        if self.device.type != "cpu":
+            return self.generator
+        state = [(weight.data_ptr(), weight._version) for weight in self.generator.parameters()]
+        if self._packed is None or self._packed[0] != state:
+            self._packed = state, copy.deepcopy(self.generator)
+            self._packed[1].pack()
+        return self._packed[1]
+
     def _requests(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None,
                   num_clips: int | None) -> list[Request]:
         labels, texts = wanted(self.generator.config, self.about, classes, prompts)
@@ -236,5 +249,5 @@ class VideoPipeline:
 
     def _draft(self, requests: list[Request], seed: int, **sampling: Unpack[AskedSampling]) -> VideoDraft:
         streams = random_streams(seed, [request.number for request in requests], self.device)
-        return VideoDraft(self.generator, self.tokenizer, conditions(requests, self.encoder), streams,
+        return VideoDraft(self._sampler(), self.tokenizer, conditions(requests, self.encoder), streams,
                           **advised(self.about, **sampling))

@@ -70,7 +70,8 @@ def test_an_upload_is_continued_and_deleted(pipe, tmp_path, upload):
 
 def test_next_block_is_compared_with_next_token(pipe):
     *_, (block, token) = actions.race(pipe, "maze", 0)
-    assert block.words.startswith("next block: step 23") and token.words.startswith("next token, random weights: step 80")
+    assert block.words.startswith("next block: step 23")
+    assert token.words.startswith("next token, random weights: step 80")
     assert "times as fast" in token.words and token.picture.min() == 200, "everything is drawn"
 
 
@@ -78,6 +79,13 @@ def test_a_reconstruction_shows_its_tokens(pipe, tmp_path, upload):
     [shown] = actions.reconstruct(pipe, tmp_path, actions.take_upload(pipe, upload()))
     assert "PSNR" in shown.words and "80 tokens" in shown.words and nbp.probe(shown.path).width == 512
     assert len(np.unique(shown.picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_clips_of_before_are_removed(tmp_path):
+    first = actions.write_clip(tmp_path, torch.rand(3, 2, 32, 32), 8)
+    os.utime(first, (0, 0))
+    second = actions.write_clip(tmp_path, torch.rand(3, 2, 32, 32), 8)
+    assert [str(path) for path in tmp_path.iterdir()] == [second]
 
 
 def wrong_uploads(folder):

@@ -156,5 +156,15 @@ def test_models_of_two_codebooks_do_not_go_together():
         VideoPipeline(pipe.tokenizer, generator)
 
 
+def test_a_generator_that_is_trained_on_is_sampled_as_it_is_then(tmp_path):
+    pipe = make_pipeline()
+    before = pipe(seed=1)
+    with torch.no_grad():
+        pipe.generator.head.weight.mul_(-1)
+    assert not torch.equal(pipe(seed=1), before)
+    pipe.save_pretrained(tmp_path)
+    assert torch.equal(VideoPipeline.from_pretrained(tmp_path, device="cpu")(seed=1), pipe(seed=1))
+
+
 def test_sampling_advice_is_the_generator_s_default():
     assert SamplingAdvice() == SamplingAdvice(False, 1.0, 16000, 0.9, None)

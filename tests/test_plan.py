@@ -19,7 +19,8 @@ def test_a_published_generator(capsys):
     plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "64", "--gpu", "a100-80g", "model.num_layers=4"])
     text = capsys.readouterr().out
     assert "configs/generator_ucf101_base.yaml on 64 x a100-80g, bf16-mixed, strategy deepspeed_1" in text
-    for word in ("layers                            113.3 M", "256 clips", "deepspeed_3", "checkpoint", "GPU hours", "the training set is not here"):
+    for word in ("layers                            113.3 M", "256 clips", "deepspeed_3", "checkpoint", "GPU hours",
+                 "the training set is not here"):
         assert word in text, word
     assert "3.277e+10 tokens" in text          # 100,000 steps x 256 clips x 1280
     size = 14 * 366.9e6                        # the 933.6 M of the whole model without 20 layers
@@ -31,7 +32,8 @@ def test_hours_follow_from_operations():
     phases = "[{steps: 900, num_frames: 1, batch_size: 4}, {steps: 450, num_frames: 5, batch_size: 4}, " \
              "{steps: 260, num_frames: 17, batch_size: 4}]"
     run = load_run("configs/tokenizer_procgen.yaml", [
-        "trainer.devices=4", "loss.perceptual=0.1", "model.widths=[8,8,8,8]", f"curriculum={phases}", "loss.perceptual_start_step=900", "loss.adversarial_start_step=1400"])
+        "trainer.devices=4", "loss.perceptual=0.1", "model.widths=[8,8,8,8]", f"curriculum={phases}",
+        "loss.perceptual_start_step=900", "loss.adversarial_start_step=1400"])
     planned = plan_run(run, "h100-80g", 0.5)
     assert [stretch.steps for stretch in planned.stretches] == [900, 450, 50, 210]    # the critics start inside a phase
     work = sum(stretch.steps * stretch.executed_flops_per_step for stretch in planned.stretches)
@@ -65,7 +67,7 @@ def test_refusals():
         plan_run(run, "a100-80g", 0)
     with pytest.raises(ValueError, match="--gpu is 'abacus'; accepted: v100-32g, a100-40g"):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "abacus"])
-    with pytest.raises(ValueError, match=r"base.yaml: trainer.global_batch=256 is no multiple of 12 = batch_size 4 x 3"):
+    with pytest.raises(ValueError, match=r"base.yaml: trainer.global_batch=256 is no multiple of 12 = batch_size 4 x"):
         plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "3", "--gpu", "a100-80g"])
     with pytest.raises(ValueError, match="optim.learning_rate"):
         plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "a100-80g", "optim.learning_rate=1"])

@@ -67,6 +67,8 @@ class TokenizerConfig(Section):
         if any(width < 4 or width % (4 if width < 128 else 32) for width in self.widths):
             raise ValueError("tokenizer config: widths must be divisible by 4, from 128 on by 32 (groups of norms), "
                              f"got {list(self.widths)}")
+        if min(self.num_res_blocks) < 0:
+            raise ValueError(f"tokenizer config: num_res_blocks must be at least 0, got {list(self.num_res_blocks)}")
         if any(level < 2 for level in self.fsq_levels):
             raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")
         if any(level == 2 for level in self.fsq_levels):

@@ -46,6 +46,15 @@ class DiscriminatorConfig(Section):
     width: int = 64                        # channels of the first layer, doubled by each further one up to 8x
     num_layers: int = 3                    # strided layers
 
+    def check(self) -> None:
+        if self.width < 1 or self.num_layers < 1:
+            raise ValueError(f"discriminator.width and num_layers must be at least 1, got {self.width} and "
+                             f"{self.num_layers}")
+        for channels in (self.width * min(2 ** layer, 8) for layer in range(1, self.num_layers)):
+            if channels < 4 or channels % min(32, channels // 4):
+                raise ValueError(f"discriminator.width={self.width} makes a layer of {channels} channels, which its "
+                                 "norm cannot group; multiples of 16 fit")
+
 
 @dataclass
 class TokenizerLossConfig(Section):

@@ -115,7 +115,7 @@ def fetch_lpips(net: str = "vgg", ckpt_dir: str | Path = "ckpt") -> Path:
 
 
 def fetch_samples(folder: str | Path = "data/samples") -> list[Path]:
-    """Paths of three natural videos: bikes 640x272, bigbuckbunny 1280x720, carphone_pristine 176x144; 120+ frames each.
+    """Paths of three natural videos: bikes 640x272, bigbuckbunny 1280x720, carphone_pristine 193x144; 120+ frames.
 
     Args:
         folder: where they are kept (2 MB); fetched on the first call.

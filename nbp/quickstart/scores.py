@@ -91,7 +91,8 @@ def own_pictures(run: Path) -> dict[str, Clips]:
     """Predicted and frozen clips whose given frames are reconstructed ones, of the clips that were predicted."""
     predicted = clip_set.load(run / SETS["predicted"])
     given = read_json(run / SETS["predicted"] / "meta.json")["prefix_frames"]
-    rebuilt = clips_of(clip_set.load(run / SETS["reconstruction"]), predicted["path"], str(run / SETS["reconstruction"]))
+    folder = run / SETS["reconstruction"]
+    rebuilt = clips_of(clip_set.load(folder), predicted["path"], str(folder))
     continued = np.concatenate([rebuilt["video"][:, :given], predicted["video"][:, given:]], axis=1)
     return {f"{name}, own pictures": Clips.from_array(f"{run}, {name} in the tokenizer's pictures", video)
             for name, video in (("predicted", continued), ("frozen", freeze(rebuilt["video"], given)))}

@@ -1,7 +1,8 @@
-"""The report of a quickstart run: python -m nbp.reporting runs/quickstart
+"""The report of a run: python -m nbp.reporting RUN
 
-Writes report.html (self-contained), report.json, contact sheets (sheet_*.png) and figures (figure_*.png) into
-the run folder. Everything is read from what the stages wrote; nothing is measured here.
+RUN is a folder of nbp.quickstart, or of any nbp.train, finished or not. Writes report.html (self-contained) and figures
+(figure_*.png) into it, for the quickstart report.json and contact sheets (sheet_*.png) as well. Everything is read from
+what the run wrote; nothing is measured here.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from nbp.system.command import run_command
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nbp.reporting", description=__doc__.splitlines()[0])
-    parser.add_argument("run", help="folder of the quickstart run")
+    parser.add_argument("run", help="folder of a quickstart or training run")
     write_report(parser.parse_args(arguments).run)
 
 

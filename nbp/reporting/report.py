@@ -1,15 +1,20 @@
-"""Joins the sections to the report of a quickstart run; `python -m nbp.reporting` is the command around it."""
+"""Joins the sections to the report of a run; `python -m nbp.reporting` is the command around it."""
 
 from pathlib import Path
 
 from nbp.reporting import page, sections
 from nbp.reporting.checks import checks
 from nbp.reporting.inputs import machine, read_run
+from nbp.reporting.training_run import is_training_run, write_training_report
 from nbp.system.files import write_json, write_text
 
 
 def write_report(run: str | Path) -> None:
-    """Write report.html, report.json and pictures into a run folder, and print which checks are reached."""
+    """Write report.html and pictures into a run folder; for the quickstart also report.json, and print which checks
+    are reached."""
+    if is_training_run(run):
+        print(f"wrote {write_training_report(run)}")
+        return
     made = read_run(run)
     results, here = checks(made.scores["sets"]), machine()
     body = "\n".join([

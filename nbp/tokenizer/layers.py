@@ -85,6 +85,10 @@ class DepthToSpaceUpsample(nn.Module):
         self.conv = CausalConv3d(channels, channels * t * h * w)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.spread(x)
+        return x[:, :, 1:] if self.stride[0] == 2 else x
+
+    def spread(self, x: Tensor) -> Tensor:
+        """All frames, the one that `forward` drops included."""
         t, h, w = self.stride
-        x = rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)
-        return x[:, :, 1:] if t == 2 else x
+        return rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)

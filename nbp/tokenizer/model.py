@@ -169,7 +169,7 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: wrong shape, dtype or range.
         """
-        self._check_video(video)
+        self.check_video(video)
         with torch.autocast(video.device.type, enabled=False):
             latents = self.encoder(video.to(self.encoder.conv_in.conv.weight.dtype))
         return self.fsq(latents) if quantize else latents
@@ -208,7 +208,8 @@ class Tokenizer(nn.Module):
                              f"{self.resolution})")
         return indices.view(indices.shape[0], -1, h, w)
 
-    def _check_video(self, video: Tensor) -> None:
+    def check_video(self, video: Tensor) -> None:
+        """Refuse what `encode` cannot take."""
         if video.ndim != 5 or video.shape[1] != 3:
             raise ValueError(f"video must be (B, 3, T, H, W), got shape {tuple(video.shape)}")
         if not video.is_floating_point():

@@ -148,29 +148,40 @@ class ClipDataModule(pl.LightningDataModule):
         val_batch_size: clips per device in validation.
         trainer_config: of the run.
         accumulate: micro-batches per optimizer step.
+        tokenizer_sha256: of the model whose tokens are trained on; None: pixels are.
         images: of a run that mixes pictures in, or None.
         pictures: where they come from; None: frames of `train`.
     """
 
     def __init__(self, train: VideoDataset | TokenDataset, val: VideoDataset | TokenDataset, phases: Sequence[Phase],
                  val_batch_size: int, trainer_config: TrainerConfig, accumulate: int,
-                 images: ImageConfig | None = None, pictures: ImageDataset | None = None) -> None:
+                 tokenizer_sha256: str | None = None, images: ImageConfig | None = None,
+                 pictures: ImageDataset | None = None) -> None:
         super().__init__()
+        self.tokenizer_sha256 = tokenizer_sha256
         self.images, self.pictures = images, pictures
         self.train, self.val, self.phases = train, val, phases
         self.val_batch_size, self.config, self.accumulate = val_batch_size, trainer_config, accumulate
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must find again: the training clips in their order."""
-        return {"train_clips": len(self.train), "train_sha256": self._digest()}
+        """What a resumed run must find again: the training clips in their order, and what makes tokens of them."""
+        return {"train_clips": len(self.train), "train_sha256": self._digest(),
+                "tokenizer_sha256": self.tokenizer_sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with a checkpoint's training clips.
+        """Compare with a checkpoint's training clips and tokenizer.
 
         Raises:
-            ValueError: they are others, so that the place in their order means something else.
+            ValueError: the clips are others, so that the place in their order means something else, or tokens are.
         """
-        if state["train_sha256"] != self._digest() and not self.config.accept_changes:
+        if self.config.accept_changes:
+            return
+        known = state.get("tokenizer_sha256")       # earlier checkpoints lack it
+        if known is not None and known != self.tokenizer_sha256:
+            raise ValueError("the checkpoint was trained on tokens of another tokenizer: the weights at tokenizer= "
+                             "have changed since, and every token means something else. Restore them, choose another "
+                             "trainer.out, or set trainer.accept_changes=true to go on with the new tokens")
+        if state["train_sha256"] != self._digest():
             raise ValueError(f"the checkpoint was trained on {state['train_clips']} clips, the training list now has "
                              f"{len(self.train)}, others or in another order. Restore the list, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import sys
@@ -43,6 +44,9 @@ def fit(run: Run) -> pl.Trainer:
         Stopped: a signal asked to stop; the checkpoint is written.
     """
     check_processes(run.trainer)
+    # Stored as what it is here: on another machine `auto` may be something else, and a resumed run must notice.
+    run = dataclasses.replace(run, trainer=dataclasses.replace(
+        run.trainer, precision=resolve_precision(run.trainer.precision)))
     check_engine(run)
     check_writable(run.trainer.out, "trainer.out=")
     start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)

@@ -127,10 +127,11 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
         ValueError: tokens of another tokenizer, or a grid, codebook or number of classes unlike the model's.
     """
     tokenizer = Tokenizer.from_pretrained(run.tokenizer)
+    digest = model_hash(tokenizer)
     train: TokenDataset | VideoDataset
     val: TokenDataset | VideoDataset
     if run.data is None:
-        train, val = (TokenDataset(f"{run.tokens}/{split}", model_hash(tokenizer)) for split in ("train", "val"))
+        train, val = (TokenDataset(f"{run.tokens}/{split}", digest) for split in ("train", "val"))
         grid, num_codes = train.grid, train.num_codes
     else:
         train, val = VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False)
@@ -139,7 +140,7 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
     _check_model(run.model, grid, num_codes, train.classes)
     num_frames = run.data.num_frames if run.data is not None else 0
     phases = [Phase(run.max_steps, run.batch_size, num_frames)]
-    data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate)
+    data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest)
     module = GeneratorModule(run, None if run.data is None else tokenizer,
                              condition_encoder(run.model, run.text_tokenizer))
     return module, data, _callbacks(run, tokenizer)

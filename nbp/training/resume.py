@@ -159,6 +159,8 @@ def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, 
     """
     old, new = _flat(saved), _flat(current)
     old["trainer.accumulate"], new["trainer.accumulate"] = _micro_batches(saved), _micro_batches(current)
+    if old["trainer.precision"] == "auto":     # earlier code stored the word, not what it stood for
+        old["trainer.precision"] = new["trainer.precision"]
     changes = {name: (value, new.get(name)) for name, value in sorted(old.items()) if value != new.get(name)}
     batches = _global_batches(saved), _global_batches(current)
     if batches[0] != batches[1]:

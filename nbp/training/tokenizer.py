@@ -233,7 +233,7 @@ def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Call
     if images is not None and images.root is not None:
         stills = ImageDataset(run.data, images.root, images.train_list)
     data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
-                          phases, phases[-1].batch_size, run.trainer, run.accumulate, images, stills)
+                          phases, phases[-1].batch_size, run.trainer, run.accumulate, None, images, stills)
     callbacks: list[Callback] = [
         Reconstructions(Path(run.trainer.out) / "samples", run.trainer.val_samples, run.data.fps)]
     if run.trainer.val_fvd_clips:

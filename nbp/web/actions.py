@@ -20,11 +20,12 @@ from nbp.evaluation.quality import psnr
 from nbp.generator.model import Generator
 from nbp.pipeline import VideoPipeline
 from nbp.system.command import mistake
-from nbp.workflows.drafting import VideoDraft
+from nbp.workflows.drafting import AskedSampling, VideoDraft
 
 MAX_UPLOAD_MB, MAX_SECONDS, MAX_PIXELS = 64, 600, 4096 * 2304
 SHOWN_PIXELS = 192      # height of a frame on the page, at least
 EVERY_S = 0.1           # between two pictures of one clip
+COPIED_S = 60           # after which the page has its copy of a clip
 
 
 class Shown(NamedTuple):
@@ -78,7 +79,7 @@ def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = 
 def generate(pipe: VideoPipeline, out: Path, label: str | None, prompt: str | None, seed: float, temperature: float,
              top_k: float, top_p: float, cfg_scale: float) -> Iterator[Shown]:
     """A clip of a class or prompt, block by block."""
-    sampling = dict(temperature=temperature, top_k=int(top_k), top_p=top_p, cfg_scale=cfg_scale)
+    sampling: AskedSampling = {"temperature": temperature, "top_k": int(top_k), "top_p": top_p, "cfg_scale": cfg_scale}
     drafts = pipe.drafts([label] if label else None, [prompt] if prompt else None, 1, int(seed), **sampling)
     yield from _follow(pipe, drafts, out)
 
@@ -128,8 +129,7 @@ def reconstruct(pipe: VideoPipeline, out: Path, video: Tensor | None) -> Iterato
         raise ValueError("choose a video first")
     tokens = pipe.encode(video)
     back = pipe.decode(tokens)
-    path = str(out / f"reconstruction-{time.time_ns()}.mp4")
-    write_video(path, enlarged(torch.cat([video, back], dim=-1)), pipe.fps)
+    path = write_clip(out, torch.cat([video, back], dim=-1), pipe.fps)
     quality = float(psnr(back[None], video[None]).mean())
     words = (f"PSNR {quality:.2f} dB; {tokens.numel()} tokens, {tokens.unique().numel()} different ones of "
              f"{pipe.tokenizer.num_codes}; left the video, right its reconstruction")
@@ -146,10 +146,18 @@ def _follow(pipe: VideoPipeline, drafts: Iterator[tuple[VideoDraft, Tensor | Non
             yield Shown(draw_step(draft), f"step {number}: {draft.draft.known} of {draft.draft.total} tokens, "
                                           f"{passed:.1f} s")
     assert draft is not None and frames is not None
-    path = str(out / f"clip-{time.time_ns()}.mp4")
-    write_video(path, enlarged(frames[0]), pipe.fps)
-    yield Shown(draw_step(draft), f"{frames.shape[2]} frames in {number} steps, {time.perf_counter() - start:.1f} s",
-                path)
+    words = f"{frames.shape[2]} frames in {number} steps, {time.perf_counter() - start:.1f} s"
+    yield Shown(draw_step(draft), words, write_clip(out, frames[0], pipe.fps))
+
+
+def write_clip(out: Path, video: Tensor, fps: float) -> str:
+    """Write an mp4 for the page, which takes a copy; those of before are removed."""
+    for path in out.glob("*.mp4"):
+        if time.time() - path.stat().st_mtime > COPIED_S:
+            path.unlink(missing_ok=True)
+    path = out / f"clip-{time.time_ns()}.mp4"
+    write_video(path, enlarged(video), fps)
+    return str(path)
 
 
 def enlarged(video: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Nothing is kept: uploads are deleted as soon as they are read, clips after an hour.
 """
 
+import atexit
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -54,7 +55,9 @@ def build(pipe: VideoPipeline, name: str, examples: dict[str, str]) -> "gr.Block
     """The page of a pipeline; `examples` are titles and paths of clips."""
     import gradio as gr
 
-    out = Path(tempfile.mkdtemp(prefix="nbp-demo-"))
+    kept = tempfile.TemporaryDirectory(prefix="nbp-demo-")
+    atexit.register(kept.cleanup)
+    out = Path(kept.name)
     with gr.Blocks(title=f"NBP: {name}", delete_cache=(KEEP_S, KEEP_S)) as page:
         gr.Markdown(f"# {name}\n{pipe.num_frames} frames of {pipe.size[0]}x{pipe.size[1]} at {pipe.fps:g} frames a "
                     "second. Each step draws a whole block of tokens; dark cells are not drawn yet.")

@@ -10,7 +10,7 @@ from nbp.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, prepare,
 # One row a preset, one column a field of Protocol, in its order. MAGVIT (arXiv 2212.05199): 8 bit, resized to 128 or 64
 # and then to 224, 4 x 10,000 clips against random training clips of UCF-101, 4 x 50,000 against 6 clips a video of
 # K600. TATS (2204.03638): 2048 / 2048, 16 frames, the port's I3D on 8 bit. NBP (2502.07737) and its code: float pixels,
-# first 16 of 17 frames, centre clips of UCF-101 train at 8 fps and of K600 val at 25 fps and 64x64; rFVD on all 17 of the
+# first 16 of 17 frames, centre clips of UCF-101 train at 8 fps and of K600 val at 25 fps, 64x64; rFVD on all 17 of the
 # whole validation list, 8 bit. LARP (2410.21264) and its code: antialiased resizing, 8 bit, training list.
 FIELDS = ("name network quantize fit antialias resolution num_frames num_real num_fake repeats real_split real_clips "
           "clips_per_video fps precision").split()

@@ -46,6 +46,7 @@ def test_the_card_has_metadata_use_facts_and_scores(tmp_path):
     for words in ("# NBP-tiny", 'nbp.VideoPipeline.from_pretrained("NBP-tiny")', "17 frames of 32x32",
                   "coinrun, jumper, maze", "temperature 0.8", "| gfvd | 123.4 | quickstart |"):
         assert words in body
+    assert "9 frames of 32x64" in card(About(resolution=[32, 64], num_frames=9), "generator", "x")
     assert "video-tokenizer" in card(About(), "tokenizer", "x")
 
 

@@ -63,7 +63,7 @@ def test_package_with_another_file_is_refused(monkeypatch, tmp_path):
 def test_samples_are_fetched_once_and_repaired(sample_videos, tmp_path, request):
     from nbp.data.video_io import probe
 
-    assert [(probe(path).width, probe(path).height) for path in sample_videos] == [(640, 272), (1280, 720), (176, 144)]
+    assert [(probe(path).width, probe(path).height) for path in sample_videos] == [(640, 272), (1280, 720), (193, 144)]
     request.getfixturevalue("offline")
     assert fetch.fetch_samples(sample_videos[0].parent) == sample_videos
     (tmp_path / "bikes.mp4").write_bytes(b"half a file")

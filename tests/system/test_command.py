@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 MISTAKES = {  # command: what is typed, and what the line names
     "benchmark": (["--generator", "nowhere", "--tokenizer", "nowhere"], "nowhere"),
     "convert": (["official-to-native", "nowhere.pt", "out"], "nowhere.pt"),
+    "demo": (["nowhere"], "nowhere"),
     "evaluate": (["--real", "nowhere", "--fake", "nowhere", "--protocol", "none"], "none"),
     "generate": (["--generator", "nowhere", "--tokenizer", "nowhere", "--out", "out"], "nowhere"),
     "hub.fetch": (["/proc/nowhere"], "/proc/nowhere"),

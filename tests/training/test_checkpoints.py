@@ -9,7 +9,7 @@ from nbp import convert, train
 from nbp.config import load_run, to_dict
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
-from nbp.training import checkpoints
+from nbp.training import checkpoints, fit, generator
 from nbp.training.fit import find_checkpoint
 from nbp.training.metrics_log import read_metrics
 from nbp.training.resume import config_changes
@@ -227,3 +227,50 @@ def test_a_changed_training_list_is_refused_on_resume(tokenizer_run, clips_root,
     with pytest.raises(ValueError, match=counts):
         train.main(arguments)
     assert train.main([*arguments, "trainer.accept_changes=true"]) == 0
+
+
+def test_each_rank_reads_its_share_of_a_folder(tmp_path, monkeypatch):
+    temporary, final = tmp_path / ".partial", checkpoints.checkpoint_path(tmp_path, 2)
+    temporary.mkdir()
+    for number in range(5):
+        torch.save(torch.randn(1000), temporary / f"rank{number}.pt")
+    checkpoints.publish(temporary, final, {"world_size": 3})
+    read, check = [], checkpoints._file_damage
+    monkeypatch.setattr(checkpoints, "_file_damage", lambda path: (read.append(path.name), check(path))[1])
+    assert [checkpoints.find_damage(final, rank, 3) for rank in range(3)] == [None] * 3
+    assert sorted(read) == [f"rank{number}.pt" for number in range(5)]
+    data = bytearray((final / "rank4.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (final / "rank4.pt").write_bytes(data)
+    found = [checkpoints.find_damage(final, rank, 3) for rank in range(3)]
+    assert sum(damage is not None for damage in found) == 1 and "rank4.pt" in next(filter(None, found))
+
+
+def test_a_tokenizer_trained_again_in_its_place_is_noticed(finished, generator_run, data_config, tmp_path):
+    shutil.copytree(finished / "model", tmp_path / "tokenizer")
+    fields = dict(line.split(": ") for line in data_config.read_text().splitlines())
+    overrides = generator_run(tmp_path / "run", "tokens=null", f"tokenizer={tmp_path / 'tokenizer'}",
+                              *(f"data.{name}={value}" for name, value in fields.items()))
+    state = generator.build(load_run(GENERATOR, overrides))[1].state_dict()
+    generator.build(load_run(GENERATOR, overrides))[1].load_state_dict(state)
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "tokenizer")
+    tokenizer.decoder.conv_in.conv.bias.data += 1
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    data = generator.build(load_run(GENERATOR, overrides))[1]
+    with pytest.raises(ValueError, match="tokens of another tokenizer: the weights at tokenizer= have changed since"):
+        data.load_state_dict(state)
+    data.load_state_dict({name: value for name, value in state.items() if name != "tokenizer_sha256"})   # earlier code's
+    generator.build(load_run(GENERATOR, [*overrides, "trainer.accept_changes=true"]))[1].load_state_dict(state)
+
+
+def test_another_machine_does_not_change_the_precision(generator_run, tmp_path, monkeypatch):
+    overrides = generator_run(tmp_path, "trainer.precision=auto", "trainer.val_samples=0", "max_steps=2")
+    monkeypatch.setattr(fit, "resolve_precision", lambda word: "32-true" if word == "auto" else word)
+    train.main([GENERATOR, *overrides])
+    assert load_run(tmp_path / "config.yaml").trainer.precision == "32-true", "what it was, not the word"
+    monkeypatch.setattr(fit, "resolve_precision", lambda word: "bf16-mixed" if word == "auto" else word)
+    with pytest.raises(ValueError, match="trainer.precision was '32-true', is now 'bf16-mixed'"):
+        train.main([GENERATOR, *overrides])
+    assert train.main([GENERATOR, *overrides, "trainer.precision=32-true"]) == 0
+    old, new = (to_dict(load_run(GENERATOR, [*overrides, f"trainer.precision={word}"])) for word in ("auto", "32-true"))
+    assert not config_changes(old, new), "earlier checkpoints do not say what it was"

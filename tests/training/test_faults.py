@@ -23,7 +23,7 @@ from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
 GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
-STOP_WITHIN_S = 30
+STOP_WITHIN_S = 300     # bounds a hang; how long a loaded machine takes is no matter
 
 
 class SignalAt(pl.Callback):
@@ -46,14 +46,14 @@ class SignalAt(pl.Callback):
 
 
 @pytest.mark.parametrize("signum, step, validating", [(signal.SIGTERM, 3, False), (signal.SIGUSR1, 4, True)])
-def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generator_run, tmp_path, signum, step, validating):
+def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generator_run, tmp_path, signum, step,
+                                                                        validating):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     more = ("trainer.val_samples=0", "trainer.checkpoint_every_steps=100")
     train.main([GENERATOR, *generator_run(whole, *more)])
-    start = time.monotonic()
     arguments = [GENERATOR, *generator_run(stopped, *more)]
     code, text = train_in_a_fork(arguments, SignalAt(step, signum, validating))
-    assert code == 128 + signum and time.monotonic() - start < STOP_WITHIN_S
+    assert code == 128 + signum
     assert f"stopped by {signum.name}; the same command goes on from here" in text and "Traceback" not in text
     assert checkpoints.newest_complete(stopped / "checkpoints") == checkpoints.checkpoint_path(
         stopped / "checkpoints", step)
@@ -67,8 +67,8 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generato
 def test_loader_workers_outlive_a_signal_to_the_whole_group(generator_run, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "nbp.train", GENERATOR, *generator_run(
-            tmp_path, "trainer.num_workers=1", "trainer.val_samples=0", "max_steps=100000", "trainer.val_every_steps=100000",
-            "trainer.checkpoint_every_steps=100000")],
+            tmp_path, "trainer.num_workers=1", "trainer.val_samples=0", "max_steps=100000",
+            "trainer.val_every_steps=100000", "trainer.checkpoint_every_steps=100000")],
         stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.glob("logs/version_0/metrics.csv")):
         assert process.poll() is None, process.stderr.read()[-3000:]
@@ -209,7 +209,7 @@ def test_when_one_process_dies_the_others_stop_and_say_why(generator_run, tmp_pa
     while not (tmp_path / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.2)
-    _, text = process.communicate(timeout=60)  # the kill comes within a second of the checkpoint
+    _, text = process.communicate(timeout=STOP_WITHIN_S)  # the kill comes with the checkpoint
     assert process.returncode != 0
     assert "rank: 1" in text.replace("      ", " ") or "local_rank: 1" in text, text[-3000:]
     assert "SIGKILL" in text
@@ -226,6 +226,6 @@ def test_sigterm_to_torchrun_saves_on_every_rank(generator_run, tmp_path):
         assert process.poll() is None, process.stderr.read()[-3000:]
         time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    _, text = process.communicate(timeout=STOP_WITHIN_S + 30)
+    _, text = process.communicate(timeout=STOP_WITHIN_S)
     assert "stopped by SIGTERM; the same command goes on from here" in text, text[-3000:]
     assert checkpoints.find_damage(checkpoints.newest_complete(tmp_path / "checkpoints")) is None

@@ -1,11 +1,14 @@
-"""The guard: what it takes for trouble, and that a run goes back to its last good checkpoint a bounded number of times."""
+"""The guard: what it takes for trouble, and that a run goes back to its last good checkpoint some times at most."""
 
 import math
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
-import pytorch_lightning as pl
 import torch
+from diverging import Diverge
 from killing import add_callback
 
 from nbp import train
@@ -61,25 +64,11 @@ def test_another_clip_length_starts_the_references_anew():
     assert guard.doubt is None
 
 
-class Inject(pl.Callback):
-    """Multiplies the discriminator's learning rate by 1000 from a step on, in the first `times` attempts."""
-
-    def __init__(self, step, times):
-        self.step, self.times, self.attempts = step, times, 0
-
-    def on_train_start(self, trainer, module):
-        self.attempts += 1
-
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        if trainer.global_step >= self.step and self.attempts <= self.times:
-            optimizer.param_groups[1]["lr"] = 1000 * module.run.optim.lr
-
-
 @pytest.fixture
 def inject(monkeypatch):
     def with_injection(*arguments):
         monkeypatch.setattr(fit, "BUILD", dict(fit.BUILD))
-        add_callback(Inject(*arguments))
+        add_callback(Diverge(*arguments))
     return with_injection
 
 
@@ -132,7 +121,8 @@ def test_a_second_rollback_goes_further_back(tmp_path):
     config = SimpleNamespace(out=tmp_path, max_rollbacks=3)
 
     def target(newest_written, started_from, rollbacks):
-        trainer = SimpleNamespace(is_global_zero=False, checkpoint_callback=SimpleNamespace(newest_written=newest_written))
+        callback = SimpleNamespace(newest_written=newest_written)
+        trainer = SimpleNamespace(is_global_zero=False, checkpoint_callback=callback)
         return fit._roll_back(config, trainer, started_from, rollbacks, "reason")
 
     first, second = (str(folder / f"step{step:07d}.ckpt") for step in (10, 20))
@@ -141,15 +131,22 @@ def test_a_second_rollback_goes_further_back(tmp_path):
     assert target(None, second, 2) == first, "trouble may have begun before it was written"
     assert target(None, first, 3) == first
     assert target(None, None, 1) is None
-    assert target(None, tmp_path / "elsewhere" / "step0000050.ckpt", 1) == str(tmp_path / "elsewhere" / "step0000050.ckpt")
+    elsewhere = tmp_path / "elsewhere" / "step0000050.ckpt"
+    assert target(None, elsewhere, 1) == str(elsewhere)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_2"])
-def test_two_processes_roll_back_together(launch, tokenizer_run, tmp_path, strategy):
-    """A learning rate of the discriminator that diverges by itself; both attempts end the same way, with the reason."""
-    more = ("curriculum=[{steps: 60, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4", "trainer.val_samples=0",
-            "trainer.val_every_steps=60", "trainer.checkpoint_every_steps=4", "trainer.ema_decay=0",
-            "optim.gradient_clip=0", "optim.discriminator_lr=30", "trainer.max_rollbacks=1", f"trainer.strategy={strategy}")
-    with pytest.raises(AssertionError, match="it has been rolled back 1 times"):
-        launch(2, TOKENIZER, *tokenizer_run(tmp_path, *more))
+def test_two_processes_roll_back_together(tokenizer_run, tmp_path, strategy):
+    """Critics that diverge on both; both attempts end the same way, with the reason."""
+    more = ("curriculum=[{steps: 40, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4", "trainer.val_samples=0",
+            "trainer.val_every_steps=40", "trainer.checkpoint_every_steps=4", "trainer.ema_decay=0",
+            "optim.gradient_clip=0", "trainer.max_rollbacks=1", "trainer.devices=2", f"trainer.strategy={strategy}")
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+         "tests/training/diverging.py", "9", "9", TOKENIZER, *tokenizer_run(tmp_path, *more)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True, text=True, timeout=600)
+    assert result.returncode != 0
+    assert "rollback 1 of at most 1" in result.stderr and "has been rolled back 1 times" in result.stderr, \
+        result.stderr[-3000:]

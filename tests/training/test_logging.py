@@ -5,11 +5,13 @@ import os
 import pytest
 import torch
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from nbp import train
 from nbp.config import load_run
 from nbp.data.video_io import probe
 from nbp.evaluation.networks import FeatureNetwork
+from nbp.tokenizer.model import Tokenizer
 from nbp.training import generator as generator_builder
 from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.flops import peak_flops
@@ -90,6 +92,26 @@ def test_wandb_is_offline_without_a_key(generator_run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert [type(logger) for logger in build_loggers(config)] == [MetricsLog]
     assert wandb_id(tmp_path) == wandb_id(tmp_path)
+
+
+def test_one_rank_makes_the_wandb_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    assert wandb_id(tmp_path) is None and not list(tmp_path.iterdir())
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    assert wandb_id(tmp_path) == (tmp_path / "wandb_id.txt").read_text().strip()
+
+
+@pytest.mark.parametrize("path", ["someone/tokenizer", "magvit2.pth", "tokenizer.bin"])
+def test_speed_is_logged_whatever_the_tokenizer_is_stored_as(generator_run, finished, data_config, tmp_path, monkeypatch,
+                                                             path):
+    """Its architecture is the loaded one's: neither read again nor guessed from the name."""
+    tokenizer = Tokenizer.from_pretrained(finished / "model")
+    monkeypatch.setattr(Tokenizer, "from_pretrained", lambda *arguments: tokenizer)
+    fields = dict(line.split(": ") for line in data_config.read_text().splitlines())
+    online = (f"data.{name}={value}" for name, value in fields.items())
+    train.main([GENERATOR, *generator_run(tmp_path, "tokens=null", f"tokenizer={path}", "trainer.val_samples=0",
+                                          "max_steps=1", *online)])
+    assert read_metrics(tmp_path)["perf/tflops"][0] > 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from nbp.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
-STOP_WITHIN_S = 90
+STOP_WITHIN_S = 300     # bounds a hang
 
 
 @pytest.mark.slow
@@ -20,13 +20,14 @@ STOP_WITHIN_S = 90
 def test_a_script_saves_before_it_stops(generator_run, tmp_path, signum, to_all):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(
-        ["bash", str(ROOT / "scripts/lm_train/train_ucf.sh"), "2", "1", "trainer.strategy=ddp", "trainer.global_batch=null",
+        ["bash", str(ROOT / "scripts/lm_train/train_ucf.sh"), "2", "1", "trainer.strategy=ddp",
+         "trainer.global_batch=null",
          *generator_run(tmp_path, "max_steps=100000", "trainer.val_every_steps=100000", "trainer.ema_decay=0",
                         "trainer.checkpoint_every_steps=100000")],
         env=os.environ | {"PATH": path, "CONFIG": "configs/generator_procgen.yaml"},
         stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not list(tmp_path.glob("logs/version_0/metrics.csv")):
             assert process.poll() is None, process.stderr.read()[-3000:]
             assert time.monotonic() < deadline

@@ -1,0 +1,78 @@
+"""The report of any training run: how far it is, its curves, its samples over time, what it was asked to do.
+
+Read from what the run has written so far, so that it can be looked at while it trains.
+"""
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nbp.config import GeneratorRun, TokenizerRun, load_run, to_dict
+from nbp.hub.about import read_about
+from nbp.reporting import figures, page
+from nbp.system.files import write_text
+from nbp.training.metrics_log import read_metrics
+
+NUM_SAMPLES = 6      # pictures of samples, spread over the run
+TILES = {"train/loss": "training loss", "val/loss": "validation loss, nats a token", "val/psnr": "validation PSNR, dB",
+         "val/code_usage": "codes in use, share", "val/rfvd": "validation rFVD", "val/gfvd": "validation gFVD",
+         "perf/clips_per_s": "clips/s"}
+
+
+def is_training_run(folder: str | Path) -> bool:
+    """Whether `nbp.train` wrote a folder."""
+    return (Path(folder) / "config.yaml").is_file() and (Path(folder) / "logs").is_dir()
+
+
+def write_training_report(folder: str | Path) -> Path:
+    """Write report.html and figure_training.png into a run folder.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        ValueError: not a run of `nbp.train`, or one that has logged nothing yet.
+    """
+    folder = Path(folder)
+    run = load_run(folder / "config.yaml")
+    assert isinstance(run, (TokenizerRun, GeneratorRun))
+    curves = {name: (sorted(points), [points[step] for step in sorted(points)])
+              for name, points in read_metrics(folder).items()}
+    panels = figures.TOKENIZER_PANELS if isinstance(run, TokenizerRun) else figures.GENERATOR_PANELS
+    total = sum(phase.steps for phase in run.curriculum) if isinstance(run, TokenizerRun) else run.max_steps
+    done = max(steps[-1] for steps, _ in curves.values()) + 1
+    drawn = figures.write_figure(figures.curves_figure(curves, panels), folder / "figure_training.png")
+    parts = [f"<h1>{run.kind.capitalize()}: {folder.resolve().name}</h1>", page.tiles(_tiles(curves, done, total)),
+             page.section("Curves", page.figure(drawn, "By optimizer step."))]
+    if samples := list(_samples(folder)):
+        parts.append(page.section("Samples over time", *samples))
+    if scores := read_about(folder / "model").scores:
+        parts.append(page.section("Scores", page.table(["score", "value", "protocol"], [
+            [score.metric, f"{score.value:.4g}", score.protocol] for score in scores], numbers=(1,))))
+    parts.append(page.section("What it was asked to do", page.definitions(dict(_flat(to_dict(run))))))
+    write_text(folder / "report.html", page.page(f"{run.kind} {folder.resolve().name}", "\n".join(parts)))
+    return folder / "report.html"
+
+
+def _tiles(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], done: int, total: int) -> dict[str, str]:
+    values = {"steps": f"{min(done, total):,} of {total:,}"}
+    return values | {label: f"{curves[name][1][-1]:.4g}" for name, label in TILES.items() if name in curves}
+
+
+def _samples(folder: Path) -> Iterator[str]:
+    """Pictures of samples, spread evenly over the run, the last among them."""
+    found = sorted((folder / "samples").glob("*.png"))
+    chosen = sorted({round(number * (len(found) - 1) / max(1, NUM_SAMPLES - 1)) for number in range(NUM_SAMPLES)})
+    for path in [found[number] for number in chosen] if found else []:
+        data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+        yield page.figure(f"<img src='{data}' alt='{path.stem}' style='max-width:100%'>", path.stem)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted name, value) of every field that is set."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            yield prefix + name, value

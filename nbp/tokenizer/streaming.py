@@ -1,0 +1,94 @@
+"""Encode and decode a video chunk by chunk: the result of the whole, with memory for one chunk.
+
+Every causal convolution keeps the last frames that it has seen; nothing else looks back in time.
+Legend: B batch, T H W pixels, t h w latent grid.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample
+from nbp.tokenizer.model import Tokenizer
+
+
+@torch.no_grad()
+def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Indices int32 (B, t, h, w) of each chunk of a video, as the whole video's.
+
+    Args:
+        tokenizer: in eval mode.
+        chunks: float (B, 3, T, H, W) in [0, 1]; with the official strides T = 1 + 4k for the first, 4k for the others.
+
+    Raises:
+        ValueError: wrong shape or dtype, values out of range; a tokenizer with other layers that look back.
+    """
+    encoder, stride = _streaming(tokenizer.encoder), tokenizer.config.downsample[0]
+    for number, chunk in enumerate(chunks):
+        if (chunk.shape[2] - (number == 0)) % stride or not chunk.shape[2]:
+            raise ValueError(f"chunk {number} must have {'1 + ' if number == 0 else ''}{stride}k frames, got "
+                             f"{chunk.shape[2]}")
+        tokenizer.check_video(chunk[:, :, :1])
+        with torch.autocast(chunk.device.type, enabled=False):
+            latents = encoder(chunk.to(tokenizer.encoder.conv_in.conv.weight.dtype))       # (B, d, t, h, w)
+        yield tokenizer.fsq(latents)[1]
+
+
+@torch.no_grad()
+def decode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Video (B, 3, T, H, W) of each chunk of indices (B, t, h, w), as the whole video's and not clamped either.
+
+    Raises:
+        ValueError: an index outside the codebook; a tokenizer with other layers that look back in time.
+    """
+    decoder = _streaming(tokenizer.decoder)
+    for chunk in chunks:
+        codes = tokenizer.fsq.indices_to_codes(chunk)
+        yield decoder(codes.to(tokenizer.decoder.conv_in.conv.weight.dtype))
+
+
+class _Convolution(nn.Module):
+    """`CausalConv3d` that goes on where the last chunk ended."""
+
+    def __init__(self, conv: nn.Conv3d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.past: Tensor | None = None        # (B, C, 1 or 2, H + 2, W + 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="replicate")
+        past = x[:, :, :1].expand(-1, -1, 2, -1, -1) if self.past is None else self.past
+        x = torch.cat([past, x], dim=2)
+        out = self.conv(x)
+        self.past = x[:, :, out.shape[2] * self.conv.stride[0]:].clone()      # a view would keep all of x
+        return out
+
+
+class _Upsample(nn.Module):
+    """`DepthToSpaceUpsample` that drops a frame in the first chunk only."""
+
+    def __init__(self, upsample: DepthToSpaceUpsample) -> None:
+        super().__init__()
+        self.upsample, self.begun = upsample, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, self.begun = not self.begun, True
+        return self.upsample(x) if first else self.upsample.spread(x)
+
+
+def _streaming(module: nn.Module) -> nn.Module:
+    """A copy that shares the weights and keeps what lies behind between calls."""
+    shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    module = copy.deepcopy(module, shared)
+    for parent in [part for part in module.modules() if not isinstance(part, CausalConv3d)]:
+        for name, child in list(parent.named_children()):
+            if isinstance(child, DepthToSpaceUpsample):
+                setattr(parent, name, _Upsample(child))
+            elif isinstance(child, CausalConv3d):
+                setattr(parent, name, _Convolution(child.conv))
+            elif isinstance(child, nn.Conv3d) and child.kernel_size[0] > 1:
+                raise ValueError(f"this tokenizer cannot be run in chunks: {type(parent).__name__}.{name} looks back")
+    return module

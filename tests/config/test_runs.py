@@ -1,0 +1,29 @@
+"""Run files: batch arithmetic, and sizes that would fail only once a model is built or a batch is seen."""
+
+import pytest
+
+from nbp.config import load_run
+
+GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+
+
+@pytest.mark.parametrize("overrides, count", [
+    ([], 1), (["trainer.accumulate=3"], 3), (["trainer.global_batch=32"], 4),
+    (["trainer.global_batch=32", "trainer.devices=2"], 2),
+    (["trainer.global_batch=32", "trainer.accumulate=4"], 4),      # as files of earlier runs have it
+])
+def test_accumulation_is_computed(overrides, count):
+    run = load_run(GENERATOR, ["batch_size=8", *overrides])
+    assert run.accumulate == count and f"x {count} accumulated" in run.trainer.describe_batch(8)
+
+
+@pytest.mark.parametrize("config, overrides, message", [
+    (GENERATOR, ["trainer.global_batch=32", "trainer.accumulate=2"],
+     "trainer.accumulate=2, but trainer.global_batch=32 is 4 micro-batches of 8 clips: set one of the two"),
+    (TOKENIZER, ["model.num_res_blocks=[1,-1,1,1]"], "num_res_blocks must be at least 0"),
+    (TOKENIZER, ["discriminator.width=66"], "discriminator.width=66 makes a layer of 132 channels"),
+    (TOKENIZER, ["discriminator.num_layers=0"], "num_layers must be at least 1"),
+])
+def test_what_cannot_train_is_refused_when_it_is_read(config, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_run(config, ["batch_size=8", *overrides] if config == GENERATOR else overrides)
