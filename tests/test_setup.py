@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -112,3 +113,10 @@ def test_the_public_names_are_offered_and_cost_nothing_before_they_are_used():
             "dir(nbp) or not callable(getattr(nbp, name))]); assert not hasattr(nbp, 'nothing')")
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_a_commit_is_checked_as_the_tests_check_it():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    script = (ROOT / "scripts/test.sh").read_text().splitlines()
+    checks = [line for line in script if " -m ruff " in line or " -m mypy " in line]
+    assert [hook["entry"] for hook in hooks[:2]] == checks

@@ -64,9 +64,10 @@ class TokenizerConfig(Section):
         if self.units == "published" and (without_unit or (changes[0] and not self.num_res_blocks[0])):
             raise ValueError("tokenizer config: a stage that changes the width needs at least one residual unit, got "
                              f"num_res_blocks {list(self.num_res_blocks)} for widths {list(self.widths)}")
-        if any(width < 4 or width % (4 if width < 128 else 32) for width in self.widths):
-            raise ValueError("tokenizer config: widths must be divisible by 4, from 128 on by 32 (groups of norms), "
-                             f"got {list(self.widths)}")
+        grouped = self.units == "published"
+        if any(width < 4 or width % (32 if grouped and width >= 128 else 4) for width in self.widths):
+            raise ValueError("tokenizer config: widths must be divisible by 4, from 128 on by 32 (groups of the "
+                             f"published units' norms), got {list(self.widths)}")
         if min(self.num_res_blocks) < 0:
             raise ValueError(f"tokenizer config: num_res_blocks must be at least 0, got {list(self.num_res_blocks)}")
         if any(level < 2 for level in self.fsq_levels):

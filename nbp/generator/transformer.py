@@ -100,6 +100,8 @@ class TransformerLayer(nn.Module):
 class Transformer(nn.Module):
     """Embedded tokens in, normalised hidden states out; positions are learned and absolute."""
 
+    turns: Tensor | None
+
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.activation_checkpointing = config.activation_checkpointing

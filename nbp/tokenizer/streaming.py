@@ -26,6 +26,7 @@ def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
     Raises:
         ValueError: wrong shape or dtype, values out of range; a tokenizer with other layers that look back.
     """
+    _refuse_patches(tokenizer)
     encoder, stride = _streaming(tokenizer.encoder), tokenizer.config.downsample[0]
     for number, chunk in enumerate(chunks):
         if (chunk.shape[2] - (number == 0)) % stride or not chunk.shape[2]:
@@ -44,10 +45,17 @@ def decode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
     Raises:
         ValueError: an index outside the codebook; a tokenizer with other layers that look back in time.
     """
+    _refuse_patches(tokenizer)
     decoder = _streaming(tokenizer.decoder)
     for chunk in chunks:
         codes = tokenizer.fsq.indices_to_codes(chunk)
         yield decoder(codes.to(tokenizer.decoder.conv_in.conv.weight.dtype))
+
+
+def _refuse_patches(tokenizer: Tokenizer) -> None:
+    if tokenizer.config.patch != [1, 1, 1]:
+        raise ValueError("this tokenizer cannot be run in chunks: its patches of "
+                         f"{list(tokenizer.config.patch)} repeat the first frame of whatever they are given")
 
 
 class _Convolution(nn.Module):

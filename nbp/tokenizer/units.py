@@ -34,8 +34,9 @@ class ZeroPaddedConv3d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel: Sequence[int],
                  stride: Sequence[int] = (1, 1, 1)) -> None:
         super().__init__()
-        padding = (0, kernel[1] // 2, kernel[2] // 2)
-        self.conv = nn.Conv3d(in_channels, out_channels, tuple(kernel), tuple(stride), padding)
+        t, h, w = kernel
+        self.conv = nn.Conv3d(in_channels, out_channels, (t, h, w), (stride[0], stride[1], stride[2]),
+                              (0, h // 2, w // 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, t, h, w) -> (B, C', ceil(t / st), ceil(h / sh), ceil(w / sw))."""

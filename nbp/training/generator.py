@@ -52,7 +52,7 @@ class GeneratorModule(TrainingModule[Generator]):
     def parameter_groups(self) -> list[dict[str, Any]]:
         optim = self.run.optim
         if optim.optimizer == "muon":
-            return muon_groups(self.model, [self.model.head], optim.lr, optim.muon_lr, optim.weight_decay)
+            return muon_groups(self.model, [self.model.head], optim.lr, optim.muon_lr or optim.lr, optim.weight_decay)
         return weight_decay_groups(self.model, optim.lr, optim.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"Muon takes matrices and convolution kernels, got a parameter of shape {flat[0]}")
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step; parameters without a gradient stay where they are, and so does their state."""
         loss = None
         if closure is not None:

@@ -74,9 +74,9 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         optim, model = self.run.optim, self.model
         groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": optim.lr}]
         if optim.optimizer == "muon":
-            ends = (model.encoder.conv_in.conv, model.encoder.head[-1], model.decoder.conv_in.conv,
-                    model.decoder.head[-1].conv)
-            groups = muon_groups(model, ends, optim.lr, optim.muon_lr)
+            ends = [layer for side in (model.encoder, model.decoder) for part in (side.conv_in, side.head[-1])
+                    for layer in part.modules()]
+            groups = muon_groups(model, ends, optim.lr, optim.muon_lr or optim.lr)
         if self.discriminator is not None:
             groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
         return groups

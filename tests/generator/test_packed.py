@@ -23,17 +23,15 @@ def test_same_clips(changes, cfg_scale):
 
     want = generate()
     generator.pack()
-    assert isinstance(generator.transformer.layers[0].attention.qkv, packed.PackedLinear)
+    exact = generator.config.multinomial
+    assert isinstance(generator.transformer.layers[0].attention.qkv, packed.PackedLinear) is not exact
     assert torch.equal(generate(), want)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 16, 33])
-def test_same_products(dtype, rows):
-    linear = torch.nn.Linear(48, 80).to(dtype)
-    if not packed.can_pack(linear.weight):
-        pytest.skip("no bfloat16 here")
-    x = torch.randn(2, rows, 48, dtype=dtype)
+def test_same_products(rows):
+    linear = torch.nn.Linear(48, 80)
+    x = torch.randn(2, rows, 48)
     with torch.no_grad():
         torch.testing.assert_close(packed.PackedLinear(linear.weight, linear.bias)(x), linear(x))
 

@@ -32,7 +32,8 @@ def make_scores():
     sets = {"real": real, "train": entry(60.0), "reconstruction": entry(90.0, psnr=18.2, ssim=0.6, lpips=0.21,
             code_usage=0.4, code_entropy_bits=9.0, code_perplexity=512.0),
             "pooled": entry(200.0, psnr=18.0, ssim=0.5, lpips=0.6), "generated": entry(120.0),
-            "class_tokens": entry(180.0), "uniform_tokens": entry(400.0), "predicted": entry(100.0, fvd_to_reconstructions=70.0),
+            "class_tokens": entry(180.0), "uniform_tokens": entry(400.0),
+            "predicted": entry(100.0, fvd_to_reconstructions=70.0),
             "frozen": entry(130.0, fvd_to_reconstructions=110.0)}
     return {"protocol": "quickstart", "sets": sets,
             "protocol_fields": {"name": "quickstart", "network": "i3d-tf", "num_frames": None},

@@ -147,12 +147,3 @@ def test_scoring_scripts_hand_on_sets_model_and_options(recorded):
     for script, arguments in (("scripts/fvd.sh", (1, 1, "a")), ("scripts/recons/eval_tokenizer.sh", (1,))):
         code, lines, error = recorded(script, *arguments)
         assert code and not lines and "usage: " in error
-
-
-def test_the_commit_chooses_the_share_of_slow_tests_that_ci_runs():
-    *_, last = (ROOT / ".ci/run").read_text().splitlines()
-    shares = set()
-    for commit in ("0", *(f"{n:07x}{'f' * 33}" for n in range(0xabcde00, 0xabcde0a))):
-        command = last.replace("bash scripts/test.sh", "echo")
-        shares.add(subprocess.check_output(["bash", "-euc", command], env={"commit": commit}, text=True).strip())
-    assert shares == {f"--slow-share {k}/5" for k in range(1, 6)}

@@ -259,7 +259,8 @@ def test_a_tokenizer_trained_again_in_its_place_is_noticed(finished, generator_r
     data = generator.build(load_run(GENERATOR, overrides))[1]
     with pytest.raises(ValueError, match="tokens of another tokenizer: the weights at tokenizer= have changed since"):
         data.load_state_dict(state)
-    data.load_state_dict({name: value for name, value in state.items() if name != "tokenizer_sha256"})   # earlier code's
+    earlier = {name: value for name, value in state.items() if name != "tokenizer_sha256"}
+    data.load_state_dict(earlier)
     generator.build(load_run(GENERATOR, [*overrides, "trainer.accept_changes=true"]))[1].load_state_dict(state)
 
 

@@ -139,9 +139,10 @@ def test_a_second_rollback_goes_further_back(tmp_path):
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_2"])
 def test_two_processes_roll_back_together(tokenizer_run, tmp_path, strategy):
     """Critics that diverge on both; both attempts end the same way, with the reason."""
-    more = ("curriculum=[{steps: 40, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4", "trainer.val_samples=0",
-            "trainer.val_every_steps=40", "trainer.checkpoint_every_steps=4", "trainer.ema_decay=0",
-            "optim.gradient_clip=0", "trainer.max_rollbacks=1", "trainer.devices=2", f"trainer.strategy={strategy}")
+    more = ("curriculum=[{steps: 40, num_frames: 1, batch_size: 2}]", "trainer.guard_patience=4",
+            "trainer.val_samples=0", "trainer.val_every_steps=40", "trainer.checkpoint_every_steps=4",
+            "trainer.ema_decay=0", "optim.gradient_clip=0", "trainer.max_rollbacks=1", "trainer.devices=2",
+            f"trainer.strategy={strategy}")
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          "tests/training/diverging.py", "9", "9", TOKENIZER, *tokenizer_run(tmp_path, *more)],

@@ -102,8 +102,8 @@ def test_one_rank_makes_the_wandb_id(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["someone/tokenizer", "magvit2.pth", "tokenizer.bin"])
-def test_speed_is_logged_whatever_the_tokenizer_is_stored_as(generator_run, finished, data_config, tmp_path, monkeypatch,
-                                                             path):
+def test_speed_is_logged_whatever_the_tokenizer_is_stored_as(generator_run, finished, data_config, tmp_path,
+                                                             monkeypatch, path):
     """Its architecture is the loaded one's: neither read again nor guessed from the name."""
     tokenizer = Tokenizer.from_pretrained(finished / "model")
     monkeypatch.setattr(Tokenizer, "from_pretrained", lambda *arguments: tokenizer)

@@ -114,5 +114,5 @@ def test_a_run_goes_on_from_any_pause_as_if_there_had_been_none(tmp_path, accumu
     rest = whole.trained[step * accumulate:]
     assert resumed.start in (step, None if step == STEPS else step), "global_step is not read from optimizer_progress"
     assert resumed.trained == rest, "epoch_loop.batch_progress no longer says which batch comes next"
-    assert resumed.validated == validations, "a pause inside a validation, or after it, is not told by val_loop any more"
+    assert resumed.validated == validations, "val_loop no longer tells a pause inside a validation from one after it"
     assert logged_again == logged[step:], "_batches_that_stepped no longer counts the rows of the logs"
