@@ -1,0 +1,31 @@
+"""The released model in ckpt/NBP-procgen: its size, what it says of itself, and that it makes a clip of each game."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import nbp
+from nbp.hub.models import load_model
+
+FOLDER = Path(__file__).parent.parent / "ckpt" / "NBP-procgen"
+
+
+def test_both_models_fit_into_48_mb():
+    files = [FOLDER / kind / "model.safetensors" for kind in ("tokenizer", "generator")]
+    assert sum(file.stat().st_size for file in files) <= 48e6
+    for kind in ("tokenizer", "generator"):
+        _, _, state = load_model(FOLDER / kind, kind)
+        assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in state.values())
+
+
+def test_a_clip_of_a_game():
+    pipe = nbp.VideoPipeline.from_pretrained(str(FOLDER), device="cpu")
+    assert len(pipe.about.classes) == 12 and pipe.fps == 15 and pipe.about.sampling.temperature == 0.8
+    clips = pipe(num_clips=2, seed=0)
+    assert clips.shape == (2, 3, 17, 64, 64) and clips.std() > 0.02
+
+
+def test_a_released_folder_that_is_missing():
+    with pytest.raises(ValueError, match="NBP-nothing"):
+        nbp.VideoPipeline.from_pretrained("ckpt/NBP-nothing", device="cpu")
