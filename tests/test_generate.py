@@ -148,8 +148,6 @@ def test_several_continuations_of_one_video_start_in_different_places(models, tm
 @pytest.mark.parametrize("arguments, message", [
     (["--labels", "3"], "class 3: the model takes 0..2"),
     (["--top-p", "1.5"], "top_p must be in \\[0, 1\\].*1.5"),
-    (["--temperature", "0"], "temperature"),
-    (["--num-clips", "0"], "num_clips must be at least 1, got 0"),
     (["--cfg-scale", "2", "--unconditional"], "cfg_scale=2.0 needs a condition"),
 ])
 def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message):
@@ -157,11 +155,21 @@ def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message)
         generate.main([*models, "--out", str(tmp_path), *arguments])
 
 
+@pytest.mark.parametrize("option, message", [
+    ("--temperature", "--temperature: must be a number above 0, got 0"),
+    ("--num-clips", "--num-clips: must be at least 1, got 0"),
+    ("--prefix-frames", "--prefix-frames: must be at least 1, got 0"),
+])
+def test_numbers_out_of_range_are_refused_by_option(models, tmp_path, capsys, option, message):
+    with pytest.raises(SystemExit) as stop:
+        generate.main([*models, "--out", str(tmp_path), option, "0"])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--labels", "1"], r"--labels, --texts and --classes are for clips from nothing.*got \['1'\]"),
     (["--texts", "yo yo"], r"those of --data have their own; got \['yo yo'\]"),
     (["--prefix-frames", "4"], r"--prefix-frames must be 1 \+ 4k and below the 17 frames of a clip, got 4"),
-    (["--prefix-frames", "0"], "below the 17 frames of a clip, got 0"),
     (["--prefix-frames", "17"], "below the 17 frames of a clip, got 17"),
     (["--prefix-frames", "13"], "data.num_frames is 9, which is less than --prefix-frames 13"),
 ])
