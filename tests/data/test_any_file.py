@@ -80,9 +80,9 @@ SHOWN = {
 def test_pictures_are_turned_as_they_are_shown(tmp_path, name, reader):
     pytest.importorskip("decord")
     setup, expected = SHOWN[name]
-    make(tmp_path / f"plain.{name.split('.')[1]}")
     make(tmp_path / name, setup=setup)
-    plain = read_frames(tmp_path / f"plain.{name.split('.')[1]}", range(20, 40))
+    with av.open(tmp_path / name) as container:  # of this file: x264 may write the same pictures a little differently
+        plain = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])[20:40]
     frames = read_frames(tmp_path / name, range(20, 40), reader)
     assert np.array_equal(frames, expected(plain))
     assert (probe(tmp_path / name).height, probe(tmp_path / name).width) == frames.shape[1:3]
