@@ -90,6 +90,12 @@ def test_a_folder_that_cannot_be_split_is_refused(tmp_path, files, arguments, me
         prepare.main(["folder", "--root", str(tmp_path), *arguments])
 
 
+@pytest.mark.parametrize("source", ["folder", "ucf101", "k600"])
+def test_a_root_that_is_not_there_is_called_that(tmp_path, source):
+    with pytest.raises(ValueError, match=f"nowhere is not a folder; it is where the videos of {source} lie"):
+        prepare.main([source, "--root", str(tmp_path / "nowhere")])
+
+
 def test_a_text_tokenizer_of_class_names(tmp_path):
     from nbp.config import GeneratorConfig
     from nbp.generator.conditions import condition_encoder

@@ -126,6 +126,9 @@ class OptimConfig(Section):
     def check(self) -> None:
         _check_one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
         _check_one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
+        for name in ("lr", "muon_lr", "discriminator_lr"):
+            if (rate := getattr(self, name)) is not None and rate < 0:
+                raise ValueError(f"optim.{name} must be at least 0, got {rate}")
         if (self.optimizer == "muon") != (self.muon_lr is not None):
             raise ValueError(f"optim.muon_lr belongs to optim.optimizer=muon, got optim.optimizer={self.optimizer} and "
                              f"optim.muon_lr={self.muon_lr}")
@@ -164,6 +167,8 @@ class TrainerConfig(Section):
         for name in ("devices", "num_nodes", "accumulate"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_workers < 0:
+            raise ValueError(f"trainer.num_workers must be at least 0, got {self.num_workers}")
         if 0 < self.val_fvd_clips < 8:
             raise ValueError(f"trainer.val_fvd_clips must be 0 (off) or at least 8, got {self.val_fvd_clips}")
         if self.keep_last < 1:

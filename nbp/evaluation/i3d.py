@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nbp.hub.torch_files import read_file
+
 TF_BN_EPS = 1e-3
 PORT_BN_EPS = 1e-5
 NUM_LOGITS = 400
@@ -209,15 +211,13 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: the file can't be read, or does not hold a state dict.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        if str(path).endswith(".safetensors"):
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:     # foreign bytes make the unpickler raise anything
-        raise ValueError(f"{path} cannot be read as a safetensors file or a PyTorch state dict: {error}") from error
+        state = load_file(path) if str(path).endswith(".safetensors") else read_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a state dict")
     return {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}

@@ -36,7 +36,7 @@ def read_file(path: str | Path) -> object:
         if found:
             raise ValueError(f"{path} is refused: it names {found[1]}, and only tensors, plain values and "
                              "argparse.Namespace are read from a checkpoint") from error
-        # Torch's own text advises to load with weights_only=False, which runs whatever code is in the file.
+        # Torch's own text advises a way of loading that runs whatever code is in the file.
         found = re.search(r"WeightsUnpickler error: (.*)", str(error))
         reason = found[1] if found else (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is truncated or not a torch checkpoint: {reason}") from error

@@ -31,6 +31,8 @@ def prepare(options: argparse.Namespace) -> None:
     out = getattr(options, "out", None) or options.root   # procgen renders into its root
     if Path(options.root).is_dir():
         check_lists_folder(out)
+    elif options.source != "procgen":
+        raise ValueError(f"--root {options.root} is not a folder; it is where the videos of {options.source} lie")
     if options.source == "procgen":
         motion = procgen.prepare(options.root, options.train_clips, options.val_clips, options.seed,
                                  options.num_threads)

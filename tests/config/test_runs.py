@@ -23,6 +23,8 @@ def test_accumulation_is_computed(overrides, count):
     (TOKENIZER, ["model.num_res_blocks=[1,-1,1,1]"], "num_res_blocks must be at least 0"),
     (TOKENIZER, ["discriminator.width=66"], "discriminator.width=66 makes a layer of 132 channels"),
     (TOKENIZER, ["discriminator.num_layers=0"], "num_layers must be at least 1"),
+    (TOKENIZER, ["optim.lr=-1e-3"], "optim.lr must be at least 0, got -0.001"),
+    (TOKENIZER, ["trainer.num_workers=-1"], "trainer.num_workers must be at least 0, got -1"),
 ])
 def test_what_cannot_train_is_refused_when_it_is_read(config, overrides, message):
     with pytest.raises(ValueError, match=message):

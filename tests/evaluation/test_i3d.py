@@ -92,8 +92,12 @@ def test_other_weights_are_refused(tmp_path):
         load_i3d(tmp_path / "other.pt")
     for junk in (b"junk", b"", bytes(100), b"e\x80"):
         (tmp_path / "junk.pt").write_bytes(junk)
-        with pytest.raises(ValueError, match="junk.pt cannot be read as a safetensors file or a PyTorch state dict"):
+        with pytest.raises(ValueError, match="junk.pt is truncated or not a torch checkpoint") as caught:
             load_i3d(tmp_path / "junk.pt")
+        assert "weights_only" not in str(caught.value), "torch's advice to read the file unsafely"
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="junk.safetensors cannot be read as a safetensors file"):
+        load_i3d(tmp_path / "junk.safetensors")
 
 
 if __name__ == "__main__":
