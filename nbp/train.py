@@ -11,17 +11,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from nbp.system.command import run_command
+from nbp.system.command import positive, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nbp.train", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", help="run file, e.g. configs/tokenizer_procgen.yaml")
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
+    parser.add_argument("--minutes", type=positive, help="scale every count of steps so that training takes this long "
+                        "on this machine; say it again to resume")
     options = parser.parse_args(arguments)
     from nbp.workflows.training import train_and_export  # here, as Lightning is an extra
 
-    return train_and_export(options.config, options.overrides)
+    return train_and_export(options.config, options.overrides, options.minutes)
 
 
 if __name__ == "__main__":

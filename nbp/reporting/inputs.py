@@ -15,6 +15,7 @@ from nbp.config import GeneratorConfig, GeneratorRun, TokenizerRun, build_config
 from nbp.data import clip_set
 from nbp.data.tokens import TokenDataset
 from nbp.system.files import read_json
+from nbp.system.processor import processor_name
 from nbp.training.metrics_log import read_metrics
 
 Curves: TypeAlias = Mapping[str, tuple[Sequence[int], Sequence[float]]]  # metric -> (steps, values)
@@ -97,14 +98,5 @@ def machine() -> dict[str, str]:
     versions = {package: metadata.version(package) for package in PACKAGES}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": _processor(), "cores": str(cores), "memory": f"{memory:.0f} GiB",
+    return {"processor": processor_name(), "cores": str(cores), "memory": f"{memory:.0f} GiB",
             "system": platform.platform(), "python": platform.python_version(), **versions}
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -77,18 +77,19 @@ class MicroBatch:
     num_frames: int
 
 
-def build_module(run: Run, step: int | None = None,
-                 tokenizer: TokenizerConfig | None = None) -> TokenizerModule | GeneratorModule:
-    """The training module of a run on the meta device, in training mode.
+def build_module(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None,
+                 device: torch.device = META) -> TokenizerModule | GeneratorModule:
+    """The training module of a run with untrained weights, in training mode.
 
     Args:
         run: as it would be trained.
         step: optimizer step whose loss terms are switched on; None: all that the run ever has.
         tokenizer: config of the one that tokenizes a generator's videos; None: that of `run.tokenizer`.
+        device: the meta device, where nothing is stored or computed, or a real one.
     """
     run = dataclasses.replace(run, init_from=None)
     module: TokenizerModule | GeneratorModule
-    with META:
+    with device:
         if isinstance(run, TokenizerRun):
             run = dataclasses.replace(_terms_at(run, step), pooling_start=False, inflate_from=None)
             module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
@@ -96,7 +97,7 @@ def build_module(run: Run, step: int | None = None,
             module = GeneratorModule(run)
         else:
             module = GeneratorModule(run, Tokenizer(tokenizer or tokenizer_config(run.tokenizer)).requires_grad_(False))
-    return module.to(META).train()
+    return module.to(device).train()
 
 
 def tokenizer_config(path: str) -> TokenizerConfig:
@@ -156,26 +157,27 @@ def micro_batches(run: Run, step: int | None = None) -> list[tuple[float, MicroB
 
 
 def loss_of(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch) -> Tensor:
-    """Loss of one micro-batch on the meta device, as the module's `training_step` sums it."""
+    """Loss of one micro-batch of noise on the module's device, as its `training_step` sums it."""
     if isinstance(module, TokenizerModule):
-        video = module.input({"video": _video(module.run.data, micro_batch)})
+        video = module.input({"video": _video(module.run.data, micro_batch, module.device)})
         reconstruction, _ = module.model(video)
         return total_loss(module.autoencoder_terms(reconstruction, video)
                           | module.adversarial_terms(reconstruction, video))
     run = module.run
-    indices = torch.empty(micro_batch.batch_size, *run.model.grid, dtype=torch.long, device=META)  # (B, t, h, w)
+    indices = torch.zeros(micro_batch.batch_size, *run.model.grid, dtype=torch.long,
+                          device=module.device)  # (B, t, h, w)
     if run.data is not None:
         with torch.no_grad():
             tokenizer = cast(Tokenizer, module.frozen)
-            indices = tokenizer.fsq(tokenizer.encoder(_video(run.data, micro_batch)))[1].long()
+            indices = tokenizer.fsq(tokenizer.encoder(_video(run.data, micro_batch, module.device)))[1].long()
     condition = None
     if run.model.condition != "none":
-        condition = torch.empty(micro_batch.batch_size, run.model.condition_len, dtype=torch.long, device=META)
+        condition = torch.zeros(micro_batch.batch_size, run.model.condition_len, dtype=torch.long, device=module.device)
     return module.model.loss(indices, condition)
 
 
-def _video(data: DataConfig, micro_batch: MicroBatch) -> Tensor:
-    video = torch.empty(micro_batch.batch_size, 3, micro_batch.num_frames, *data.size, device=META)  # (B, 3, T, H, W)
+def _video(data: DataConfig, micro_batch: MicroBatch, device: torch.device) -> Tensor:
+    video = torch.rand(micro_batch.batch_size, 3, micro_batch.num_frames, *data.size, device=device)  # (B, 3, T, H, W)
     return video.to(memory_format=torch.channels_last_3d)
 
 

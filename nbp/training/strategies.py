@@ -19,6 +19,7 @@ from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, Paralle
 
 from nbp.config import TrainerConfig, to_dict
 from nbp.config.runs import Run
+from nbp.system.processor import multiplies_bfloat16
 from nbp.training import checkpoints
 from nbp.training.module import TrainingModule
 from nbp.training.resume import Resume
@@ -176,6 +177,4 @@ def resolve_precision(word: str) -> str:
     """
     if word != "auto":
         return word
-    if torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+    return "bf16-mixed" if multiplies_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "32-true"

@@ -20,17 +20,18 @@ from nbp.tokenizer.model import Tokenizer
 
 
 def tokenize(*, tokenizer: str, data: str, overrides: Sequence[str], out: str | Path, splits: Sequence[str],
-             clips_per_video: int, batch_size: int, num_workers: int, shard_size: int, device: str) -> None:
+             clips_per_video: int, batch_size: int, num_workers: int, shard_size: int, precision: str,
+             device: str) -> None:
     """Write the token caches OUT/SPLIT of a data set; the arguments are those of the command."""
     config = load_config(DataConfig, data, overrides)
     model = Tokenizer.from_pretrained(tokenizer, device=device)
     for split in splits:
         dataset = VideoDataset(config, split, train=False, clips_per_video=clips_per_video)
-        tokenize_split(model, dataset, Path(out) / split, batch_size, num_workers, shard_size)
+        tokenize_split(model, dataset, Path(out) / split, batch_size, num_workers, shard_size, precision)
 
 
 def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch_size: int = 8, num_workers: int = 0,
-                   shard_size: int = 1024) -> None:
+                   shard_size: int = 1024, precision: str = "fp32") -> None:
     """Write this rank's part of the token cache of one split.
 
     Args:
@@ -40,6 +41,7 @@ def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch
         batch_size: clips that are encoded at once.
         num_workers: decoding processes.
         shard_size: clips in a file, and what an interruption can lose.
+        precision: fp32 (that of the weights) | bf16 (autocast).
     """
     rank, world = rank_and_world()
     data = dataset.data
@@ -49,21 +51,30 @@ def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch
         "data": to_dict(data) | {"split": dataset.split, "clips_per_video": dataset.clips_per_video,
                                  "annotations_sha256": annotations_sha256(dataset.rows)},
     }
+    if precision != "fp32":     # left out otherwise, as in older caches, which such a run goes on with
+        meta["data"]["precision"] = precision
     with TokenWriter(out, meta, rank, world, shard_size) as writer, torch.inference_mode():
         if writer.finished:
             print(f"{out}: already complete")
             return
         batches = evaluation_batches(dataset, batch_size, num_workers, rank, world, writer.next_item)
         total, done = len(range(rank, len(dataset), world)), len(range(rank, writer.next_item, world))
-        clips = progress(_encoded(tokenizer, batches), total, f"tokenize {dataset.split}", "clips", done)
+        clips = progress(_encoded(tokenizer, batches, precision), total, f"tokenize {dataset.split}", "clips", done)
         for item, indices, label, path in clips:
             writer.add([item], indices[None], [label], [path])
 
 
-def _encoded(tokenizer: Tokenizer, batches: Iterable[Batch]) -> Iterator[tuple[int, np.ndarray, int, str]]:
+def _encoded(tokenizer: Tokenizer, batches: Iterable[Batch],
+             precision: str) -> Iterator[tuple[int, np.ndarray, int, str]]:
     """(item, indices (t, h, w), label, path) of every clip."""
     device = next(tokenizer.parameters()).device
     for batch in batches:
         video = batch["video"].to(device, memory_format=torch.channels_last_3d)
-        indices = tokenizer.encode(video)[1].cpu().numpy()  # (B, t, h, w)
+        if precision == "bf16":
+            with torch.autocast(video.device.type, torch.bfloat16):
+                latents = tokenizer.encoder(video)  # (B, d, t, h, w)
+            encoded = tokenizer.fsq(latents.float())[1]
+        else:
+            encoded = tokenizer.encode(video)[1]
+        indices = encoded.cpu().numpy()  # (B, t, h, w)
         yield from zip(batch["item"].tolist(), indices, batch["label"].tolist(), batch["path"])

@@ -9,17 +9,19 @@ from pathlib import Path
 from nbp.config import load_run
 from nbp.training import checkpoints
 from nbp.training.fit import fit
+from nbp.training.pace import fit_minutes
 from nbp.training.stop_signals import Stopped
 from nbp.workflows.converting import checkpoint_to_native
 from nbp.workflows.describing import describe_model
 
 
-def train_and_export(config: str | Path, overrides: Iterable[str] = ()) -> int:
+def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None) -> int:
     """Train, or go on training, and write `model/` into the run folder.
 
     Args:
         config: run file.
         overrides: as for `load_run`.
+        minutes: scale the run's steps to take this long here (`nbp.training.pace`).
 
     Returns:
         Exit code: 0, or 128 and the number of the signal that stopped the run.
@@ -28,6 +30,8 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = ()) -> int:
         ValueError, UserError: as `load_run` and `fit`.
     """
     run = load_run(config, overrides)
+    if minutes is not None:
+        run = fit_minutes(run, minutes)
     try:
         trainer = fit(run)
     except Stopped as stop:

@@ -26,6 +26,15 @@ def test_singular_values_end_near_one(shape):
     assert torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), 0) > 0.95
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_step_is_one_in_float32_and_bfloat16(fast, monkeypatch):
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("nbp.training.muon.multiplies_bfloat16", lambda device: fast)
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    assert orthogonalise(matrix).dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), 0) > 0.95
+
+
 def test_zeros_stay_zeros():
     assert not orthogonalise(torch.zeros(4, 6)).any()
 

@@ -1,0 +1,99 @@
+"""How long a run takes on this machine, and the same run in a given time: every count of steps is scaled alike.
+
+Steps are fixed before training begins, so that a run of given minutes resumes and repeats as any other.
+"""
+
+import dataclasses
+import itertools
+import time
+from pathlib import Path
+
+import torch
+
+from nbp.config.runs import Run, TokenizerRun
+from nbp.system.files import read_json, write_json
+from nbp.training.flops import build_module, loss_of, micro_batches, num_steps
+from nbp.training.logs import kind_of_step
+from nbp.training.strategies import resolve_precision
+
+TIMED_STEPS = 3
+OVERHEAD = 1.12     # reading clips, validation and checkpoints: measured on two cores with the quickstart's runs
+FEWEST_STEPS = 20
+
+
+def fit_minutes(run: Run, minutes: float) -> Run:
+    """The run with as many steps as take `minutes` here; what was measured is kept in OUT/pace.json and used again.
+
+    Args:
+        run: of one process.
+        minutes: of training, validation and checkpoints included, start-up left out.
+
+    Raises:
+        ValueError: a run of several processes, or less time than `FEWEST_STEPS` steps take.
+    """
+    if run.trainer.devices * run.trainer.num_nodes > 1:
+        raise ValueError(f"--minutes measures one process, but trainer.devices={run.trainer.devices} and "
+                         f"trainer.num_nodes={run.trainer.num_nodes}; set the run's steps instead")
+    path = Path(run.trainer.out) / "pace.json"
+    found = read_json(path) if path.is_file() else {}
+    if found.get("minutes") != minutes or found.get("steps") != num_steps(run):
+        seconds = seconds_of_run(run)
+        found = {"minutes": minutes, "steps": num_steps(run), "seconds": seconds, "factor": 60 * minutes / seconds}
+        write_json(path, found)
+    if found["factor"] * num_steps(run) < FEWEST_STEPS:
+        raise ValueError(f"--minutes {minutes:g} is less than {FEWEST_STEPS} steps of this run take here: all "
+                         f"{num_steps(run)} would take {found['seconds'] / 60:.0f} minutes")
+    scaled = scale_steps(run, found["factor"])
+    print(f"{minutes:g} minutes here: {num_steps(scaled)} steps instead of {num_steps(run)}", flush=True)
+    return scaled
+
+
+def seconds_of_run(run: Run) -> float:
+    """Estimated seconds of all steps of a run: a few of each kind (clip length, loss terms) are timed here."""
+    kinds = itertools.groupby(range(num_steps(run)), lambda step: kind_of_step(run, step))
+    return OVERHEAD * sum(len(steps) * seconds_per_step(run, steps[0]) for steps in (list(group) for _, group in kinds))
+
+
+def seconds_per_step(run: Run, step: int) -> float:
+    """Seconds of one optimizer step of the kind that `step` is, the median of a few on random input."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = build_module(run, step, device=device)
+    if module.frozen is not None:
+        module.frozen.to(device)
+    optimizer = module.configure_optimizers()["optimizer"]
+    mixed = resolve_precision(run.trainer.precision) == "bf16-mixed"
+    times = []
+    for _ in range(1 + TIMED_STEPS):        # the first one warms up
+        start = time.perf_counter()
+        for _ in range(run.accumulate):
+            for share, micro_batch in micro_batches(run, step):
+                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+                    loss = share * loss_of(module, micro_batch)
+                loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return sorted(times[1:])[TIMED_STEPS // 2]
+
+
+def scale_steps(run: Run, factor: float) -> Run:
+    """The run with every count of steps multiplied, each at least 1 if it was; the moving average's horizon as well."""
+    def times(steps: int) -> int:
+        return max(1, round(factor * steps)) if steps else 0
+
+    optim, trainer = run.optim, run.trainer
+    optim = dataclasses.replace(
+        optim, warmup_steps=times(optim.warmup_steps),
+        decay_steps=None if optim.decay_steps is None else times(optim.decay_steps))
+    ema_decay = max(0.0, 1 - (1 - trainer.ema_decay) / factor) if trainer.ema_decay else 0.0
+    trainer = dataclasses.replace(trainer, ema_decay=ema_decay, val_every_steps=times(trainer.val_every_steps),
+                                  checkpoint_every_steps=times(trainer.checkpoint_every_steps))
+    if not isinstance(run, TokenizerRun):
+        return dataclasses.replace(run, optim=optim, trainer=trainer, max_steps=times(run.max_steps))
+    loss = dataclasses.replace(run.loss, perceptual_start_step=times(run.loss.perceptual_start_step),
+                               adversarial_start_step=times(run.loss.adversarial_start_step),
+                               adversarial_warmup_steps=times(run.loss.adversarial_warmup_steps))
+    curriculum = [dataclasses.replace(phase, steps=times(phase.steps)) for phase in run.curriculum]
+    return dataclasses.replace(run, optim=optim, trainer=trainer, loss=loss, curriculum=curriculum)

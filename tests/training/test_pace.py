@@ -1,0 +1,68 @@
+"""The same run in a given time: which steps it gets, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from nbp.config import load_run
+from nbp.system.files import read_json
+from nbp.training import pace
+
+
+@pytest.fixture
+def tokenizer_run(tmp_path):
+    return load_run("configs/tokenizer_procgen.yaml", [f"trainer.out={tmp_path / 'run'}"])
+
+
+def test_every_count_of_steps_is_scaled(tokenizer_run):
+    twice = pace.scale_steps(tokenizer_run, 2.0)
+    assert [phase.steps for phase in twice.curriculum] == [2 * phase.steps for phase in tokenizer_run.curriculum]
+    for section, names in (("optim", ("warmup_steps", "decay_steps")),
+                           ("loss", ("perceptual_start_step", "adversarial_start_step", "adversarial_warmup_steps")),
+                           ("trainer", ("val_every_steps", "checkpoint_every_steps"))):
+        for name in names:
+            assert getattr(getattr(twice, section), name) == 2 * getattr(getattr(tokenizer_run, section), name), name
+    assert 1 - twice.trainer.ema_decay == pytest.approx((1 - tokenizer_run.trainer.ema_decay) / 2)
+    twice.check()
+    generator = load_run("configs/generator_procgen.yaml")
+    assert pace.scale_steps(generator, 0.5).max_steps == generator.max_steps // 2
+
+
+def test_nothing_else_changes_and_what_is_off_stays_off(tokenizer_run):
+    off = dataclasses.replace(tokenizer_run, optim=dataclasses.replace(tokenizer_run.optim, warmup_steps=0,
+                                                                        decay_steps=None))
+    same = pace.scale_steps(off, 1.0)
+    assert same == off
+    assert pace.scale_steps(off, 0.01).optim.warmup_steps == 0
+
+
+def test_the_measured_pace_is_used_again_so_that_a_run_resumes(tokenizer_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 120.0)
+    first = pace.fit_minutes(tokenizer_run, 1.0)
+    assert first == pace.scale_steps(tokenizer_run, 0.5)
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 30.0)
+    assert pace.fit_minutes(tokenizer_run, 1.0) == first
+    assert read_json(tmp_path / "run" / "pace.json")["minutes"] == 1.0
+    assert pace.fit_minutes(tokenizer_run, 2.0) == pace.scale_steps(tokenizer_run, 4.0)
+
+
+def test_the_estimate_counts_every_kind_of_step(tokenizer_run, monkeypatch):
+    monkeypatch.setattr(pace, "seconds_per_step", lambda run, step: 10.0 if step >= run.loss.adversarial_start_step
+                        else 1.0)
+    total = sum(phase.steps for phase in tokenizer_run.curriculum)
+    slow = total - tokenizer_run.loss.adversarial_start_step
+    assert pace.seconds_of_run(tokenizer_run) == pytest.approx(pace.OVERHEAD * (total + 9 * slow))
+
+
+@pytest.mark.parametrize("name", ["tokenizer_procgen", "generator_procgen"])
+def test_a_real_step_is_timed(name):
+    assert pace.seconds_per_step(load_run(f"configs/{name}.yaml"), 0) > 0
+
+
+def test_too_little_time_and_several_processes_are_refused(tokenizer_run, monkeypatch):
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 3600.0)
+    with pytest.raises(ValueError, match=r"--minutes 0.1 is less than 20 steps of this run take here"):
+        pace.fit_minutes(tokenizer_run, 0.1)
+    two = dataclasses.replace(tokenizer_run, trainer=dataclasses.replace(tokenizer_run.trainer, devices=2))
+    with pytest.raises(ValueError, match=r"--minutes measures one process, but trainer.devices=2"):
+        pace.fit_minutes(two, 5)
