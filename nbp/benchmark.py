@@ -1,16 +1,20 @@
-"""Measure how fast this machine is: a clip in blocks against token by token, or the extraction of features.
+"""Measure how fast this machine is, each figure beside the official method and what the hardware allows.
 
-python -m nbp.benchmark sampling --generator RUN/model --tokenizer RUN/model --out benchmark.json
+python -m nbp.benchmark sampling|training|tokenizer|data [--size smoke|paper|700M|3B] [--out FILE.json]
+python -m nbp.benchmark sampling --generator RUN/model --tokenizer RUN/model    blocks against single tokens
 python -m nbp.benchmark evaluation --clips runs/quickstart/generated/mp4 --protocol nbp-rfvd+frames=16
-`sampling` may be left out.
+`sampling` may be left out. All of them: scripts/benchmark.sh
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from nbp.benchmarking.data import benchmark_data
 from nbp.benchmarking.evaluation import benchmark_evaluation
-from nbp.benchmarking.sampling import benchmark_sampling
+from nbp.benchmarking.sampling import SIZES, benchmark_sampling
+from nbp.benchmarking.tokenizer import benchmark_tokenizer
+from nbp.benchmarking.training import RECIPES, benchmark_training
 from nbp.system.command import at_least, run_command
 from nbp.system.distributed import default_device
 
@@ -25,28 +29,35 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(required=True)
-    sampling = benchmarks.add_parser("sampling", help="next-block against next-token prediction")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--out", help="JSON file for the figures")
+    shared.add_argument("--repeats", type=at_least(1), default=1, help="turns; the best one counts")
+    shared.add_argument("--device", default=default_device())
+    sized = argparse.ArgumentParser(add_help=False, parents=[shared])
+    sized.add_argument("--size", choices=list(SIZES), default="paper", help="paper: 12 layers of width 768")
+    sampling = benchmarks.add_parser("sampling", parents=[sized], help="clips")
     sampling.set_defaults(measure=benchmark_sampling)
-    add = sampling.add_argument
-    add("--generator", required=True, help="native model folder or official checkpoint")
-    add("--tokenizer", required=True, help="native model folder or official file")
-    add("--out", help="JSON file for the figures")
-    add("--repeats", type=at_least(1), default=3)
-    add("--device", default=default_device())
-    evaluation = benchmarks.add_parser("evaluation", help="feature extraction against the bare network")
+    sampling.add_argument("--generator", help="native model folder or official checkpoint")
+    sampling.add_argument("--tokenizer", help="native model folder or official file")
+    training = benchmarks.add_parser("training", parents=[sized], help="steps of training and their memory")
+    training.set_defaults(measure=benchmark_training)
+    training.add_argument("--recipes", nargs="*", default=list(RECIPES), help="run files whose rate is stated")
+    tokenizer = benchmarks.add_parser("tokenizer", parents=[sized], help="encoding and decoding, also in chunks")
+    tokenizer.set_defaults(measure=benchmark_tokenizer)
+    data = benchmarks.add_parser("data", parents=[sized], help="clips from files")
+    data.set_defaults(measure=benchmark_data)
+    data.add_argument("--num-workers", type=at_least(0), default=0)
+    evaluation = benchmarks.add_parser("evaluation", parents=[shared], help="feature extraction, the bare network")
     evaluation.set_defaults(measure=benchmark_evaluation)
     add = evaluation.add_argument
     add("--clips", help="a set of clips, as of nbp.evaluate; default: made up")
     add("--protocol", default="tats-2048", help="preset or YAML file")
     add("--weights", help="weights of the network; default: fetched")
     add("--ckpt", default="ckpt", help="folder of fetched weights")
-    add("--out", help="JSON file for the figures")
     add("--max-clips", type=at_least(1), default=64)
-    add("--size", type=at_least(1), default=128, help="pixels of made-up clips")
+    add("--pixels", type=at_least(1), default=128, help="side of made-up clips")
     add("--batch-size", type=at_least(1), default=8)
     add("--num-workers", type=at_least(0), default=0, help="decoding processes; 0: a thread")
-    add("--repeats", type=at_least(1), default=3)
-    add("--device", default=default_device())
     typed = list(sys.argv[1:] if arguments is None else arguments)
     if typed and typed[0].startswith("--") and typed[0] != "--help":
         typed.insert(0, "sampling")

@@ -32,7 +32,7 @@ class Rates(TypedDict):
 
 
 def benchmark_evaluation(*, clips: str | None, protocol: str, weights: str | None, ckpt: str, out: str | None,
-                         max_clips: int, size: int, batch_size: int, num_workers: int, repeats: int,
+                         max_clips: int, pixels: int, batch_size: int, num_workers: int, repeats: int,
                          device: str) -> None:
     """Print clips per second and the share that is lost, and write them to OUT; the arguments are the command's.
 
@@ -41,7 +41,7 @@ def benchmark_evaluation(*, clips: str | None, protocol: str, weights: str | Non
     rules = get_protocol(protocol)
     network = load_network(rules.network, weights or fetch_i3d(ckpt), device)
     with tempfile.TemporaryDirectory() as folder:
-        opened = open_clips(clips or made_up(folder, max_clips, size), Cut.of(rules, real=False))
+        opened = open_clips(clips or made_up(folder, max_clips, pixels), Cut.of(rules, real=False))
         opened = opened.subset(range(min(max_clips, len(opened))))
         rates = compare(opened, network, rules, batch_size, num_workers, repeats)
     where, threads = device_name(device), torch.get_num_threads()

@@ -21,18 +21,22 @@ Caches = list[tuple[Tensor, Tensor]]      # keys and values (B, H, S, D/H) of ev
 
 @torch.inference_mode()
 def generate(model: Generator, condition: Tensor | None = None, prefix: Tensor | None = None, top_k: int = 16000,
-             top_p: float = 0.9, generator: torch.Generator | None = None) -> Tensor:
+             top_p: float = 0.9, generator: torch.Generator | None = None, batch: int = 1) -> Tensor:
     """Clips, with arguments as for `Generator.generate`; a model with a condition needs one.
+
+    Args:
+        batch: number of clips where neither condition nor prefix says.
 
     Returns:
         Video codes int64 (B, t, h, w).
     """
     config, layout, total = model.config, model.layout, math.prod(model.config.grid)
-    batch = len(condition) if condition is not None else len(prefix) if prefix is not None else 1
+    batch = len(condition) if condition is not None else len(prefix) if prefix is not None else batch
     given = prefix.flatten(1) if prefix is not None else torch.empty(batch, 0, dtype=torch.long)
     known = given.shape[1]
-    stream = layout.stream(F.pad(given, (0, total - known)))
-    mask = dense_mask(model, layout.num_inputs(total))
+    device = model.head.weight.device
+    stream = layout.stream(F.pad(given.to(device), (0, total - known)))
+    mask = dense_mask(model, layout.num_inputs(total)).to(device)
     positions, first, caches = layout.video_positions(total), 0, None
     while known < total:
         end, count = layout.known_positions(known), layout.next_tokens(known)
@@ -52,7 +56,7 @@ def loss(model: Generator, codes: Tensor, condition: Tensor | None = None) -> Te
     layout = model.layout
     length = layout.num_inputs(codes[0].numel())
     ids = layout.stream(codes.flatten(1))[:, :length]
-    hidden, _ = run_layers(model, embed(model, ids, 0, condition), dense_mask(model, length), None)
+    hidden, _ = run_layers(model, embed(model, ids, 0, condition), dense_mask(model, length).to(ids.device), None)
     scores = model.head(hidden[:, layout.condition_len:]).float()                         # (B, P, V)
     target = model.targets(codes) + (layout.video_offset if model.config.full_head else 0)
     return F.cross_entropy(scores.flatten(0, 1), target.flatten())

@@ -1,79 +1,120 @@
-"""Next-block against next-token prediction: the same clip, the same transformer, two block sizes.
+"""Clips of made-up generators against the official method and against reading and multiplying the weights.
 
-From one run on one machine. Block size 1 has other special ids, so its weights are random: the time does not depend
-on them. Legend: B batch, t h w latent grid.
+The official side is float32, draws the same filter's ids and is measured in turns with ours. Random weights: the time
+does not depend on them, but for the filter, which has all of its top-k to go through.
+Legend: B batch.
 """
 
+import copy
 import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import TypedDict
 
-from nbp.benchmarking.timing import timed
-from nbp.download import load_transformer
-from nbp.evaluation.statement import device_name
+from nbp.benchmarking import official_method
+from nbp.benchmarking.blocks import benchmark_blocks
+from nbp.benchmarking.machine import PRECISIONS, Line, Machine, in_turns, line, measure_machine, report
+from nbp.config import GeneratorConfig
 from nbp.generator.model import Generator
-from nbp.system.files import write_json
-from nbp.tokenizer.model import Tokenizer
+
+# Layers, heads, width, codes.
+SIZES = {"smoke": (2, 2, 32, 500), "paper": (12, 12, 768, 64000), "700M": (24, 16, 1536, 64000),
+         "3B": (32, 32, 3072, 64000)}
+GUIDANCE = 1.5
 
 
-class Row(TypedDict):
-    """One clip by one generator."""
+class Case(NamedTuple):
+    """A clip that is timed."""
 
-    block_shape: list[int]
-    num_steps: int
-    seconds: float
-
-
-def benchmark_sampling(*, generator: str, tokenizer: str, out: str | None, repeats: int, device: str) -> None:
-    """Print steps and seconds of one clip and their ratio, and write them to OUT; the arguments are the command's."""
-    codec = Tokenizer.from_pretrained(tokenizer, device=device)
-    blocks = load_transformer(generator, codec, device=device)
-    tokens = Generator(dataclasses.replace(blocks.config, block_shape=[1, 1, 1])).to(device).eval()
-    rows = compare({"next_block": blocks, "next_token": tokens}, repeats)
-    indices = generate_one(blocks)
-    decode_s = min(timed(lambda: codec.decode_from_code_indices(indices)) for _ in range(repeats))
-    speedup = rows["next_token"]["seconds"] / rows["next_block"]["seconds"]
-    for name in ("next_token", "next_block"):
-        row = rows[name]
-        print(f"{name}: block {row['block_shape']}, {row['num_steps']} steps, {row['seconds']:.3f} s a clip")
-    print(f"next-block prediction is {speedup:.2f} times as fast; decoding the clip to pixels takes {decode_s:.3f} s "
-          "more")
-    if out:
-        write_json(out, {**rows, "decode_s": decode_s, "speedup": speedup, "device": device_name(device),
-                         "torch": torch.__version__, "num_threads": torch.get_num_threads()})
+    name: str
+    grid: list[int]
+    batch: int = 1
+    block: int = 16
+    start: str = "plain"
+    repeats: int = 2
+    cfg_scale: float | None = None
 
 
-def compare(generators: dict[str, Generator], repeats: int) -> dict[str, Row]:
-    """Steps and the best seconds of one clip for each of several generators, measured in turns."""
-    rows: dict[str, Row] = {
-        name: {"block_shape": list(generator.config.block_shape), "num_steps": count_steps(generator),
-               "seconds": float("inf")} for name, generator in generators.items()}
-    for _ in range(repeats):
-        for name, generator in generators.items():
-            rows[name]["seconds"] = min(rows[name]["seconds"], timed(lambda: generate_one(generator)))  # noqa: B023
-    return rows
+# Each row of 16 takes the same work, so that all but the first go by shorter clips.
+CASES = [Case("1,280 tokens", [5, 16, 16], repeats=1), Case("320 tokens", [5, 4, 16]),
+         Case("320 tokens, 4 clips", [5, 4, 16], batch=4, repeats=1),
+         Case("320 tokens, hybrid", [5, 4, 16], start="hybrid"),
+         Case("64 tokens one by one", [1, 4, 16], block=1),
+         Case("320 tokens, guidance", [5, 4, 16], cfg_scale=GUIDANCE, repeats=1)]
 
 
-@torch.inference_mode()
-def generate_one(generator: Generator) -> Tensor:
-    """One clip with the default sampling, from one latent frame of zeros where the model cannot start from nothing."""
-    config, device = generator.config, next(generator.parameters()).device
-    condition = prefix = None
-    if config.condition != "none":
-        condition = torch.zeros(1, config.condition_len, dtype=torch.long, device=device)
-    if not config.begin_token:
-        prefix = torch.zeros(1, 1, *config.grid[1:], dtype=torch.long, device=device)
-    return generator.generate(condition, prefix, generator=torch.Generator(device).manual_seed(0))  # (1, t, h, w)
+def benchmark_sampling(*, generator: str | None, tokenizer: str | None, out: str | None, repeats: int, device: str,
+                       size: str) -> None:
+    """Print seconds and ratios of all cases, or those of two given models; the arguments are the command's."""
+    if generator and tokenizer:
+        return benchmark_blocks(generator=generator, tokenizer=tokenizer, out=out, repeats=repeats, device=device)
+    if generator or tokenizer:
+        raise ValueError("--generator and --tokenizer go together; without both, made-up models are measured")
+    machine = measure_machine(device)
+    report(machine, [made for case in CASES for made in measure(case, size, machine, device)], out)
 
 
-def count_steps(generator: Generator) -> int:
-    """Forward passes of the transformer for one clip."""
-    calls: list[int] = []
-    hook = generator.transformer.register_forward_hook(lambda *_: calls.append(1))
-    try:
-        generate_one(generator)
-    finally:
-        hook.remove()
-    return len(calls)
+def make_generator(case: Case, size: str, device: str, **changes: bool) -> Generator:
+    """A generator with random weights, in eval mode."""
+    layers, heads, width, codes = SIZES[size]
+    conditions = {"condition": "label", "num_condition_ids": 3, "condition_len": 1} if case.cfg_scale else {}
+    torch.manual_seed(0)
+    config = GeneratorConfig(layers, heads, width, codes, case.grid, [1, 1, case.block], start=case.start,
+                             dropout=0.0, **{"condition": "none", **conditions, **changes})  # type: ignore[arg-type]
+    return Generator(config).to(device).eval()
+
+
+def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
+    """Lines of one case in both precisions; on a CPU beside the official method."""
+    official = make_generator(case, size, device, multinomial=True)
+    own = copy.deepcopy(official)
+    own.config = dataclasses.replace(own.config, multinomial=False)
+    models = {"float32": own, "bfloat16": copy.deepcopy(own).bfloat16()}
+    clips: dict[str, Tensor] = {}
+
+    def clip(name: str) -> None:
+        model = official if name == "same tokens" else models[name]
+        condition = torch.zeros(case.batch, 1, dtype=torch.long, device=device) if case.cfg_scale else None
+        streams = [torch.Generator(device).manual_seed(number) for number in range(case.batch)]
+        clips[name] = model.generate(condition, generator=streams, cfg_scale=case.cfg_scale)
+
+    def plain() -> None:
+        count = 2 * case.batch if case.cfg_scale else case.batch      # guidance takes both clips
+        condition = torch.zeros(count, 1, dtype=torch.long, device=device) if case.cfg_scale else None
+        clips["official"] = official_method.generate(official, condition, batch=count,
+                                                     generator=torch.Generator(device).manual_seed(0))
+
+    for model in models.values():
+        model.pack()
+    functions: dict[str, Callable[[], object]] = {"official": plain}
+    functions |= {name: partial(clip, name) for name in models}
+    exact = case.batch == 1 and case.cfg_scale is None and case.repeats > 1
+    if exact:
+        functions["same tokens"] = partial(clip, "same tokens")
+    best = in_turns(functions, case.repeats)
+    lines = [line(f"{case.name}, {name}", best[name], "the official method", best["official"],
+                  floor_s(case, models[name], machine, name)) for name in models]
+    if exact:
+        same = bool(torch.equal(clips["official"], clips["same tokens"]))
+        lines.append(line(f"{case.name}, float32, an official model", best["same tokens"], "the official method",
+                          best["official"], same_tokens=same))
+    return lines
+
+
+def floor_s(case: Case, model: Generator, machine: Machine, precision: str) -> float:
+    """Seconds of a clip in which weights and cached keys and values are read and multiplied, and nothing else."""
+    config, layout, size = model.config, model.layout, PRECISIONS[precision].itemsize
+    sequences = case.batch * (2 if case.cfg_scale else 1)
+    layers, head = 12 * config.num_layers * config.width ** 2, config.width * config.num_codes
+    known, first, seconds = 0, 0, 0.0
+    while known < math.prod(case.grid):
+        end, count = layout.known_positions(known), layout.next_tokens(known)
+        cached = 2 * config.num_layers * config.width * (layout.condition_len + end)
+        operations = 2 * sequences * (layers * (end - first) + head * count + cached * (end - first))
+        seconds += machine.floor_s(size * (layers + head + sequences * cached), operations, precision)
+        known, first = known + count, end
+    return seconds

@@ -23,8 +23,12 @@ class PatchEmbed(nn.Module):
         self.conv = nn.Conv3d(channels * self.patch[0] * self.patch[1] * self.patch[2], width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        t = self.patch[0]
+        return self.spread(torch.cat([x[:, :, :1].expand(-1, -1, t - 1, -1, -1), x], 2))
+
+    def spread(self, x: Tensor) -> Tensor:
+        """Features of whole patches, (B, C, pt*k, H, W) -> (B, D, k, H/ph, W/pw)."""
         t, h, w = self.patch
-        x = torch.cat([x[:, :, :1].expand(-1, -1, t - 1, -1, -1), x], 2)
         x = rearrange(x, "b c (t pt) (h ph) (w pw) -> b t h w (pt ph pw c)", pt=t, ph=h, pw=w)
         return self.conv(x.permute(0, 4, 1, 2, 3))           # strides of channels-last, as the convolutions like it
 
@@ -38,6 +42,9 @@ class PatchExpand(nn.Module):
         self.conv = nn.Conv3d(width, channels * self.patch[0] * self.patch[1] * self.patch[2], 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.spread(x)[:, :, self.patch[0] - 1:]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """All frames, those that `forward` drops included."""
         t, h, w = self.patch
-        x = rearrange(self.conv(x), "b (pt ph pw c) t h w -> b c (t pt) (h ph) (w pw)", pt=t, ph=h, pw=w)
-        return x[:, :, t - 1:]
+        return rearrange(self.conv(x), "b (pt ph pw c) t h w -> b c (t pt) (h ph) (w pw)", pt=t, ph=h, pw=w)

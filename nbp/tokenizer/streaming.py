@@ -1,6 +1,7 @@
 """Encode and decode a video chunk by chunk: the result of the whole, with memory for one chunk.
 
-Every causal convolution keeps the last frames that it has seen; nothing else looks back in time.
+Every causal convolution keeps the last frames that it has seen; nothing else looks back in time. What is put or
+dropped in front of a video is so for the first chunk only.
 Legend: B batch, T H W pixels, t h w latent grid.
 """
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample
 from nbp.tokenizer.model import Tokenizer
+from nbp.tokenizer.patches import PatchEmbed, PatchExpand
+from nbp.tokenizer.units import PointwiseUpsample, ZeroPaddedConv3d
 
 
 @torch.no_grad()
@@ -26,7 +29,6 @@ def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
     Raises:
         ValueError: wrong shape or dtype, values out of range; a tokenizer with other layers that look back.
     """
-    _refuse_patches(tokenizer)
     encoder, stride = _streaming(tokenizer.encoder), tokenizer.config.downsample[0]
     for number, chunk in enumerate(chunks):
         if (chunk.shape[2] - (number == 0)) % stride or not chunk.shape[2]:
@@ -45,58 +47,57 @@ def decode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
     Raises:
         ValueError: an index outside the codebook; a tokenizer with other layers that look back in time.
     """
-    _refuse_patches(tokenizer)
     decoder = _streaming(tokenizer.decoder)
     for chunk in chunks:
         codes = tokenizer.fsq.indices_to_codes(chunk)
         yield decoder(codes.to(tokenizer.decoder.conv_in.conv.weight.dtype))
 
 
-def _refuse_patches(tokenizer: Tokenizer) -> None:
-    if tokenizer.config.patch != [1, 1, 1]:
-        raise ValueError("this tokenizer cannot be run in chunks: its patches of "
-                         f"{list(tokenizer.config.patch)} repeat the first frame of whatever they are given")
-
-
 class _Convolution(nn.Module):
-    """`CausalConv3d` that goes on where the last chunk ended."""
+    """`CausalConv3d` or `ZeroPaddedConv3d` that goes on where the last chunk ended."""
 
-    def __init__(self, conv: nn.Conv3d) -> None:
+    def __init__(self, layer: CausalConv3d | ZeroPaddedConv3d) -> None:
         super().__init__()
-        self.conv = conv
-        self.past: Tensor | None = None        # (B, C, 1 or 2, H + 2, W + 2)
+        self.conv = layer.conv
+        self.replicate = isinstance(layer, CausalConv3d)       # else the convolution pads the sides itself
+        self.past: Tensor | None = None                        # (B, C, up to kernel - 1, H, W), padded sides included
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="replicate")
-        past = x[:, :, :1].expand(-1, -1, 2, -1, -1) if self.past is None else self.past
-        x = torch.cat([past, x], dim=2)
+        if self.replicate:
+            x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="replicate")
+        past = [self.past] if self.past is not None else [x[:, :, :1]] * (self.conv.kernel_size[0] - 1)
+        x = torch.cat([*past, x], dim=2)
         out = self.conv(x)
         self.past = x[:, :, out.shape[2] * self.conv.stride[0]:].clone()      # a view would keep all of x
         return out
 
 
-class _Upsample(nn.Module):
-    """`DepthToSpaceUpsample` that drops a frame in the first chunk only."""
+class _FirstOnly(nn.Module):
+    """A layer that adds or drops frames at the front, in the first chunk only."""
 
-    def __init__(self, upsample: DepthToSpaceUpsample) -> None:
+    def __init__(self, layer: DepthToSpaceUpsample | PointwiseUpsample | PatchEmbed | PatchExpand) -> None:
         super().__init__()
-        self.upsample, self.begun = upsample, False
+        self.layer, self.begun = layer, False
+
+    @property
+    def conv(self) -> nn.Module:
+        return self.layer.conv
 
     def forward(self, x: Tensor) -> Tensor:
         first, self.begun = not self.begun, True
-        return self.upsample(x) if first else self.upsample.spread(x)
+        return self.layer(x) if first else self.layer.spread(x)
 
 
 def _streaming(module: nn.Module) -> nn.Module:
     """A copy that shares the weights and keeps what lies behind between calls."""
     shared = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     module = copy.deepcopy(module, shared)
-    for parent in [part for part in module.modules() if not isinstance(part, CausalConv3d)]:
+    for parent in [part for part in module.modules() if not isinstance(part, CausalConv3d | ZeroPaddedConv3d)]:
         for name, child in list(parent.named_children()):
-            if isinstance(child, DepthToSpaceUpsample):
-                setattr(parent, name, _Upsample(child))
-            elif isinstance(child, CausalConv3d):
-                setattr(parent, name, _Convolution(child.conv))
+            if isinstance(child, DepthToSpaceUpsample | PointwiseUpsample | PatchEmbed | PatchExpand):
+                setattr(parent, name, _FirstOnly(child))
+            elif isinstance(child, CausalConv3d | ZeroPaddedConv3d):
+                setattr(parent, name, _Convolution(child))
             elif isinstance(child, nn.Conv3d) and child.kernel_size[0] > 1:
                 raise ValueError(f"this tokenizer cannot be run in chunks: {type(parent).__name__}.{name} looks back")
     return module

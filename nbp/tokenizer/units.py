@@ -87,6 +87,9 @@ class PointwiseUpsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, t, h, w) -> (B, C', 2t - 1 or t, ...)."""
+        return self.spread(x)[:, :, self.stride[0] - 1:]
+
+    def spread(self, x: Tensor) -> Tensor:
+        """All frames, the one that `forward` drops included."""
         t, h, w = self.stride
-        x = rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)
-        return x[:, :, t - 1:]
+        return rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)

@@ -1,13 +1,17 @@
+import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from nbp import benchmark
-from nbp.benchmarking import evaluation, timing
-from nbp.config import GeneratorConfig, TokenizerConfig
+from nbp.benchmarking import evaluation, sampling, timing
+from nbp.benchmarking.machine import Machine, in_turns, line
+from nbp.benchmarking.training import RECIPES, recipe_line
+from nbp.config import GeneratorConfig, TokenizerConfig, load_run
 from nbp.evaluation.features import Clips
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import get_protocol
@@ -42,6 +46,67 @@ def test_sampling_counts_steps_and_may_be_left_out(tmp_path, monkeypatch, capsys
     assert figures["next_token"] == {"block_shape": [1, 1, 1], "num_steps": 8, "seconds": 1}
     assert (figures["speedup"], figures["decode_s"], figures["device"]) == (1, 1, "cpu")
     assert "next-block prediction is 1.00 times as fast" in capsys.readouterr().out
+
+
+MACHINE = Machine("any", 2, "2", bandwidth=10.0, rate={"float32": 4.0, "bfloat16": 8.0})
+
+
+def test_ratios_of_a_line():
+    assert MACHINE.floor_s(20, 40, "float32") == 10 and MACHINE.floor_s(20, 8, "bfloat16") == 2
+    assert line("a", 2.0, "b", 6.0, 0.5, same=True) == {
+        "what": "a", "seconds": 2.0, "against": "b", "against_s": 6.0, "times_as_fast": 3.0, "floor_s": 0.5,
+        "times_the_floor": 4.0, "facts": {"same": True}}
+
+
+def test_turns_alternate_and_the_best_counts(monkeypatch):
+    clock = iter([0, 5, 5, 6, 6, 8, 8, 15])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    called = []
+    assert in_turns({name: lambda name=name: called.append(name) for name in "ab"}, 2) == {"a": 2, "b": 1}
+    assert called == list("abab")
+
+
+def test_the_floor_of_a_clip_counts_weights_and_cache():
+    case = sampling.Case("", [1, 1, 4], block=2)
+    model = sampling.make_generator(case, "smoke", "cpu")
+    layers, head, cached = 12 * 2 * 32 ** 2, 32 * 500, 2 * 2 * 32
+    want = sum(4 * (layers + head + cached * end) / 10 for end in (2, 4))
+    assert sampling.floor_s(case, model, dataclasses.replace(MACHINE, rate={"float32": 1e9}), "float32") == want
+
+
+@pytest.mark.parametrize("what, words", [
+    (["sampling"], "64 tokens one by one, bfloat16"), (["training", "--recipes"], "memory of a step, batch 4"),
+    (["tokenizer"], "33 frames of 64x64 in chunks"), (["data"], "4 clips of 17x32x32 from mp4")])
+def test_each_benchmark_in_miniature(tmp_path, capsys, what, words, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    benchmark.main([*what, "--size", "smoke", "--device", "cpu", "--out", str(tmp_path / "figures.json")])
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["machine"]["name"] in capsys.readouterr().out
+    assert all(rate > 0 for rate in figures["machine"]["rate"].values()) and figures["machine"]["bandwidth"] > 0
+    lines = {made["what"]: made for made in figures["lines"]}
+    assert any(words in name for name in lines)
+    for made in lines.values():
+        facts = made.get("facts", {})
+        assert facts.get("same_tokens", True) and facts.get("gradient_cosine", 1) > 0.99
+        assert facts.get("largest_pixel_error", 0) < 1e-5 and facts.get("share_of_the_official", 0) < 0.6
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_share_of_a_recipe(recipe, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    run = load_run(recipe)
+    if recipe == RECIPES[0]:
+        run = dataclasses.replace(run, curriculum=[dataclasses.replace(run.curriculum[0], batch_size=1, num_frames=5)])
+    else:
+        run = dataclasses.replace(run, batch_size=1)
+    machine = dataclasses.replace(MACHINE, rate={"bfloat16": 1e9})
+    made = recipe_line(recipe, run, machine, 1, "cpu")
+    assert made["facts"]["share_of_matrix_rate"] == pytest.approx(made["floor_s"] / made["seconds"])
+
+
+def test_half_a_pair_of_models_is_refused():
+    with pytest.raises(ValueError, match="go together"):
+        benchmark.main(["--generator", "a"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["evaluation", "--generator", "a"], ["speed"]])

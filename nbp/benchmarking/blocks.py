@@ -1,0 +1,79 @@
+"""Next-block against next-token prediction: the same clip, the same transformer, two block sizes.
+
+From one run on one machine. Block size 1 has other special ids, so its weights are random: the time does not depend
+on them. Legend: B batch, t h w latent grid.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from nbp.benchmarking.timing import timed
+from nbp.download import load_transformer
+from nbp.evaluation.statement import device_name
+from nbp.generator.model import Generator
+from nbp.system.files import write_json
+from nbp.tokenizer.model import Tokenizer
+
+
+class Row(TypedDict):
+    """One clip by one generator."""
+
+    block_shape: list[int]
+    num_steps: int
+    seconds: float
+
+
+def benchmark_blocks(*, generator: str, tokenizer: str, out: str | None, repeats: int, device: str) -> None:
+    """Print steps and seconds of one clip and their ratio, and write them to OUT; the arguments are the command's."""
+    codec = Tokenizer.from_pretrained(tokenizer, device=device)
+    blocks = load_transformer(generator, codec, device=device)
+    tokens = Generator(dataclasses.replace(blocks.config, block_shape=[1, 1, 1])).to(device).eval()
+    rows = compare({"next_block": blocks, "next_token": tokens}, repeats)
+    indices = generate_one(blocks)
+    decode_s = min(timed(lambda: codec.decode_from_code_indices(indices)) for _ in range(repeats))
+    speedup = rows["next_token"]["seconds"] / rows["next_block"]["seconds"]
+    for name in ("next_token", "next_block"):
+        row = rows[name]
+        print(f"{name}: block {row['block_shape']}, {row['num_steps']} steps, {row['seconds']:.3f} s a clip")
+    print(f"next-block prediction is {speedup:.2f} times as fast; decoding the clip to pixels takes {decode_s:.3f} s "
+          "more")
+    if out:
+        write_json(out, {**rows, "decode_s": decode_s, "speedup": speedup, "device": device_name(device),
+                         "torch": torch.__version__, "num_threads": torch.get_num_threads()})
+
+
+def compare(generators: dict[str, Generator], repeats: int) -> dict[str, Row]:
+    """Steps and the best seconds of one clip for each of several generators, measured in turns."""
+    rows: dict[str, Row] = {
+        name: {"block_shape": list(generator.config.block_shape), "num_steps": count_steps(generator),
+               "seconds": float("inf")} for name, generator in generators.items()}
+    for _ in range(repeats):
+        for name, generator in generators.items():
+            rows[name]["seconds"] = min(rows[name]["seconds"], timed(lambda: generate_one(generator)))  # noqa: B023
+    return rows
+
+
+@torch.inference_mode()
+def generate_one(generator: Generator) -> Tensor:
+    """One clip with the default sampling, from one latent frame of zeros where the model cannot start from nothing."""
+    config, device = generator.config, next(generator.parameters()).device
+    condition = prefix = None
+    if config.condition != "none":
+        condition = torch.zeros(1, config.condition_len, dtype=torch.long, device=device)
+    if not config.begin_token:
+        prefix = torch.zeros(1, 1, *config.grid[1:], dtype=torch.long, device=device)
+    return generator.generate(condition, prefix, generator=torch.Generator(device).manual_seed(0))  # (1, t, h, w)
+
+
+def count_steps(generator: Generator) -> int:
+    """Forward passes of the transformer for one clip."""
+    calls: list[int] = []
+    hook = generator.transformer.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        generate_one(generator)
+    finally:
+        hook.remove()
+    return len(calls)
