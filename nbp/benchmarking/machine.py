@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from typing_extensions import TypedDict
@@ -10,6 +9,7 @@ from typing_extensions import TypedDict
 from nbp.benchmarking.timing import timed
 from nbp.evaluation.statement import device_name
 from nbp.system.files import write_json
+from nbp.system.processor import multiplies_bfloat16, processor_name
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -66,18 +66,15 @@ def measure_machine(device: str, size: int = 2048) -> Machine:
     for name, dtype in PRECISIONS.items():
         matrix = torch.randn(size, size, device=device, dtype=dtype)
         rate[name] = 2 * size ** 3 / min(timed(lambda: matrix @ matrix) for _ in range(7))  # noqa: B023
-    return Machine(processor_name(device), torch.get_num_threads(), torch.__version__, bandwidth, rate)
+    return Machine(describe_processor(device), torch.get_num_threads(), torch.__version__, bandwidth, rate)
 
 
-def processor_name(device: str) -> str:
+def describe_processor(device: str) -> str:
     """The model of a GPU; of a CPU also what it has for matrices."""
     if torch.device(device).type != "cpu":
         return device_name(device)
-    info = Path("/proc/cpuinfo")
-    facts = dict(entry.split(":", 1) for entry in info.read_text().split("\n\n")[0].replace("\t", "").splitlines()
-                 ) if info.is_file() else {}
-    amx = ", AMX" if "amx_bf16" in facts.get("flags", "") else ""
-    return f"{facts.get('model name', 'cpu').strip()} ({torch.backends.cpu.get_cpu_capability()}{amx})"
+    amx = ", AMX" if multiplies_bfloat16("cpu") else ""
+    return f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}{amx})"
 
 
 def in_turns(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
