@@ -7,6 +7,7 @@ are arithmetic. Hours rest on a utilisation that the caller states.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nbp.config.runs import STRATEGIES, Run
 from nbp.data.annotations import read_annotations
 from nbp.data.tokens import TokenDataset
 from nbp.planning.memory import Memory, device_memory
-from nbp.training.flops import GPUS, build_module, flops_per_step, micro_batch_flops, micro_batches, num_steps
+from nbp.training.flops import GPUS, Gpu, build_module, flops_per_step, micro_batch_flops, micro_batches, num_steps
 from nbp.training.generator import GeneratorModule
 from nbp.training.tokenizer import TokenizerModule
 
@@ -68,36 +69,34 @@ class Plan:
         return sum(stretch.hours for stretch in self.stretches)
 
 
-def plan_run(run: Run, gpu: str, utilisation: float) -> Plan:
+def plan_run(run: Run, gpu: str | Gpu, utilisation: float, strategies: Sequence[str] | None = None) -> Plan:
     """Plan a run on `trainer.devices` x `trainer.num_nodes` GPUs.
 
     Args:
         run: as it would be trained.
-        gpu: key of GPUS.
+        gpu: key of GPUS, or another device.
         utilisation: share of the GPU's peak rate that the run reaches, recomputation counted as work, in (0, 1].
+        strategies: whose memory is wanted; None: all that the run could have.
 
     Raises:
         ValueError: unknown GPU, a utilisation outside (0, 1], or a bf16-mixed run on a GPU without bfloat16.
     """
-    if gpu not in GPUS:
+    device = gpu if isinstance(gpu, Gpu) else GPUS.get(gpu)
+    if device is None:
         raise ValueError(f"--gpu is {gpu!r}; accepted: {', '.join(GPUS)}")
     if not 0 < utilisation <= 1:
         raise ValueError(f"--utilisation must be in (0, 1], got {utilisation}")
-    low = _low_precision(run.trainer.precision, gpu)
-    peak = 1e12 * (GPUS[gpu].bf16_tflops if low else GPUS[gpu].fp32_tflops)
+    if run.trainer.precision == "bf16-mixed" and not device.bf16_tflops:
+        raise ValueError(f"trainer.precision=bf16-mixed, but {gpu} does not multiply bfloat16: use 32-true")
+    low = run.trainer.precision != "32-true" and bool(device.bf16_tflops)
+    peak = 1e12 * (device.bf16_tflops if low else device.fp32_tflops)
     module, world = build_module(run), run.trainer.devices * run.trainer.num_nodes
     return Plan(
-        gpus=world, gpu_memory=GPUS[gpu].memory_gb * 10**9, precision="bf16-mixed" if low else "32-true",
+        gpus=world, gpu_memory=device.memory_gb * 10**9, precision="bf16-mixed" if low else "32-true",
         strategy=run.trainer.strategy, utilisation=utilisation, accumulate=run.accumulate,
         keep_last=run.trainer.keep_last, steps=num_steps(run), parameters=count_parameters(module),
-        stretches=_stretches(run, world, peak * utilisation), memory=_memory(run, world, low),
+        stretches=_stretches(run, world, peak * utilisation), memory=_memory(run, world, low, strategies),
         storage=_storage(run, module, low), train_clips=_train_clips(run))
-
-
-def _low_precision(precision: str, gpu: str) -> bool:
-    if precision == "bf16-mixed" and not GPUS[gpu].bf16_tflops:
-        raise ValueError(f"trainer.precision=bf16-mixed, but {gpu} does not multiply bfloat16: use 32-true")
-    return precision != "32-true" and bool(GPUS[gpu].bf16_tflops)
 
 
 def count_parameters(module: TokenizerModule | GeneratorModule) -> dict[str, int]:
@@ -149,7 +148,7 @@ def _lengths(run: Run) -> list[int]:
     return result
 
 
-def _memory(run: Run, world: int, low: bool) -> dict[str, Memory]:
+def _memory(run: Run, world: int, low: bool, names: Sequence[str] | None) -> dict[str, Memory]:
     """Memory of one device for each strategy, at the largest micro-batch of the run."""
     batches, first = [], 0
     for steps in _lengths(run):
@@ -157,9 +156,9 @@ def _memory(run: Run, world: int, low: bool) -> dict[str, Memory]:
         batches += [batch for _, batch in micro_batches(run, first - 1)]
     largest = max(batches, key=lambda batch: batch.batch_size * batch.num_frames)
     # "auto" is one device without an engine; a tokenizer cannot be split by ZeRO-3.
-    names = [name for name in STRATEGIES if (name != "auto" or world == 1)
-             and not (name.startswith("deepspeed_3") and run.kind == "tokenizer")]
-    return device_memory(run, names, world, low, largest)
+    possible = [name for name in STRATEGIES if (name != "auto" or world == 1)
+                and not (name.startswith("deepspeed_3") and run.kind == "tokenizer")]
+    return device_memory(run, names or possible, world, low, largest)
 
 
 def _tokens(run: Run, num_frames: int) -> int:

@@ -32,8 +32,12 @@ BUILD: dict[str, Callable[[Any], tuple[TrainingModule, ClipDataModule, list[Call
     "tokenizer": tokenizer.build, "generator": generator.build}
 
 
-def fit(run: Run) -> pl.Trainer:
+def fit(run: Run, describe: Callable[[Run], str] | None = None) -> pl.Trainer:
     """Train to the last step; goes back to the last good checkpoint where the guard asks for it.
+
+    Args:
+        run: its configuration.
+        describe: makes the words that the first process prints before the first step.
 
     Returns:
         The trainer; `checkpoints/last.ckpt` is the trained model, where the guard did not doubt the last step.
@@ -57,8 +61,8 @@ def fit(run: Run) -> pl.Trainer:
         module, data, extra_callbacks = BUILD[run.kind](run)
         module.min_rollbacks = rollbacks
         trainer = build_trainer(run, module.max_steps, extra_callbacks, resume)
-        if trainer.is_global_zero:
-            print(run.trainer.describe_batch(data.phases[-1].batch_size), flush=True)
+        if describe is not None and trainer.is_global_zero and not rollbacks:
+            print(describe(run), flush=True)
         try:
             trainer.fit(module, data, ckpt_path=start)
             return trainer

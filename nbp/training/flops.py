@@ -63,9 +63,14 @@ GPUS = {
 }
 
 
+def known_gpu(name: str) -> Gpu | None:
+    """The GPU that CUDA calls `name`; None where it is not known."""
+    return next((gpu for gpu in GPUS.values() if re.search(rf"\b{gpu.device}\b", name)), None)
+
+
 def peak_flops(name: str) -> float | None:
     """Dense bfloat16 operations per second of a device by CUDA's name for it; None where it is not known."""
-    gpu = next((gpu for gpu in GPUS.values() if re.search(rf"\b{gpu.device}\b", name)), None)
+    gpu = known_gpu(name)
     return gpu.bf16_tflops * 1e12 if gpu is not None and gpu.bf16_tflops else None
 
 

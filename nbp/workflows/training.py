@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nbp.config import load_run
+from nbp.planning.start import start_table
 from nbp.training import checkpoints
 from nbp.training.fit import fit
 from nbp.training.pace import fit_minutes
@@ -33,7 +34,7 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes:
     if minutes is not None:
         run = fit_minutes(run, minutes)
     try:
-        trainer = fit(run)
+        trainer = fit(run, start_table)
     except Stopped as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr, flush=True)
         return 128 + stop.signum

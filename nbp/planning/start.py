@@ -1,0 +1,78 @@
+"""The table that a training run begins with: what will be trained, on what, and for how long."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from nbp.config import TokenizerRun
+from nbp.config.runs import Run
+from nbp.planning.plan import Plan, plan_run
+from nbp.training.flops import Gpu, known_gpu
+
+UTILISATION = 0.4       # as `nbp.plan` assumes
+
+
+def start_table(run: Run) -> str:
+    """Parameters, data, batch, steps, memory and hours of a run on this machine, a line each.
+
+    Args:
+        run: as it is trained here, its precision resolved.
+    """
+    low = run.trainer.precision == "bf16-mixed"
+    device, rate = this_device(low)
+    strategy = run.trainer.strategy
+    if strategy == "auto" and run.trainer.devices * run.trainer.num_nodes > 1:
+        strategy = "ddp"
+    plan = plan_run(run, device, UTILISATION, [strategy])
+    flops = sum(stretch.steps * stretch.model_flops_per_step for stretch in plan.stretches)
+    batch_size = run.curriculum[-1].batch_size if isinstance(run, TokenizerRun) else run.batch_size
+    rows = {"parameters": _parameters(plan), "data": _data(run, plan),
+            "batch": run.trainer.describe_batch(batch_size).removeprefix("batch "),
+            "steps": f"{plan.steps}, {flops:.2e} FLOPs in all",
+            "memory": f"{plan.memory[strategy].total / 1e9:.2f} GB of a device by the plan; {strategy}, "
+                      f"{run.trainer.precision}",
+            "time": f"{_duration(plan.hours)} by the plan, at {UTILISATION:.0%} of {rate}"}
+    return "\n".join([f"{run.kind} -> {run.trainer.out}", *(f"  {name:11s} {text}" for name, text in rows.items())])
+
+
+def this_device(low_precision: bool) -> tuple[Gpu, str]:
+    """The device here and where its rate is from; measured in a tenth of a second if no data sheet is known."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    if (gpu := known_gpu(name)) is not None:
+        return gpu, f"{name}'s peak rate"
+    rate = product_rate(torch.bfloat16 if low_precision else torch.float32) / 1e12
+    return (Gpu(name or "cpu", 0, rate if low_precision else 0, rate),
+            f"the {rate * 1e3:.0f} GFLOP/s of matrix products here")
+
+
+def product_rate(dtype: torch.dtype, side: int = 1024) -> float:
+    """Operations a second of square matrix products, the best of a few."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix, best = torch.ones(side, side, dtype=dtype, device=device), float("inf")
+    for _ in range(4):
+        start = time.perf_counter()
+        float((matrix @ matrix)[0, 0])      # waits for a GPU
+        best = min(best, time.perf_counter() - start)
+    return 2 * side ** 3 / best
+
+
+def _parameters(plan: Plan) -> str:
+    parts = {name: f"{name} {count / 1e6:.2f} M" for name, count in plan.parameters.items()}
+    trained = sum(count for name, count in plan.parameters.items() if "frozen" not in name)
+    return f"{trained / 1e6:.2f} M trained; {', '.join(parts.values())}"
+
+
+def _data(run: Run, plan: Plan) -> str:
+    seen = sum(stretch.steps * stretch.clips_per_step for stretch in plan.stretches)
+    if run.data is None:
+        name = str(run.tokens)
+    else:
+        name = f"{run.data.name}, clips of {run.data.num_frames} frames of {run.data.size[0]}x{run.data.size[1]}"
+    clips = "" if plan.train_clips is None else f"; {plan.train_clips} clips, {seen / plan.train_clips:.1f} epochs"
+    return name + clips
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
