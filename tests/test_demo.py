@@ -1,4 +1,8 @@
-"""The page: its actions in Python, and every tab by clicks in a real browser."""
+"""The page: its actions in Python, and every tab by clicks in a real browser.
+
+The pictures of docs/demo.md are of the slow test, where two folders are named:
+    NBP_SCREENSHOTS=shots NBP_DEMO_CLIPS=data/procgen/val/coinrun pytest --slow tests/test_demo.py
+"""
 
 import os
 import shutil
@@ -20,6 +24,7 @@ from nbp import demo
 from nbp.web import actions
 
 ROOT = Path(__file__).parent.parent
+RELEASED = ROOT / "ckpt" / "NBP-procgen"
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 
 
@@ -52,9 +57,9 @@ def upload(tmp_path):
 def test_a_clip_appears_block_by_block(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(actions, "EVERY_S", 0)
     shown = list(actions.generate(pipe, tmp_path, "maze", None, 3, 0.8, 16000, 0.95, 1))
-    assert shown[0].words.startswith("step 0: 0 of 80 tokens") and "17 frames in 23 steps" in shown[-1].words
+    assert shown[0].words.startswith("step 4: 4 of 80 tokens") and "17 frames in 23 steps" in shown[-1].words
     dark = [float((one.picture < 40).mean()) for one in shown]
-    assert dark[0] > 0.9 > dark[12] > dark[-1], "dark cells are not drawn yet"
+    assert dark[0] > 0.9 > dark[len(dark) // 2] > dark[-1], "dark cells are not drawn yet"
     assert all(one.path is None for one in shown[:-1]) and nbp.probe(shown[-1].path).num_frames == 17
     [video] = pipe(classes=["maze"], seed=3)
     assert (nbp.read_video(shown[-1].path)[:, :, 4::8, 4::8] - video).abs().mean() < 0.03, "each pixel is a square of 8"
@@ -86,6 +91,24 @@ def test_clips_of_before_are_removed(tmp_path):
     os.utime(first, (0, 0))
     second = actions.write_clip(tmp_path, torch.rand(3, 2, 32, 32), 8)
     assert [str(path) for path in tmp_path.iterdir()] == [second]
+
+
+def turned(path):
+    """A phone's video: stored lying, with a note that players turn it upright; its left half is bright."""
+    frames = np.zeros((30, 48, 80, 3), np.uint8)
+    frames[:, :24] = 230                    # the upper half of what is stored
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=15, width=80, height=48, pix_fmt="yuv420p")
+        stream.set_display_rotation(90)
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def test_a_phone_s_video_is_read_upright(pipe, tmp_path):
+    turned(tmp_path / "turned.mp4")
+    video = actions.take_upload(pipe, str(tmp_path / "turned.mp4"))
+    assert video[..., :12].mean() > 0.7 and video[..., 20:].mean() < 0.3, "counter-clockwise by 90 degrees"
 
 
 def wrong_uploads(folder):
@@ -145,7 +168,7 @@ def test_the_command_names_a_model_that_is_not_there():
 
 @pytest.fixture
 def page(folder, tmp_path):
-    """(browser on a page that is served, function(css) -> element once it is there)."""
+    """(browser on a page that is served, function(css) -> element once it is there, folder of its held-out clips)."""
     for name in ("gradio", "selenium"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed (extra demo)")
@@ -158,8 +181,11 @@ def page(folder, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "nbp.demo", str(folder), "--port", str(port), "--device", "cpu"],
-                              cwd=ROOT, env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"})
+    model = RELEASED if (RELEASED / "model_index.json").is_file() else folder
+    clips = os.environ.get("NBP_DEMO_CLIPS", str(folder / "examples"))
+    server = subprocess.Popen([sys.executable, "-m", "nbp.demo", str(model), "--clips", clips, "--port", str(port),
+                               "--device", "cpu"], cwd=ROOT,
+                              env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"})
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage",
@@ -172,7 +198,7 @@ def page(folder, tmp_path):
         browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
         browser.get(f"http://127.0.0.1:{port}")
         yield browser, lambda css: WebDriverWait(browser, 120).until(
-            lambda found: found.find_element(By.CSS_SELECTOR, css))
+            lambda found: found.find_element(By.CSS_SELECTOR, css)), Path(clips)
     finally:
         if browser is not None:
             browser.quit()
@@ -190,12 +216,27 @@ def wait_for(port, server):
     raise TimeoutError
 
 
+FIRST_BLOCK = """
+const done = arguments[0], start = performance.now();
+const watch = setInterval(() => {
+    const words = document.querySelector("#generate-words"), picture = document.querySelector("#generate-picture img");
+    const drawn = words && words.innerText.match(/step \\d+: (\\d+) of/);
+    if (drawn && drawn[1] > 0 && picture && picture.complete && picture.naturalWidth) {
+        clearInterval(watch);
+        done(performance.now() - start);
+    }
+}, 10);
+document.querySelector("button#generate").click();
+"""
+
+
 @pytest.mark.slow
 def test_every_tab_by_clicks(page, tmp_path, upload):
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    browser, find = page
+    browser, find, examples = page
+    browser.set_script_timeout(120)
 
     def tab(name):
         WebDriverWait(browser, 120).until(lambda found: [
@@ -206,35 +247,63 @@ def test_every_tab_by_clicks(page, tmp_path, upload):
         WebDriverWait(browser, 240).until(lambda _: text in find(css).text)
         return find(css).text
 
-    def keep(name):
+    def keep(name, wait_s=1):       # a video that starts
         if folder := os.environ.get("NBP_SCREENSHOTS"):
+            time.sleep(wait_s)
             browser.save_screenshot(f"{folder}/{name}.png")
 
-    find("button#generate").click()
-    words("#generate-words", "17 frames in 23 steps")
+    def send(name, path):
+        find(f"#{name}-upload input[type=file]").send_keys(str(path))
+
+    def choose(name):
+        find(f"#{name}-clip input").click()
+        find(f"#{name}-clip ul[role=listbox] li").click()
+        words(f"#{name}-words", f"{sorted(examples.glob('*'))[0].name} is read")
+
+    find("button#generate")
+    first = browser.execute_async_script(FIRST_BLOCK) / 1000
+    print(f"first block {first:.2f} s after the click")
+    assert first < 1
+    keep("demo-block-by-block", 0.3)
+    words("#generate-words", "17 frames in")
     find("#generate-picture img"), find("#generate-video video")
     keep("demo-generate")
 
     tab("Continue")
-    find("#continue-upload input[type=file]").send_keys(upload())
+    send("continue", upload())
     words("#continue-words", "phone.mp4 is read")
+    choose("continue")
     find("button#continue").click()
     words("#continue-words", "17 frames in")
+    find("#continue-video video")
     keep("demo-continue")
 
     tab("Next block against next token")
     find("button#race").click()
-    assert "random weights: step 80" in words("#race-token-words", "times as fast")
+    assert "random weights: step" in words("#race-token-words", "times as fast")
     keep("demo-race")
 
     tab("Reconstruct")
     for name, message in wrong_uploads(tmp_path).items():
-        find("#reconstruct-upload input[type=file]").send_keys(str(tmp_path / name))
+        send("reconstruct", tmp_path / name)
         words("#reconstruct-words", message)
         find("#reconstruct-upload button[aria-label='Remove this file'], #reconstruct-upload button[aria-label=Clear]"
              ).click()
-    find("#reconstruct-upload input[type=file]").send_keys(upload("good.mp4"))
-    words("#reconstruct-words", "good.mp4 is read")
+    turned(tmp_path / "turned.mp4")
+    send("reconstruct", tmp_path / "turned.mp4")
+    words("#reconstruct-words", "turned.mp4 is read")
     find("button#reconstruct").click()
     words("#reconstruct-words", "PSNR")
+    choose("reconstruct")
+    find("button#reconstruct").click()
+    words("#reconstruct-words", "PSNR")
+    find("#reconstruct-video video")
     keep("demo-reconstruct")
+    find("#reconstruct-upload button[aria-label='Remove this file'], #reconstruct-upload button[aria-label=Clear]"
+         ).click()
+    with open(tmp_path / "huge.mp4", "wb") as file:
+        file.truncate(2 << 30)
+    send("reconstruct", tmp_path / "huge.mp4")
+    WebDriverWait(browser, 60).until(lambda found: "maximum allowed size of 64" in found.find_element(
+        By.CSS_SELECTOR, "body").text)
+    keep("demo-message")

@@ -102,11 +102,11 @@ def test_every_protocol_is_named():
     from nbp.evaluation.protocols import PROTOCOLS
 
     for name in PROTOCOLS:
-        assert f"`{name}`" in TEXT
+        assert f"`{name}`" in ALL_TEXT
 
 
 def test_the_python_snippet_runs_on_a_small_model(tmp_path, monkeypatch):
-    """The README's own lines, with the official files replaced by small native models."""
+    """The lines for official files as they stand, with these replaced by small native models."""
     import torch
 
     from nbp.config import GeneratorConfig, TokenizerConfig
@@ -117,7 +117,7 @@ def test_the_python_snippet_runs_on_a_small_model(tmp_path, monkeypatch):
                               [5, 5, 5])).save_pretrained(tmp_path / "tokenizer")
     Generator(GeneratorConfig(2, 2, 32, 125, [5, 16, 16], [1, 1, 16], "none", "plain",
                               begin_token=False)).save_pretrained(tmp_path / "generator")
-    [code] = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "magvit2_ucf.pt" in block]
+    code = next(block for block in re.findall(r"```python\n(.*?)```", ALL_TEXT, re.S) if "magvit2_ucf.pt" in block)
     code = code.replace("ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt", str(tmp_path / "tokenizer"))
     code = code.replace("ckpt/NBP-k600-base/k600_base_nbp16.ckpt", str(tmp_path / "generator"))
     code = code.replace('device="cuda"', 'device="cpu"')

@@ -1,4 +1,4 @@
-"""Joins the sections to the report of a run; `python -m nbp.reporting` is the command around it."""
+"""Joins the sections to the report of a run; `python -m nbp.report` is the command around it."""
 
 from pathlib import Path
 

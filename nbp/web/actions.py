@@ -4,6 +4,7 @@ Uploads are read by the one reader and deleted at once. Legend: T H W pixels, t 
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from nbp.workflows.drafting import AskedSampling, VideoDraft
 
 MAX_UPLOAD_MB, MAX_SECONDS, MAX_PIXELS = 64, 600, 4096 * 2304
 SHOWN_PIXELS = 192      # height of a frame on the page, at least
-EVERY_S = 0.1           # between two pictures of one clip
+EVERY_S = 0.1           # between two pictures of one clip; more where drawing one takes longer
 COPIED_S = 60           # after which the page has its copy of a clip
 
 
@@ -137,14 +138,15 @@ def reconstruct(pipe: VideoPipeline, out: Path, video: Tensor | None) -> Iterato
 
 
 def _follow(pipe: VideoPipeline, drafts: Iterator[tuple[VideoDraft, Tensor | None]], out: Path) -> Iterator[Shown]:
+    """Pictures from the first block on, then the clip."""
     start = time.perf_counter()
-    last, frames, draft = -EVERY_S, None, None
+    shown_at, pause, frames, draft = start, 0.0, None, None
     for number, (draft, frames) in enumerate(drafts):  # noqa: B007
-        passed = time.perf_counter() - start
-        if passed - last >= EVERY_S:
-            last = passed
-            yield Shown(draw_step(draft), f"step {number}: {draft.draft.known} of {draft.draft.total} tokens, "
-                                          f"{passed:.1f} s")
+        known, now = draft.draft.known, time.perf_counter()
+        if known >= math.prod(pipe.generator.config.block_shape) and now - shown_at >= pause:
+            picture, shown_at = draw_step(draft), time.perf_counter()
+            pause = max(EVERY_S, shown_at - now)
+            yield Shown(picture, f"step {number}: {known} of {draft.draft.total} tokens, {shown_at - start:.1f} s")
     assert draft is not None and frames is not None
     words = f"{frames.shape[2]} frames in {number} steps, {time.perf_counter() - start:.1f} s"
     yield Shown(draw_step(draft), words, write_clip(out, frames[0], pipe.fps))

@@ -46,6 +46,10 @@ def serve(*, model: str, clips: str | None, port: int | None, device: str | None
         raise ValueError(f"--clips {clips} is not a folder")
     examples = {path.name: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
     page = build(pipe, Path(model).name, examples)
+    if pipe.generator.config.condition != "text":   # weights are packed here, not after the first click
+        draft, _ = next(pipe.drafts(num_clips=1))
+        draft.step()
+        actions.draw_step(draft)
     page.queue(max_size=8).launch(server_name=HOST, server_port=port, share=False, max_file_size=MAX_UPLOAD_MB << 20,
                                   prevent_thread_lock=not wait, quiet=not wait)
     return page
@@ -114,7 +118,7 @@ def _race_tab(gr: Any, pipe: VideoPipeline) -> None:  # noqa: ANN401
         start = gr.Button("Start both", variant="primary", elem_id="race")
     sides = []
     for name in ("block", "token"):
-        sides += [gr.Image(label=f"Next {name}", interactive=False, elem_id=f"race-{name}-picture"),
+        sides += [gr.Image(label=f"Next {name}", format="png", interactive=False, elem_id=f"race-{name}-picture"),
                   gr.Markdown(elem_id=f"race-{name}-words")]
 
     def run(label: str | None, seed: float) -> Iterator[tuple[Any, ...]]:
@@ -179,7 +183,7 @@ def _on_source(pipe: VideoPipeline, video: list[Any], state: Any, words: Any, ex
 
 def _outputs(gr: Any, name: str) -> list[Any]:  # noqa: ANN401
     with gr.Column(scale=3):
-        return [gr.Image(label="Tokens so far", interactive=False, elem_id=f"{name}-picture"),
+        return [gr.Image(label="Tokens so far", format="png", interactive=False, elem_id=f"{name}-picture"),
                 gr.Markdown(elem_id=f"{name}-words"),
                 gr.Video(label="Clip", height=360, autoplay=True, loop=True, interactive=False,
                          elem_id=f"{name}-video")]

@@ -85,11 +85,15 @@ class VideoDraft:
 
     @torch.no_grad()
     def preview(self) -> Tensor:
-        """All frames, float32 (B, 3, T, H, W): tokens that are missing are those of the latent frame before."""
+        """All frames, float32 (B, 3, T, H, W): missing tokens are those of the latent frame before, and where a latent
+        frame has none yet, the last frame before it stands."""
         indices, drawn = self.indices().clone(), self.drawn().to(self.draft.codes().device)
-        for number in range(1, indices.shape[1]):
+        num_begun = max(1, int(drawn.flatten(1).any(1).sum()))
+        for number in range(1, num_begun):
             indices[:, number] = torch.where(drawn[number], indices[:, number], indices[:, number - 1])
-        return self._decode(indices)
+        video = self._decode(indices[:, :num_begun])
+        num_missing = self.tokenizer.config.downsample[0] * (indices.shape[1] - num_begun)
+        return torch.cat([video, video[:, :, -1:].expand(-1, -1, num_missing, -1, -1)], dim=2)
 
     def _decode(self, indices: Tensor) -> Tensor:
         video = self.tokenizer.decode_from_code_indices(indices).float().clamp(0, 1).cpu()

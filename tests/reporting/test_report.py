@@ -12,7 +12,7 @@ import pytest
 from nbp.config import GeneratorRun, TokenizerRun, load_config, save_config
 from nbp.data import clip_set
 from nbp.data.tokens import TokenWriter
-from nbp.reporting import __main__ as report
+from nbp import report
 from nbp.reporting import clips, figures
 from nbp.reporting.checks import checks
 from nbp.reporting.inputs import read_run

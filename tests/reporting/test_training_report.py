@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nbp.data.sheet import write_picture
-from nbp.reporting.__main__ import main
+from nbp.report import main
 
 MADE = Path(__file__).parents[1] / "fixtures" / "before_layout"
 

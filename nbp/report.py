@@ -1,4 +1,4 @@
-"""The report of a run: python -m nbp.reporting RUN
+"""The report of a run: python -m nbp.report RUN
 
 RUN is a folder of nbp.quickstart, or of any nbp.train, finished or not. Writes report.html (self-contained) and figures
 (figure_*.png) into it, for the quickstart report.json and contact sheets (sheet_*.png) as well. Everything is read from
@@ -13,7 +13,7 @@ from nbp.system.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m nbp.reporting", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m nbp.report", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a quickstart or training run")
     write_report(parser.parse_args(arguments).run)
 
