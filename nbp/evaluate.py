@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--sensitivity", action="store_true", dest="sensitivity_report",
         help="every preset, number of clips and known damage, with plots")
     add("--sensitivity-clips", type=at_least(1), default=256, help="real clips that are damaged for it")
+    add("--drift", action="store_true", help="also score every stretch of long fake clips against the real set")
     add("--out", default="runs/evaluate", help="folder for scores and pictures")
     add("--cache", default="runs/features", help="folder where features are kept between calls")
     add("--weights", help="weights of the network (i3d_pretrained_400.pt, i3d_torchscript.pt); default: fetched")

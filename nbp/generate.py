@@ -3,6 +3,7 @@
 python -m nbp.generate ckpt/NBP-procgen --labels coinrun maze --num-clips 96 --out runs/generated
 python -m nbp.generate --generator RUN/model --tokenizer RUN/model --out runs/generated
 python -m nbp.generate ... --data configs/data/procgen.yaml --prefix-frames 5     continue validation clips
+python -m nbp.generate ... --num-frames 129 --stream     of any length, in videos that can be watched meanwhile
 Writes OUT/clips.npz (lossless), OUT/meta.json, OUT/mp4/*.mp4 and OUT/grid.png. Clip i depends on the
 seed and on i only, whatever the batch size and the number of ranks (torchrun). Resumable.
 """
@@ -36,6 +37,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--data", help="data config whose validation clips are continued")
     add("--clips-per-video", type=at_least(1), default=1, help="with --data: clips of each file, evenly spaced")
     add("--prefix-frames", type=at_least(1), default=5, help="with --data: frames that are given, 1 + 4k")
+    add("--num-frames", type=at_least(2), help="length of a clip, also beyond what the model was trained on")
+    add("--stream", action="store_true", help="write OUT/mp4 only, while it is drawn: memory for a batch of windows")
     add("--unconditional", action="store_true", help="leave the label or text out")
     add("--seed", type=int, default=0)
     add("--batch-size", type=at_least(1), default=8)

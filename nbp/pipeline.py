@@ -9,7 +9,6 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +24,8 @@ from nbp.system.distributed import default_device
 from nbp.system.files import write_json
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows.drafting import AskedSampling, VideoDraft, continued, random_streams
-from nbp.workflows.generating import DEFAULT_FPS, Encoder, Request, advised, conditions, list_requests, wanted
+from nbp.workflows.generating import DEFAULT_FPS, advised, list_requests, wanted
+from nbp.workflows.making import Encoder, Request, conditions
 
 
 class VideoPipeline:
@@ -120,47 +120,58 @@ class VideoPipeline:
             clips.append(draft.video())
         return torch.cat(clips)
 
+    def pieces(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
+               num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
+               **sampling: Unpack[AskedSampling]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
+        """Generate one batch step by step, or continue `video`; see the other calls for the arguments.
+
+        Args:
+            num_frames: length in all, which may be any; None: a clip's.
+
+        Yields:
+            Before the first step and after each the draft of the window, which knows its tokens, and the frames that
+            this step has finished, float32 (B, 3, T', H, W); None where there are none.
+        """
+        if video is None:
+            requests = self._requests(classes, prompts, num_clips)
+            numbers, condition = [request.number for request in requests], conditions(requests, self.encoder)
+        else:
+            requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
+            numbers, condition = list(range(len(video))), conditions(requests, self.encoder) if requests else None
+        return continued(self._sampler(), self.tokenizer, condition, random_streams(seed, numbers, self.device), video,
+                         num_frames or self.num_frames, **advised(self.about, **sampling))
+
     def drafts(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
                num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
                **sampling: Unpack[AskedSampling]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
-        """Generate one batch step by step, or continue `video` to `num_frames`; arguments as for the other calls.
-
-        Yields:
-            Before the first step and after each the draft, which knows the tokens, and the frames that are finished,
-            float32 (B, 3, T', H, W); None before there are any.
-        """
-        if video is not None:
-            requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
-            condition = conditions(requests, self.encoder) if requests else None
-            yield from continued(self._sampler(), self.tokenizer, condition,
-                                 random_streams(seed, range(len(video)), self.device), video,
-                                 num_frames or self.num_frames, **advised(self.about, **sampling))
-            return
-        draft, frames = self._draft(self._requests(classes, prompts, num_clips), seed, **sampling), None
-        yield draft, frames
-        while draft.step():
-            if draft.num_frames > (0 if frames is None else frames.shape[2]):
-                frames = draft.video()
+        """As `pieces`, but with all frames so far: those of a video that is continued in front."""
+        frames = video
+        for draft, piece in self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling):
+            if piece is not None:
+                frames = piece if frames is None else torch.cat([frames, piece], dim=2)
             yield draft, frames
 
-    def stream(self, *arguments: Any, **named: Any) -> Iterator[Tensor]:  # noqa: ANN401 - those of `drafts`
-        """Generate one batch, or continue one; arguments as for `drafts`.
+    def stream(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
+               num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
+               **sampling: Unpack[AskedSampling]) -> Iterator[Tensor]:
+        """Generate one batch of any length, or continue one; arguments as for `pieces`.
 
         Yields:
             Frames as soon as the last block that they need is drawn, float32 (B, 3, T', H, W) in [0, 1], T' at least
-            1. Joined along T they are the whole clips, to rounding in the convolutions.
+            1, those of a video that is continued first. Joined along T they are the whole clips, to rounding in the
+            convolutions. Memory does not grow with their number.
         """
-        shown = 0
-        for _, frames in self.drafts(*arguments, **named):
-            if frames is not None and frames.shape[2] > shown:
-                yield frames[:, :, shown:]
-                shown = frames.shape[2]
+        if video is not None:
+            yield video
+        for _, piece in self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling):
+            if piece is not None:
+                yield piece
 
     def extend(self, video: Tensor, num_frames: int, classes: Sequence[str | int] | None = None,
                prompts: Sequence[str] | None = None, seed: int = 0, **sampling: Unpack[AskedSampling]) -> Tensor:
         """Continue video; the frames that are given stay as they are.
 
-        Beyond the model's clip length it goes by windows: the last frames so far become the first of a next clip.
+        Beyond the model's clip length a window slides over the latent frames: the last half is given to the next.
 
         Args:
             video: float (3, T, H, W) or (B, 3, T, H, W) in [0, 1] of the model's size, T at least 1.
@@ -172,9 +183,8 @@ class VideoPipeline:
             float32 (3, num_frames, H, W), or with B in front as `video` has it, on the CPU.
         """
         batch = video if video.ndim == 5 else video[None]
-        frames = batch
-        for _, found in self.drafts(classes, prompts, None, seed, batch, num_frames, **sampling):
-            frames = batch if found is None else found
+        drawn = self.pieces(classes, prompts, None, seed, batch, num_frames, **sampling)
+        frames = torch.cat([batch, *(piece for _, piece in drawn if piece is not None)], dim=2)
         return frames if video.ndim == 5 else frames[0]
 
     @torch.no_grad()

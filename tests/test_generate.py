@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,8 @@ from nbp import generate
 from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.data import clip_set
 from nbp.data.annotations import write_lists
-from nbp.data.video_io import probe, write_video
+from nbp.data.video_io import probe, read_frames, write_video
+from nbp.data.video_writing import GrowingVideo
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import generating
@@ -99,6 +101,33 @@ def test_bfloat16_weights(models, one_by_one, tmp_path):
     assert {name for name in meta[0] if meta[0][name] != meta[1][name]} == {"precision"}
     found = [clip_set.load(tmp_path / name)["indices"] for name in ("fp32", "bf16")]
     assert 0 <= found[1].min() and found[1].max() < 125 and 0.05 < (found[0] == found[1]).mean() < 1
+
+
+def test_clips_beyond_the_trained_length(models, one_by_one, tmp_path, capsys):
+    long = [*models, "--num-frames", "30", "--out"]
+    generate.main([*long, str(tmp_path / "whole")])
+    clips = clip_set.load(tmp_path / "whole")
+    assert clips["video"].shape == (5, 30, 32, 32, 3) and "indices" not in clips
+    assert np.abs(clips["video"][:, :17].astype(int) - one_by_one["video"]).max() <= 1
+    generate.main([*long, str(tmp_path / "stream"), "--stream", "--batch-size", "3"])
+    said = capsys.readouterr().out
+    assert "first frame of 3 clips after" in said and "2 clips of 30 frames in" in said
+    for number in range(5):
+        whole, streamed = (read_frames(tmp_path / name / "mp4" / f"{number:05d}.mp4", range(30)).astype(int)
+                           for name in ("whole", "stream"))
+        assert streamed.shape == whole.shape and np.abs(streamed - whole).mean() < 8      # h264 of noise
+    assert not (tmp_path / "stream" / "clips.npz").exists()
+
+
+def test_a_streamed_video_can_be_watched_while_it_grows(tmp_path):
+    video = GrowingVideo(tmp_path / "new" / "a.mp4", 8)
+    frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    video.add(frames[:5])
+    with av.open(str(tmp_path / "new" / "a.mp4")) as container:
+        assert len(list(container.decode(video=0))) >= 4
+    video.add(frames[5:])
+    video.close()
+    assert probe(tmp_path / "new" / "a.mp4").num_frames == 9
 
 
 def data_set(folder, frames, *names):

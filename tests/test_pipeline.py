@@ -11,6 +11,7 @@ from nbp.data import clip_set
 from nbp.data.clips import video_to_frames
 from nbp.hub.about import SamplingAdvice
 from nbp.pipeline import VideoPipeline
+from nbp.planning.memory import Allocations
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,31 @@ def test_windows_are_continued_clips(pipe, clips):
     """Behind a whole clip the last 5 frames are given to the next one."""
     longer = pipe.extend(clips, 29, classes=["maze"])
     assert torch.equal(longer[:, :, 17:], pipe.extend(clips[:, :, -5:], 17, classes=["maze"])[:, :, 5:])
+
+
+def test_a_window_slides_over_the_tokens(pipe):
+    """The last two latent frames of a window are given to the next, and all are decoded as one video."""
+    windows, pieces = [], []
+    for draft, piece in pipe.pieces(classes=["maze"], seed=2, num_frames=37):
+        if not windows or windows[-1] is not draft:
+            windows.append(draft)
+        pieces += [] if piece is None else [piece]
+    first, second, third = (draft.indices() for draft in windows)
+    assert torch.equal(second[:, :2], first[:, 3:]) and torch.equal(third[:, :2], second[:, 3:])
+    tokens = torch.cat([first, second[:, 2:], third[:, 2:]], dim=1)[:, :10]
+    assert [piece.shape[2] for piece in pieces] == [1] + [4] * 9
+    torch.testing.assert_close(torch.cat(pieces, dim=2), pipe.decode(tokens), rtol=0, atol=1e-5)
+    assert torch.allclose(torch.cat(pieces, dim=2)[:, :, :17], pipe(classes=["maze"], seed=2), atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_length(pipe):
+    def peak(num_frames):
+        with Allocations() as allocations:
+            for _ in pipe.stream(classes=["maze"], num_frames=num_frames):
+                pass
+        return sum(allocations.peak)
+
+    assert peak(129) <= 1.05 * peak(33)
 
 
 def test_frames_become_tokens_and_come_back(pipe, clips):

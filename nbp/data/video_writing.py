@@ -3,12 +3,20 @@
 Legend: T frames, H height, W width.
 """
 
+from __future__ import annotations
+
 import os
 from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nbp.system.files import atomic_path
+
+if TYPE_CHECKING:
+    import av
+    from av.container import OutputContainer
 
 PIXEL_FORMATS = ("yuv420p", "yuv444p")
 
@@ -33,15 +41,58 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, cr
 
     frames = np.asarray(frames)
     _check_frames(path, frames, crf, pixel_format)
+    codec, options = ("libvpx-vp9", {"b": "0"}) if str(path).endswith(".webm") else ("libx264", {"preset": preset})
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        codec, options = ("libvpx-vp9", {"b": "0"}) if str(path).endswith(".webm") else ("libx264", {"preset": preset})
         stream = container.add_stream(codec, rate=_fraction(fps), options={"crf": str(crf), **options})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixel_format
-        stream.thread_count = 1
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        _set_up(stream, frames, pixel_format)
+        _encode(container, stream, frames)
         container.mux(stream.encode(None))
+
+
+class GrowingVideo:
+    """An mp4 file that can be watched while frames are added: fragments, and no encoder that looks ahead.
+
+    Args:
+        path: target; another file there is replaced.
+        fps: frames per second.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fps: float) -> None:
+        self.path, self.fps = path, fps
+        self._container: OutputContainer | None = None
+
+    def add(self, frames: np.ndarray) -> None:
+        """Write uint8 frames (T, H, W, 3); the first ones give the size."""
+        if self._container is None:
+            import av
+
+            _check_frames(self.path, frames, 18, "yuv420p")
+            Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(str(self.path), "w", options={"movflags": "frag_every_frame+empty_moov",
+                                                                   "fflags": "+flush_packets", "flush_packets": "1"})
+            self._stream = self._container.add_stream("libx264", rate=_fraction(self.fps),
+                                                      options={"crf": "18", "tune": "zerolatency"})
+            _set_up(self._stream, frames, "yuv420p")
+        _encode(self._container, self._stream, frames)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._container is not None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+
+def _set_up(stream: av.VideoStream, frames: np.ndarray, pixel_format: str) -> None:
+    stream.height, stream.width = frames.shape[1:3]
+    stream.pix_fmt = pixel_format
+    stream.thread_count = 1
+
+
+def _encode(container: OutputContainer, stream: av.VideoStream, frames: np.ndarray) -> None:
+    import av
+
+    for image in frames:
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
 
 
 def write_animation(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> None:

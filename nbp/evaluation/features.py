@@ -112,6 +112,22 @@ class Clips(Dataset[Tensor]):
                      digest, None if self.labels is None else self.labels[numbers], self.forkable, self.content,
                      self.rates)
 
+    def window(self, first: int, size: int) -> "Clips":
+        """`size` frames of each clip, from `first` on.
+
+        Raises:
+            ValueError: when a clip is read that is too short.
+        """
+        def read(number: int) -> np.ndarray:
+            frames = self.read(number)[first:first + size]
+            if len(frames) < size:
+                raise ValueError(f"{self.name}, clip {number} ends before frame {first + size}")
+            return frames
+
+        digest = hashlib.sha256(f"{self.fingerprint} frames {first} {size}".encode()).hexdigest()
+        return Clips(f"{self.name}, frames {first} to {first + size - 1}", self.count, read, digest, self.labels,
+                     self.forkable, self.content, self.rates)
+
     def __len__(self) -> int:
         return self.count
 

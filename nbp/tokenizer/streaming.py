@@ -40,17 +40,26 @@ def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
         yield tokenizer.fsq(latents)[1]
 
 
-@torch.no_grad()
 def decode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Video (B, 3, T, H, W) of each chunk of indices (B, t, h, w), as the whole video's and not clamped either.
 
     Raises:
         ValueError: an index outside the codebook; a tokenizer with other layers that look back in time.
     """
-    decoder = _streaming(tokenizer.decoder)
-    for chunk in chunks:
-        codes = tokenizer.fsq.indices_to_codes(chunk)
-        yield decoder(codes.to(tokenizer.decoder.conv_in.conv.weight.dtype))
+    return map(ChunkDecoder(tokenizer), chunks)
+
+
+class ChunkDecoder:
+    """Decodes a video chunk by chunk: each call goes on where the last one ended; errors as of `decode_chunks`."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self.decoder = tokenizer, _streaming(tokenizer.decoder)
+
+    @torch.no_grad()
+    def __call__(self, indices: Tensor) -> Tensor:
+        """Indices (B, t, h, w) -> video (B, 3, T, H, W)."""
+        codes = self.tokenizer.fsq.indices_to_codes(indices)
+        return self.decoder(codes.to(self.tokenizer.decoder.conv_in.conv.weight.dtype))
 
 
 class _Convolution(nn.Module):

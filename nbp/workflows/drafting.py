@@ -1,8 +1,8 @@
 """Clips in the making, as video: what the generator's steps have finished so far.
 
 The tokenizer is causal, so that frames can be shown as soon as the tokens of their latent frame are there, while the
-rest is drawn. Continuing beyond the length that a generator was trained on goes by windows: the last frames become
-the given ones of a next clip.
+rest is drawn. Beyond the length that a generator was trained on a window slides over the latent frames: the last half
+of them is given to a next clip, whose cache they fill, and the decoder goes on from chunk to chunk.
 Legend: B batch, T H W pixels, t h w latent grid.
 """
 
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict, Unpack
 
 from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
+from nbp.tokenizer.streaming import ChunkDecoder
 
 
 class SamplingOptions(TypedDict, total=False):
@@ -44,16 +45,16 @@ class VideoDraft:
         condition: ids of each clip, integer (B, C); None: unconditional.
         streams: a random stream for each clip.
         given: frames to continue, float (B, 3, T', H, W) in [0, 1], T' = 1 + 4k; None: from nothing.
+        prefix: tokens to continue instead, int64 (B, t', h, w).
         sampling: see `Generator.generate`.
     """
 
     @torch.no_grad()
     def __init__(self, generator: Generator, tokenizer: Tokenizer, condition: Tensor | None,
-                 streams: list[torch.Generator], given: Tensor | None = None,
+                 streams: list[torch.Generator], given: Tensor | None = None, prefix: Tensor | None = None,
                  **sampling: Unpack[SamplingOptions]) -> None:
         device = next(generator.parameters()).device
         self.tokenizer, self.given = tokenizer, given
-        prefix = None
         if given is not None:
             prefix = tokenizer.encode(given.to(device))[1].long()                         # (B, t', h, w)
         condition = None if condition is None else condition.to(device)
@@ -74,14 +75,17 @@ class VideoDraft:
     @property
     def num_frames(self) -> int:
         """Frames that can be shown: those before the first token that is missing."""
-        num_latents = int(self.drawn().flatten(1).all(1).int().cumprod(0).sum())
-        return max(0, 1 + self.tokenizer.config.downsample[0] * (num_latents - 1))
+        return max(0, 1 + self.tokenizer.config.downsample[0] * (self.num_latents - 1))
+
+    @property
+    def num_latents(self) -> int:
+        """Latent frames before the first token that is missing."""
+        return int(self.drawn().flatten(1).all(1).int().cumprod(0).sum())
 
     @torch.no_grad()
     def video(self) -> Tensor:
         """The frames that can be shown, float32 (B, 3, num_frames, H, W) in [0, 1] on the CPU; there must be one."""
-        num_latents = 1 + (self.num_frames - 1) // self.tokenizer.config.downsample[0]
-        return self._decode(self.indices()[:, :num_latents])
+        return self._decode(self.indices()[:, :self.num_latents])
 
     @torch.no_grad()
     def preview(self) -> Tensor:
@@ -108,35 +112,48 @@ def random_streams(seed: int, numbers: Sequence[int], device: torch.device) -> l
 
 
 def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | None, streams: list[torch.Generator],
-              video: Tensor, num_frames: int,
-              **sampling: Unpack[SamplingOptions]) -> Iterator[tuple[VideoDraft, Tensor]]:
-    """Continue video to any length, step by step.
-
-    See `frames_to_give` for what each window starts from.
+              video: Tensor | None, num_frames: int,
+              **sampling: Unpack[SamplingOptions]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
+    """Make video of any length, step by step, with memory that does not grow with it.
 
     Args:
         generator, tokenizer, condition, streams, sampling: as for `VideoDraft`.
-        video: float (B, 3, T, H, W) in [0, 1], T at least 1.
+        video: to continue, float (B, 3, T, H, W) in [0, 1], T at least 1; see `frames_to_give` for what of it is
+            looked at. None: from nothing.
         num_frames: length in all.
 
     Yields:
-        After each step the draft, and all frames so far, float32 (B, 3, T', H, W); before the first step as well.
+        Before the first step and after each the draft of the window, and the frames that it has finished, float32
+        (B, 3, T', H, W) on the CPU; None where there are none.
 
     Raises:
         ValueError: nothing to continue to, or pictures of another size than the model's.
     """
-    video = check_given(generator, tokenizer, video, num_frames)
-    while video.shape[2] < num_frames:
-        num_given = frames_to_give(generator, tokenizer, video.shape[2])
-        draft = VideoDraft(generator, tokenizer, condition, streams, video[:, :, -num_given:], **sampling)
-        shown, result = num_given, video
-        yield draft, result
-        while result.shape[2] < num_frames and draft.step():
-            if draft.num_frames > shown:
-                shown = draft.num_frames
-                result = torch.cat([video, draft.video()[:, :, num_given:]], dim=2)[:, :, :num_frames]
-            yield draft, result
-        video = result
+    given, left, skipped = None, num_frames, 0
+    if video is not None:
+        video = check_given(generator, tokenizer, video, num_frames)
+        skipped = frames_to_give(generator, tokenizer, video.shape[2])
+        given, left = video[:, :, -skipped:], num_frames - video.shape[2]
+    draft = VideoDraft(generator, tokenizer, condition, streams, given, **sampling)
+    decode, decoded, kept = ChunkDecoder(tokenizer), 0, window_to_keep(generator)
+    yield draft, None
+    while left:
+        if not draft.step():
+            draft = VideoDraft(generator, tokenizer, condition, streams, prefix=draft.indices()[:, -kept:], **sampling)
+            decoded = kept
+            continue
+        frames = None
+        if draft.num_latents > decoded:
+            frames = decode(draft.indices()[:, decoded:draft.num_latents]).float().clamp(0, 1)[:, :, skipped:].cpu()
+            decoded, skipped, frames = draft.num_latents, 0, frames[:, :, :left]
+            left -= frames.shape[2]
+        yield draft, frames
+
+
+def window_to_keep(generator: Generator) -> int:
+    """Latent frames of a full window that are given to the next one: half of them, in whole blocks."""
+    longest, block = generator.config.grid[0], generator.config.block_shape[0]
+    return max(block, longest // 2 // block * block)
 
 
 def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) -> int:
@@ -147,7 +164,7 @@ def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) 
     stride, longest, block = tokenizer.config.downsample[0], generator.config.grid[0], generator.config.block_shape[0]
     num_latents = min(1 + (num_frames - 1) // stride, longest - block)
     if num_frames > stride * (longest - 1):
-        num_latents = longest // 2
+        num_latents = window_to_keep(generator)
     return 1 + stride * (max(block, num_latents - num_latents % block) - 1)
 
 

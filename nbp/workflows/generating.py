@@ -1,32 +1,22 @@
-"""From models to a clip set: what to generate, and how a batch of requests becomes clips; `nbp.generate` is the
-command around it.
-
-Legend: B batch, T H W pixels, t h w latent grid, C condition tokens.
-"""
+"""From models to a clip set: what to generate; `nbp.generate` is the command around it, `making` makes the clips."""
 
 import dataclasses
 import difflib
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import Unpack
 
 from nbp.config import DataConfig, GeneratorConfig, load_config, to_dict
 from nbp.data import clip_set
 from nbp.data.annotations import annotations_sha256
 from nbp.data.classes import class_text, read_classes
-from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset
 from nbp.download import load_transformer
 from nbp.generator.arguments import guidance
 from nbp.generator.conditions import condition_encoder
-from nbp.generator.model import Generator
 from nbp.generator.sampling import Sampling
 from nbp.hub.about import About, read_about
 from nbp.hub.locating import locate
@@ -35,27 +25,17 @@ from nbp.system.distributed import barrier, rank_and_world
 from nbp.system.files import read_json
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
-from nbp.workflows.drafting import AskedSampling, SamplingOptions, VideoDraft, random_streams
+from nbp.workflows.drafting import AskedSampling, SamplingOptions
+from nbp.workflows.making import Continued, Encoder, Made, Request, clip_pieces, generate_clips, stream_clips
 
 DEFAULT_FPS = 8.0
-Encoder: TypeAlias = Callable[[dict[str, Any]], Tensor]  # dict with label (B,) and text (B) -> ids (B, C)
-
-
-@dataclass(frozen=True)
-class Request:
-    """Clip `number` of a run: its class id (-1: none), text, and the validation item that it continues (-1: none)."""
-
-    number: int
-    label: int = -1
-    text: str = ""
-    item: int = -1
-    path: str = ""
 
 
 def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int, labels: Sequence[str | int] | None,
              texts: Sequence[str] | None, classes: str | None, text_tokenizer: str | None, data: str | None,
              clips_per_video: int, prefix_frames: int, unconditional: bool, seed: int, batch_size: int, precision: str,
-             fps: float | None, device: str, **sampling: Unpack[AskedSampling]) -> None:
+             fps: float | None, device: str, num_frames: int | None = None, stream: bool = False,
+             **sampling: Unpack[AskedSampling]) -> None:
     """Write a clip set with its videos and a picture; the arguments are those of the command.
 
     Raises:
@@ -90,6 +70,8 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         "unconditional": unconditional, "fps": fps, "precision": precision, **options}
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
+    if num_frames is not None:
+        settings["num_frames"] = num_frames
     # What cannot be drawn is refused before `out` records it.
     Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"])
     guidance(options["cfg_scale"], model.config, encode is not None)
@@ -98,19 +80,26 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         model.bfloat16()
     model.pack()
     continued = None if dataset is None else Continued(dataset, prefix_frames)
+    if stream:
+        return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
+            model, tokens, batch, encode, continued, seed, num_frames, **options))
     fill(parts, requests, batch_size, lambda batch: generate_clips(model, tokens, batch, encode, continued, seed,
-                                                                   **options))
+                                                                   num_frames, **options))
     barrier()
     if rank_and_world()[0] == 0:
-        parts.merge(len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
-        clip_set.write_pictures(out, fps)
-        written = len(clip_set.load(out)["label"])
-        print(f"wrote {written} clips to {out}" + (f"; {len(requests) - written} are left out, their files are bad"
-                                                   if written < len(requests) else ""))
+        _merge(parts, fps, len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
+
+
+def _merge(parts: clip_set.Parts, fps: float, count: int, max_missing: int) -> None:
+    parts.merge(count, max_missing)
+    clip_set.write_pictures(parts.folder, fps)
+    written = len(clip_set.load(parts.folder)["label"])
+    print(f"wrote {written} clips to {parts.folder}"
+          + (f"; {count - written} are left out, their files are bad" if written < count else ""))
 
 
 def fill(parts: clip_set.Parts, requests: Sequence[Request], batch_size: int,
-         make: Callable[[list[Request]], "Made | None"]) -> None:
+         make: Callable[[list[Request]], Made | None]) -> None:
     """Make this rank's clips that `parts` does not hold yet."""
     rank, world = rank_and_world()
     done = parts.done()
@@ -119,7 +108,8 @@ def fill(parts: clip_set.Parts, requests: Sequence[Request], batch_size: int,
     for batch in progress(batches, len(batches), "generate", "batches"):
         made = make(batch)
         if made is not None:
-            parts.add([r.number for r in made.requests], video=made.frames, indices=made.indices,
+            tokens = {} if made.indices is None else {"indices": made.indices}
+            parts.add([r.number for r in made.requests], video=made.frames, **tokens,
                       label=np.array([r.label for r in made.requests]),
                       path=np.array([r.path for r in made.requests], dtype=np.str_))
 
@@ -238,56 +228,3 @@ def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Toke
 def _continuation(number: int, item: int, dataset: VideoDataset) -> Request:
     sample = dataset.facts(item)
     return Request(number, int(sample["label"]), sample["text"], item, sample["path"])
-
-
-@dataclass(frozen=True)
-class Continued:
-    """The clips that are continued, and how many of their frames are given, 1 + 4k."""
-
-    dataset: VideoDataset
-    prefix_frames: int
-
-
-@dataclass(frozen=True)
-class Made:
-    """Clips of a batch: the requests that were met, frames uint8 (B, T, H, W, 3), indices int32 (B, t, h, w)."""
-
-    requests: list[Request]
-    frames: np.ndarray
-    indices: np.ndarray
-
-
-def generate_clips(generator: Generator, tokenizer: Tokenizer, requests: Sequence[Request], encode: Encoder | None,
-                   continued: Continued | None = None, seed: int = 0,
-                   **sampling: Unpack[SamplingOptions]) -> Made | None:
-    """Generate one batch; given frames stay as they were.
-
-    Args:
-        generator, tokenizer: models in eval mode on one device.
-        requests: what to make.
-        encode: see `condition_encoder`; None: unconditional.
-        continued: where given frames come from.
-        seed: clip i draws from its own stream, seeded by (seed, i).
-
-    Returns:
-        None where no file of the batch can be read; requests of bad files, up to `data.max_bad_files`, are left out.
-    """
-    given = None
-    if continued is not None:
-        samples = [continued.dataset[request.item] for request in requests]
-        requests = [request for request, sample in zip(requests, samples) if sample is not None]
-        if not requests:
-            return None
-        given = torch.stack([sample["video"][:, :continued.prefix_frames] for sample in samples if sample is not None])
-    streams = random_streams(seed, [request.number for request in requests], next(generator.parameters()).device)
-    draft = VideoDraft(generator, tokenizer, conditions(requests, encode), streams, given, **sampling)
-    while draft.step():
-        pass
-    return Made(list(requests), video_to_frames(draft.video()), draft.indices().cpu().numpy().astype(np.int32))
-
-
-def conditions(requests: Sequence[Request], encode: Encoder | None) -> Tensor | None:
-    """Condition ids (B, C) of requests; None without an encoder."""
-    if encode is None:
-        return None
-    return encode({"label": torch.tensor([r.label for r in requests]), "text": [r.text for r in requests]})

@@ -16,13 +16,14 @@ from nbp.system.files import check_writable, write_json, write_text
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import memorisation, sensitivity
 from nbp.workflows.clip_sources import Cut, open_clips
+from nbp.workflows.drift import report_drift
 
 
 def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None, protocol: str, changes: Sequence[str],
                split: str | None, tokenizer: str | None, train: str | None, sensitivity_report: bool,
                sensitivity_clips: int, out: str, cache: str, weights: str | None, ckpt: str, trust_torchscript: bool,
-               allow_fewer: bool, intervals: bool, seed: int, batch_size: int, num_workers: int,
-               device: str) -> list[Report]:
+               allow_fewer: bool, intervals: bool, seed: int, batch_size: int, num_workers: int, device: str,
+               drift: bool = False) -> list[Report]:
     """Score sets against a real one and write the reports; the arguments are those of the command.
 
     Returns:
@@ -56,6 +57,9 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
         print(f"wrote {out}/scores.json")
     if train:
         memorisation.report_sets(train_clips, held_out, fake_clips, rules, network, how, out, seed)
+    if drift:
+        whole = rules.replace(num_frames=None)
+        report_drift(real_clips, [sets.open(name, whole) for name in fake], rules, network, how, out, allow_fewer, seed)
     if sensitivity_report:
         sensitivity.report_pair(real_clips, fake_clips[0], rules, network, how, out,
                                 lambda other: (sets.open_real(other), sets.open(sets.fake[0], other)), networks.load,
