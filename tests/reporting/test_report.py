@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 
+from nbp import report
 from nbp.config import GeneratorRun, TokenizerRun, load_config, save_config
 from nbp.data import clip_set
 from nbp.data.tokens import TokenWriter
-from nbp import report
 from nbp.reporting import clips, figures
 from nbp.reporting.checks import checks
 from nbp.reporting.inputs import read_run
