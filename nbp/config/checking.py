@@ -16,28 +16,17 @@ class Section:
     """Base of every config dataclass. Its fields are numbers, texts, lists and other sections, or None."""
 
     def check(self) -> None:
-        """Refuse values that are out of range or do not go together.
-
-        Raises:
-            ValueError: names the field, its value and what is accepted.
-        """
+        """ValueError: values that are out of range or do not go together; names the field, its value and what is
+        accepted."""
 
 
 AnySection = TypeVar("AnySection", bound=Section)
 
 
 def build_config(schema: type[AnySection], values: Mapping[str, Any], source: object, advice: str = "") -> AnySection:
-    """Dataclass of a nested dict, with every section built and checked.
-
-    Args:
-        schema: dataclass to build.
-        values: its fields; sections as dicts.
-        source: file or other place that the values come from, for messages.
-        advice: added to the message about missing fields.
-
-    Raises:
-        ValueError: unknown field (with the nearest known name), wrong type, missing value, or what `check` refuses.
-    """
+    """Dataclass of a nested dict, with every section built and checked; messages name `source`, that about missing
+    fields ends in `advice`. ValueError: unknown field (with the nearest known name), wrong type, missing value, or what
+    `check` refuses."""
     missing: list[str] = []
     config = _section(schema, values, source, "", missing)
     if missing:
@@ -50,11 +39,8 @@ def build_config(schema: type[AnySection], values: Mapping[str, Any], source: ob
 
 
 def check_layer(schema: type[Section], values: Mapping[str, Any], source: object) -> None:
-    """Refuse unknown names and wrong types in values that other layers complete.
-
-    Raises:
-        ValueError: as `build_config`; its message names this layer.
-    """
+    """ValueError, as `build_config`: unknown names or wrong types in values that other layers complete; names this
+    layer."""
     _section(schema, values, source, "", None)
 
 

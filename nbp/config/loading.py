@@ -29,12 +29,8 @@ def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str
     """Build a config dataclass from a YAML file and dotted overrides.
 
     Args:
-        schema: dataclass type.
         path: YAML file; its `base` entries (relative to the file) are merged first, in order.
         overrides: strings `section.field=value`, or YAML files that are merged in their place.
-
-    Returns:
-        An instance of `schema`, with every nested dataclass built.
 
     Raises:
         ValueError: unknown field (with the nearest known name), wrong type, missing value or unreadable file;
@@ -61,11 +57,8 @@ def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str
 
 
 def config_digest(path: AnyPath) -> str:
-    """Hex sha256 of what a YAML file says with its bases merged, whatever its comments and order of fields.
-
-    Raises:
-        ValueError: an unreadable file.
-    """
+    """Hex sha256 of what a YAML file says with its bases merged, whatever its comments and order of fields. ValueError:
+    an unreadable file."""
     from omegaconf import OmegaConf
 
     return hashlib.sha256(OmegaConf.to_yaml(_read_yaml(path), sort_keys=True).encode()).hexdigest()

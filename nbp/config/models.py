@@ -36,11 +36,7 @@ class TokenizerConfig(Section):
         return t, h, w
 
     def latent_grid(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent grid (t, h, w) of a video of this size.
-
-        Raises:
-            ValueError: a size that is no whole number of grid cells.
-        """
+        """Latent grid (t, h, w) of a video of this size. ValueError: a size that is no whole number of grid cells."""
         t, h, w = self.downsample
         if num_frames < 1 or (num_frames - 1) % t:
             raise ValueError(f"num_frames must be 1 + {t}k for this tokenizer, got {num_frames}")

@@ -175,11 +175,8 @@ class TrainerConfig(Section):
             raise ValueError(f"trainer.keep_last must be at least 1, got {self.keep_last}")
 
     def micro_batches(self, batch_size: int) -> int:
-        """Micro-batches per optimizer step: `accumulate`, or as many as `global_batch` clips take.
-
-        Raises:
-            ValueError: the devices do not divide `global_batch`, or `accumulate` asks for another number.
-        """
+        """Micro-batches per optimizer step: `accumulate`, or as many as `global_batch` clips take. ValueError: the
+        devices do not divide `global_batch`, or `accumulate` asks for another number."""
         if self.global_batch is None:
             return self.accumulate or 1
         parallel = batch_size * self.devices * self.num_nodes

@@ -58,14 +58,10 @@ CORRUPTIONS: dict[str, tuple[Damage, tuple[float, ...], str]] = {
 
 
 def corrupted(clips: Clips, name: str, damage: Damage, level: float, num_frames: int | None = None) -> Clips:
-    """A set with every clip damaged; the random part of it depends on the clip's number only.
+    """A set with every clip damaged as far as `level` says; the random part of it depends on the clip's number only.
 
-    Args:
-        clips: Clips, uint8 or float in [0,1].
-        name: goes into the set's name and fingerprint.
-        damage: see the module.
-        level: how much of it.
-        num_frames: the first frames, which are scored and so damaged; None: all.
+    `name` goes into the set's name and fingerprint. Only the first `num_frames`, which are scored, are damaged; None:
+    all.
     """
     def read(number: int) -> np.ndarray:
         frames = clips[number][:num_frames].numpy()

@@ -10,13 +10,10 @@ from torch import Tensor
 
 
 def inception_score(logits: np.ndarray | Tensor) -> float:
-    """Inception score (Salimans et al., arXiv 1606.03498) with the classifier that the logits come from.
+    """Inception score (Salimans et al., arXiv 1606.03498) of logits (N,D) with the classifier that they come from.
 
     exp of the mean KL divergence of a clip's class distribution from the set's: 1 if all clips look alike to the
     classifier, D at most. With Kinetics-400 logits it is not the C3D score that papers state for UCF-101.
-
-    Args:
-        logits: (N,D) floating point.
     """
     return float(score_from_sums(*class_sums(torch.as_tensor(logits))))
 
@@ -38,18 +35,10 @@ def score_from_sums(count: Tensor, shares: Tensor, negative_entropy: Tensor) -> 
 
 def nearest(features: np.ndarray | Tensor, train_features: np.ndarray | Tensor,
             block: int = 1024) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest training clip of each clip: Euclidean distance of features, standardised by the training set.
+    """Nearest training clip (M,D) of each clip (N,D): Euclidean distance of features, standardised by the training set.
 
-    Args:
-        features: (N,D).
-        train_features: (M,D), M > 1.
-        block: clips at a time; memory is block x M.
-
-    Returns:
-        (numbers (N,) int64, distances (N,) float64).
-
-    Raises:
-        ValueError: widths that differ, or fewer than two training clips.
+    Memory is `block` x M. Returns numbers (N,) int64 and distances (N,) float64. ValueError: widths that differ, or
+    fewer than two training clips.
     """
     features, train = torch.as_tensor(features).double(), torch.as_tensor(train_features).double()
     if features.ndim != 2 or train.ndim != 2 or features.shape[1] != train.shape[1] or len(train) < 2:

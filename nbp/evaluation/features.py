@@ -60,13 +60,10 @@ class Clips(Dataset[Tensor]):
     """A set of clips.
 
     Args:
-        name: shown in tables.
-        count: number of clips.
         read: function(number) -> frames (T,H,W,3), uint8 or float in [0,1].
-        fingerprint: hex digest of the content.
-        labels: class of each clip (sequence of ints, -1 without one), or None.
+        fingerprint: hex digest of the content; `content` of what the clips are cut from, however they are cut.
+        labels: class of each clip (-1 without one), or None.
         forkable: False where `read` runs a model, which worker processes can't share.
-        content: hex digest of what the clips are cut from, however they are cut; None: the fingerprint.
         rates: function() -> list of the frame rates of the clips, ascending; None where they have none.
     """
 
@@ -86,11 +83,8 @@ class Clips(Dataset[Tensor]):
 
     @classmethod
     def from_array(cls, name: str, frames: np.ndarray, labels: Sequence[int] | np.ndarray | None = None) -> "Clips":
-        """Clips of an array (N,T,H,W,3), uint8 or float in [0,1].
-
-        Raises:
-            ValueError: wrong shape or dtype, or uint8 values that look like [0,1].
-        """
+        """Clips of an array (N,T,H,W,3), uint8 or float in [0,1]. ValueError: wrong shape or dtype, or uint8 values
+        that look like [0,1]."""
         frames = np.asarray(frames)
         if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
             raise ValueError(f"{name} has shape {frames.shape}; accepted: (N,T,H,W,3)")
@@ -140,10 +134,7 @@ class Clips(Dataset[Tensor]):
 
 def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol,
                      how: Extraction = ALONE) -> np.ndarray:
-    """Features of a set under a protocol.
-
-    Returns:
-        float32 array (N,D), in the order of the set.
+    """Features of a set under a protocol, float32 (N,D) in the order of the set.
 
     Raises:
         ValueError: clips of unequal or too small size, wrong type or range, NaN features, here or at another rank, or
@@ -225,11 +216,8 @@ def some_clips(clips: Clips) -> list[Tensor]:
 
 
 def seen_shape(clips: Clips, protocol: Protocol) -> tuple[int, ...]:
-    """(T,H,W,3) of the first clip as far as the protocol looks at it.
-
-    Raises:
-        ValueError: the first, middle and last clip are uint8 with values 0 and 1, so meant as [0,1].
-    """
+    """(T,H,W,3) of the first clip as far as the protocol looks at it. ValueError: the first, middle and last clip are
+    uint8 with values 0 and 1, so meant as [0,1]."""
     samples = some_clips(clips)
     if samples[0].dtype == torch.uint8 and max(int(clip.max()) for clip in samples) == 1:
         raise ValueError(f"{clips.name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
@@ -237,12 +225,8 @@ def seen_shape(clips: Clips, protocol: Protocol) -> tuple[int, ...]:
 
 
 def _alike(batch: list[Tensor], expected: tuple[int, ...], protocol: Protocol) -> list[Tensor]:
-    """Clips (T,H,W,3) of a set as (B,T',H,W,3), each by itself where they have several sizes.
-
-    Raises:
-        ValueError: clips of other sizes than the first of the set, `expected`, that the protocol does not bring to one
-            resolution, or of other lengths.
-    """
+    """Clips (T,H,W,3) of a set as (B,T',H,W,3), each by itself where they have several sizes. ValueError: other
+    lengths, or sizes unlike the first's, `expected`, that the protocol does not bring to one resolution."""
     batch = [clip[:protocol.num_frames] for clip in batch]
     shapes = {tuple(clip.shape) for clip in batch}
     others = sorted(shape for shape in shapes if shape[0] != expected[0] or

@@ -38,14 +38,8 @@ def empty_stats(num_features: int, device: str | torch.device = "cpu") -> Featur
 
 
 def feature_stats(features: np.ndarray | Tensor) -> FeatureStats:
-    """Statistics of one batch.
-
-    Args:
-        features: (N,D) floating point.
-
-    Raises:
-        ValueError: wrong shape, no rows, or NaN or infinite values; the message names the first bad row.
-    """
+    """Statistics of features (N,D). ValueError: wrong shape, no rows, or NaN or infinite values; names the first bad
+    row."""
     features = torch.as_tensor(features)
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(f"features are {features.dtype} {tuple(features.shape)}; "
@@ -78,17 +72,10 @@ def _root_factor(covariance: Tensor) -> Tensor:
 
 
 def gaussian_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, covariance_b: Tensor) -> float:
-    """Squared Frechet (2-Wasserstein) distance of two Gaussians.
+    """Squared Frechet (2-Wasserstein) distance, not negative, of two Gaussians with means (D,) and covariances (D,D).
 
-    Tr sqrt(A B) is the sum of singular values of F_A^T F_B for any factors A = F_A F_A^T, so singular
-    covariances (fewer clips than features) need no jitter and the result is symmetric.
-
-    Args:
-        mean_a, mean_b: (D,).
-        covariance_a, covariance_b: (D,D), symmetric, positive semi-definite.
-
-    Returns:
-        float, not negative.
+    Tr sqrt(A B) is the sum of singular values of F_A^T F_B for any factors A = F_A F_A^T, so singular covariances
+    (fewer clips than features) need no jitter and the result is symmetric.
     """
     mean_a, covariance_a, mean_b, covariance_b = (torch.as_tensor(x, dtype=torch.float64) for x in
                                                   (mean_a, covariance_a, mean_b, covariance_b))
@@ -98,14 +85,8 @@ def gaussian_distance(mean_a: Tensor, covariance_a: Tensor, mean_b: Tensor, cova
 
 
 def stats_distance(real: FeatureStats, fake: FeatureStats) -> float:
-    """Frechet distance of two `FeatureStats`.
-
-    Raises:
-        ValueError: fewer than `MIN_CLIPS` clips in a set, or unequal feature widths.
-
-    Warns:
-        UserWarning: fewer than 2048 clips in a set; the message states the bias.
-    """
+    """Frechet distance of two `FeatureStats`. ValueError: fewer than `MIN_CLIPS` clips in a set, or unequal feature
+    widths. Warns with the bias where a set has fewer than 2048 clips."""
     if real.mean.shape != fake.mean.shape:
         raise ValueError(f"real has {len(real.mean)} features and fake {len(fake.mean)}")
     for name, stats in (("real", real), ("fake", fake)):
@@ -135,14 +116,10 @@ def frechet_distance(real: np.ndarray | Tensor, fake: np.ndarray | Tensor) -> fl
 
 
 def polynomial_mmd(real: np.ndarray | Tensor, fake: np.ndarray | Tensor, block: int = 2048) -> float:
-    """Kernel video distance: unbiased squared MMD with the kernel (x.y / D + 1)^3 (arXiv 1801.01401).
+    """Kernel video distance of features (N,D) and (M,D), at least two rows each: unbiased squared MMD with the kernel
+    (x.y / D + 1)^3 (arXiv 1801.01401). Unbiased, so it is negative about half of the time for equal distributions.
 
-    Args:
-        real, fake: features (N,D) and (M,D), at least two rows each.
-        block: rows of the kernel matrix that are in memory at a time; the whole one takes 20 GB for 50k clips.
-
-    Returns:
-        float; unbiased, so it is negative about half of the time for equal distributions.
+    `block` rows of the kernel matrix are in memory at a time; the whole one takes 20 GB for 50k clips.
     """
     for features in (real, fake):
         if len(features) < 2:

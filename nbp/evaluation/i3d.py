@@ -124,11 +124,8 @@ def _max_pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, i
 
 
 class I3D(nn.Module):
-    """Kinetics-400 I3D: clips to 400 logits.
-
-    Args:
-        bn_eps: `TF_BN_EPS` for the original, `PORT_BN_EPS` for the PyTorch port.
-    """
+    """Kinetics-400 I3D: clips to 400 logits; `bn_eps` is `TF_BN_EPS` for the original, `PORT_BN_EPS` for the PyTorch
+    port."""
 
     def __init__(self, bn_eps: float = TF_BN_EPS) -> None:
         super().__init__()
@@ -141,17 +138,8 @@ class I3D(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, video: Tensor) -> Tensor:
-        """Activations after Mixed_5c, average pooled by (2,7,7) and over what is left of time.
-
-        Args:
-            video: float (B,3,T,224,224) in [-1,1], T at least 9.
-
-        Returns:
-            float (B,1024).
-
-        Raises:
-            ValueError: wrong shape or too few frames.
-        """
+        """Activations after Mixed_5c, average pooled by (2,7,7) and over what is left of time: float (B,3,T,224,224) in
+        [-1,1], T at least 9 -> float (B,1024). ValueError: wrong shape or too few frames."""
         if video.ndim != 5 or video.shape[1] != 3 or tuple(video.shape[3:]) != (224, 224):
             raise ValueError(f"video has shape {tuple(video.shape)}; the I3D accepts (B,3,T,224,224)")
         if video.shape[2] < MIN_FRAMES:
@@ -168,10 +156,8 @@ class I3D(nn.Module):
         return ((x[:, :, :-1] + x[:, :, 1:]) / 2).mean(2)  # (B,1024)
 
     def forward(self, video: Tensor) -> Tensor:
-        """Logits averaged over time: float (B,3,T,224,224) in [-1,1] -> float (B,400).
-
-        The classifier is linear, so it runs once on the time average instead of once per time step.
-        """
+        """Logits averaged over time: float (B,3,T,224,224) in [-1,1] -> float (B,400). The classifier is linear, so it
+        runs once on the time average instead of once per time step."""
         head = self.logits["conv3d"]
         assert isinstance(head, nn.Conv3d)
         return F.linear(self.features(video), head.weight.flatten(1), head.bias)  # (B,400)
@@ -186,12 +172,8 @@ class I3D(nn.Module):
 
 
 def load_i3d(path: str | Path, bn_eps: float = TF_BN_EPS) -> I3D:
-    """An I3D with the weights of a file, batch norm folded.
-
-    Args:
-        path: safetensors (as `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`,
-            read with weights_only), in the port's key names.
-        bn_eps: `TF_BN_EPS` or `PORT_BN_EPS`.
+    """An I3D with the weights of a file in the port's key names, batch norm folded: safetensors (as
+    `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`).
 
     Raises:
         ValueError: the file can't be read, or its keys or shapes are not those of the I3D.
@@ -206,11 +188,8 @@ def load_i3d(path: str | Path, bn_eps: float = TF_BN_EPS) -> I3D:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Tensors of a weight file by key, without the batch norms' counters, which only training needs.
-
-    Raises:
-        ValueError: the file can't be read, or does not hold a state dict.
-    """
+    """Tensors of a weight file by key, without the batch norms' counters, which only training needs. ValueError: the
+    file can't be read, or does not hold a state dict."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

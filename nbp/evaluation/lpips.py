@@ -47,11 +47,8 @@ def _alex_stages() -> tuple[list[nn.Sequential], list[int]]:
 class LPIPS(nn.Module):
     """Distance between images: squared differences of unit-length features, weighted by learned heads.
 
-    Frozen: no parameter takes a gradient, but the distance is differentiable in both images.
-
-    Args:
-        net: "vgg" (usual as a loss) or "alex" (usual as a metric). Untrained until weights are loaded:
-            use `LPIPS.from_file`.
+    Frozen: no parameter takes a gradient, but the distance is differentiable in both images. `net` is "vgg" (usual as a
+    loss) or "alex" (usual as a metric), untrained until weights are loaded: use `LPIPS.from_file`.
     """
 
     shift: Tensor
@@ -71,11 +68,7 @@ class LPIPS(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path, net: str = "vgg") -> "LPIPS":
-        """Load the safetensors file written by `nbp.hub.fetch.fetch_lpips(net)`.
-
-        Raises:
-            ValueError: the file holds other tensors than this network has.
-        """
+        """Load the safetensors file written by `nbp.hub.fetch.fetch_lpips(net)`. ValueError: it holds other tensors."""
         from safetensors.torch import load_file
 
         model = cls(net)
@@ -95,17 +88,10 @@ class LPIPS(nn.Module):
             yield full * torch.rsqrt(full.square().sum(1, keepdim=True) + 1e-8)
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
-        """Distance of each pair of images.
+        """Distance of each pair of images: float (B,3,H,W) in [0,1] each -> float32 (B,), zero for identical ones.
 
-        Args:
-            images: float (B,3,H,W) in [0,1]; values outside are not clamped, so a loss keeps its gradient.
-            target: same shape, dtype and range.
-
-        Returns:
-            float32 (B,), zero for identical images.
-
-        Raises:
-            ValueError: wrong shape, unequal shapes, not floating point, or too small for the network.
+        Values outside are not clamped, so a loss keeps its gradient. ValueError: wrong or unequal shapes, not floating
+        point, or too small for the network.
         """
         self._check(images, target)
         parts = [torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])

@@ -40,10 +40,8 @@ class ExactMetric(Metric):
 class ClipMean(ExactMetric):
     """Mean over clips of a paired score: `update(video, target)` with float (B,C,T,H,W) in [0,1].
 
-    Args:
-        score: function(video, target) -> (B,), as `quality.psnr`, `quality.ssim`, `quality.ms_ssim`,
-            `quality.frame_difference_error`.
-        name: of the score; default: the function's.
+    `score` is a function(video, target) -> (B,), as `quality.psnr` and the others there; `name` the function's by
+    default.
     """
 
     def __init__(self, score: Callable[[Tensor, Tensor], Tensor], name: str | None = None, **kwargs: object) -> None:
@@ -67,11 +65,7 @@ class ClipMean(ExactMetric):
 
 
 class LPIPSMean(ClipMean):
-    """Mean LPIPS over clips, all frames.
-
-    Args:
-        model: `nbp.evaluation.lpips.LPIPS` with weights, on the device of the clips; it is kept out of the state dict.
-    """
+    """Mean LPIPS over clips, all frames; the model, on the device of the clips, is kept out of the state dict."""
 
     higher_is_better = False
 
@@ -80,11 +74,7 @@ class LPIPSMean(ClipMean):
 
 
 class CodeUsage(ExactMetric):
-    """Usage, entropy and perplexity of a codebook: `update(indices)`, integers of any shape.
-
-    Args:
-        num_codes: size of the codebook.
-    """
+    """Usage, entropy and perplexity of a codebook of `num_codes`: `update(indices)`, integers of any shape."""
 
     counts: Tensor
 
@@ -117,11 +107,7 @@ def _unpack(packed: Tensor) -> FeatureStats:
 
 
 class FrechetDistance(ExactMetric):
-    """Frechet distance of two feature sets: `update(features (B,D), real=True or False)`. Memory is D x D.
-
-    Args:
-        num_features: D.
-    """
+    """Frechet distance of two feature sets: `update(features (B,D), real=True or False)`. Memory is D x D."""
 
     higher_is_better = False
 
@@ -210,9 +196,6 @@ class KernelDistance(SetDistance):
 
 class FrechetUncertainty(SetDistance):
     """Bootstrap interval, k-fold mean and deviation, and the limit of infinitely many clips, of the Frechet distance.
-
-    Args:
-        seed: of the resampling.
     """
 
     def __init__(self, seed: int = 0, **kwargs: object) -> None:
@@ -220,11 +203,7 @@ class FrechetUncertainty(SetDistance):
 
 
 class InceptionScore(ExactMetric):
-    """Inception score of logits: `update(logits (B,D))`. Memory is D.
-
-    Args:
-        num_classes: D.
-    """
+    """Inception score of logits: `update(logits (B,D))`. Memory is D."""
 
     higher_is_better = True
 

@@ -40,17 +40,11 @@ class FeatureNetwork:
 
 def load_network(name: str, path: str | Path, device: str | torch.device = "cpu",
                  trust_torchscript: bool = False) -> FeatureNetwork:
-    """Load the feature network of a protocol.
+    """Load the feature network `Protocol.network` from a weight file: what `nbp.hub.fetch.fetch_i3d` returns,
+    `i3d_pretrained_400.pt`, or for i3d-styleganv the user's `i3d_torchscript.pt`.
 
-    Args:
-        name: `Protocol.network`.
-        path: weight file: what `nbp.hub.fetch.fetch_i3d` returns or `i3d_pretrained_400.pt`; for i3d-styleganv the
-            user's `i3d_torchscript.pt`.
-        device: torch device.
-        trust_torchscript: load a TorchScript file of unknown hash. Such a file is a program.
-
-    Raises:
-        ValueError: unknown network, missing file, other weights, or a TorchScript file that is not trusted.
+    A TorchScript file is a program: one of unknown hash is loaded with `trust_torchscript` only. ValueError: unknown
+    network, missing file, other weights, or a file that is not trusted.
     """
     check_device(device)
     if not Path(path).is_file():
@@ -98,15 +92,8 @@ class _TorchScript(torch.nn.Module):
 
 @torch.inference_mode()
 def network_features(network: FeatureNetwork, frames: Tensor | Sequence[Tensor], protocol: Protocol) -> Tensor:
-    """Features of one batch: frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 (B,D) on the CPU.
-
-    Args:
-        network, protocol: the network must be the protocol's.
-        frames: one tensor, or several of other heights and widths.
-
-    Raises:
-        ValueError: from `prepare`, or if a feature is NaN or infinite.
-    """
+    """Features of one batch: frames (B,T,H,W,3), or several tensors of other heights and widths, uint8 or float in
+    [0,1] -> float32 (B,D) on the CPU. ValueError: from `prepare`, or if a feature is NaN or infinite."""
     parts = [frames] if isinstance(frames, Tensor) else frames
     video = torch.cat([prepare(part.to(network.device), protocol) for part in parts])  # (B, 3, T, 224, 224)
     features = run_network(network, video, protocol.precision).float().cpu()

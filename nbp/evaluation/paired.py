@@ -23,14 +23,11 @@ def paired_scores(video: np.ndarray | Tensor, target: np.ndarray | Tensor, lpips
     """Means over clips, every frame counted. Under torchrun the ranks share the batches, and all get the scores.
 
     Args:
-        video: reconstructions (N,T,H,W,3), uint8 or float in [0,1].
-        target: originals, in the same order.
-        lpips_model: `nbp.evaluation.lpips.LPIPS` with weights, or None to leave LPIPS out.
-        batch_size: clips at a time.
-        device: where it is computed.
+        video, target: reconstructions and originals (N,T,H,W,3), uint8 or float in [0,1], in the same order.
+        lpips_model: with weights, or None to leave LPIPS out.
 
     Returns:
-        dict: psnr, ssim, frame_difference_error, and where defined ms_ssim (161 pixels and more) and lpips.
+        psnr (dB), ssim, frame_difference_error, and where defined ms_ssim (161 pixels and more) and lpips.
 
     Raises:
         ValueError: the sets differ in shape.

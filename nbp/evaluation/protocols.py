@@ -67,11 +67,8 @@ class Protocol:
             raise ValueError(f"protocol {self.name}: antialias is {self.antialias!r}; accepted: true, false")
 
     def replace(self, **changes: object) -> "Protocol":
-        """A protocol with other fields (full or short names); its own name says which.
-
-        Raises:
-            ValueError: unknown field (with a suggestion) or a value that is not accepted.
-        """
+        """A protocol with other fields (full or short names); its own name says which. ValueError: unknown field (with
+        a suggestion) or a value that is not accepted."""
         full_names = {short: full for full, short in SHORT_NAMES.items()}
         for full, short in SHORT_NAMES.items():
             if {full, short} <= changes.keys():
@@ -118,13 +115,9 @@ PROTOCOLS = {protocol.name: protocol for protocol in (
 
 
 def get_protocol(name: str | Path, _readers: tuple[Path, ...] = ()) -> Protocol:
-    """A preset by name, or by the path of a YAML file with the fields of `Protocol` (`base` names a preset).
-
-    A preset's name may be followed by changed fields, as `Protocol.replace` prints them: `nbp-rfvd+frames=16`.
-
-    Raises:
-        ValueError: unknown preset or field.
-    """
+    """A preset by name, or by the path of a YAML file with the fields of `Protocol` (`base` names a preset). A name may
+    be followed by changed fields, as `Protocol.replace` prints them: `nbp-rfvd+frames=16`. ValueError: unknown preset
+    or field."""
     if str(name).endswith((".yaml", ".yml")):
         return _read_protocol(name, _readers)
     base, *changes = str(name).split("+")
@@ -136,11 +129,7 @@ def get_protocol(name: str | Path, _readers: tuple[Path, ...] = ()) -> Protocol:
 
 
 def parse_changes(items: Iterable[str]) -> dict[str, Any]:
-    """["frames=16", ...] -> {"frames": 16, ...}, values as in YAML.
-
-    Raises:
-        ValueError: an item that is not of the form field=value.
-    """
+    """["frames=16", ...] -> {"frames": 16, ...}, values as in YAML. ValueError: an item not of the form field=value."""
     changes: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
@@ -177,11 +166,8 @@ def _read_protocol(path: str | Path, readers: tuple[Path, ...]) -> Protocol:
 
 
 def to_video(frames: np.ndarray | Tensor) -> Tensor:
-    """Frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 video (B,3,T,H,W) in [0,1].
-
-    Raises:
-        ValueError: another dtype, shape or range.
-    """
+    """Frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 video (B,3,T,H,W) in [0,1]. ValueError: another dtype,
+    shape or range."""
     frames = torch.as_tensor(frames)
     if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"frames have shape {tuple(frames.shape)}; accepted: (B,T,H,W,3)")
@@ -198,17 +184,8 @@ def to_video(frames: np.ndarray | Tensor) -> Tensor:
 
 
 def prepare(frames: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
-    """What the network of a protocol gets to see.
-
-    Args:
-        frames: (B,T,H,W,3), uint8 or float in [0,1].
-
-    Returns:
-        float32 (B,3,T',224,224) in [-1,1].
-
-    Raises:
-        ValueError: clips shorter than the protocol's, or wrong dtype, shape or range.
-    """
+    """What the network of a protocol gets to see: frames (B,T,H,W,3), uint8 or float in [0,1] -> float32
+    (B,3,T',224,224) in [-1,1]. ValueError: clips shorter than the protocol's, or wrong dtype, shape or range."""
     video = to_video(frames)
     if protocol.num_frames is not None:
         if video.shape[2] < protocol.num_frames:
@@ -222,10 +199,8 @@ def prepare(frames: np.ndarray | Tensor, protocol: Protocol) -> Tensor:
 
 
 def quantize(video: Tensor, how: str) -> Tensor:
-    """Values in [0,1] to multiples of 1/255, by "floor" or "round"; "none" keeps them.
-
-    Pixels that came from uint8 stay what they are: 255 * (k / 255) is k in float32 for every k.
-    """
+    """Values in [0,1] to multiples of 1/255, by "floor" or "round"; "none" keeps them. Pixels that came from uint8 stay
+    what they are: 255 * (k / 255) is k in float32 for every k."""
     return video if how == "none" else (video * 255 + {"floor": 0.0, "round": 0.5}[how]).floor() / 255
 
 

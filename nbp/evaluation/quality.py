@@ -20,11 +20,8 @@ MS_SSIM_MIN_SIZE = (SSIM_WINDOW - 1) * 2 ** (len(MS_SSIM_WEIGHTS) - 1) + 1
 
 
 def check_pair(video: Tensor, target: Tensor) -> None:
-    """Refuse what would give a plausible but wrong score.
-
-    Raises:
-        ValueError: not float (B,C,T,H,W), unequal shapes, or values outside [0,1] (NaN included).
-    """
+    """Refuse what would give a plausible but wrong score. ValueError: not float (B,C,T,H,W), unequal shapes, or values
+    outside [0,1] (NaN included)."""
     if video.shape != target.shape or video.ndim != 5 or 0 in video.shape:
         raise ValueError(f"video {tuple(video.shape)} and target {tuple(target.shape)} must both be (B,C,T,H,W)")
     for name, x in (("video", video), ("target", target)):
@@ -43,16 +40,9 @@ def psnr(video: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(video: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity (Gaussian window of 11, sigma 1.5), averaged over channels and frames.
-
-    Over the valid area only, as the official scores; torchmetrics includes a reflected border (about 1e-3 apart).
-
-    Returns:
-        float32 (B,), 1 for identical clips.
-
-    Raises:
-        ValueError: see `check_pair`, or frames smaller than the window.
-    """
+    """Structural similarity (Gaussian window of 11, sigma 1.5), averaged over channels and frames: float32 (B,), 1 for
+    identical clips. Over the valid area only, as the official scores; torchmetrics includes a reflected border (about
+    1e-3 apart). ValueError: see `check_pair`, or frames smaller than the window."""
     check_pair(video, target)
     _check_size(video, SSIM_WINDOW, "SSIM")
     full, _ = _ssim_maps(_frames(video), _frames(target))
@@ -60,14 +50,8 @@ def ssim(video: Tensor, target: Tensor) -> Tensor:
 
 
 def ms_ssim(video: Tensor, target: Tensor) -> Tensor:
-    """Multi-scale SSIM over five scales, averaged over channels and frames.
-
-    Returns:
-        float32 (B,), 1 for identical clips.
-
-    Raises:
-        ValueError: see `check_pair`, or frames under 161 pixels, where the last scale has no valid area.
-    """
+    """Multi-scale SSIM over five scales, averaged over channels and frames: float32 (B,), 1 for identical clips.
+    ValueError: see `check_pair`, or frames under 161 pixels, where the last scale has no valid area."""
     check_pair(video, target)
     _check_size(video, MS_SSIM_MIN_SIZE, "MS-SSIM")
     x, y = _frames(video), _frames(target)
@@ -83,16 +67,8 @@ def ms_ssim(video: Tensor, target: Tensor) -> Tensor:
 
 
 def lpips(model: Callable[[Tensor, Tensor], Tensor], video: Tensor, target: Tensor, batch_size: int = 64) -> Tensor:
-    """LPIPS of every frame, averaged over each clip.
-
-    Args:
-        model: `nbp.evaluation.lpips.LPIPS` with weights.
-        video, target: float (B,3,T,H,W) in [0,1].
-        batch_size: frames per forward pass.
-
-    Returns:
-        float32 (B,).
-    """
+    """LPIPS of every frame of float (B,3,T,H,W) in [0,1], averaged over each clip: float32 (B,). `batch_size` is frames
+    per forward pass."""
     check_pair(video, target)
     x, y = _frames(video), _frames(target)
     values = torch.cat([model(a, b) for a, b in zip(x.split(batch_size), y.split(batch_size))])  # (B*T,)
@@ -100,10 +76,8 @@ def lpips(model: Callable[[Tensor, Tensor], Tensor], video: Tensor, target: Tens
 
 
 def frame_difference_error(video: Tensor, target: Tensor) -> Tensor:
-    """Temporal consistency: root mean square error of the changes from frame to frame, (B,), in 1/255 steps.
-
-    Flicker raises it even where each frame is close to its original.
-    """
+    """Temporal consistency: root mean square error of the changes from frame to frame, (B,), in 1/255 steps. Flicker
+    raises it even where each frame is close to its original."""
     check_pair(video, target)
     if video.shape[2] < 2:
         raise ValueError("the frame-difference error needs at least 2 frames, got 1")
@@ -128,12 +102,8 @@ def usage_and_entropy(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def code_statistics(counts: Tensor) -> dict[str, float]:
-    """What a histogram of codes (V,) says.
-
-    Returns:
-        dict: `code_usage`, share of codes used at least once; `code_entropy_bits`; `code_perplexity`, 2^entropy,
-        the number of equally frequent codes with that entropy.
-    """
+    """What a histogram of codes (V,) says: `code_usage`, share of codes used at least once; `code_entropy_bits`;
+    `code_perplexity`, 2^entropy, the number of equally frequent codes with that entropy."""
     usage, entropy = usage_and_entropy(counts.double())
     bits = float(entropy / torch.log(torch.tensor(2.0, dtype=torch.float64)))
     return {"code_usage": float(usage), "code_entropy_bits": bits + 0.0, "code_perplexity": 2 ** bits}

@@ -17,16 +17,8 @@ NUM_FRAMES = 3
 
 @torch.inference_mode()
 def recognition_features(frames: np.ndarray, network: LPIPS, batch_size: int = 32) -> np.ndarray:
-    """Mean and maximum over positions of each stage's features, averaged over three evenly spaced frames.
-
-    Args:
-        frames: uint8 (N, T, H, W, 3).
-        network: `LPIPS("alex")` with weights.
-        batch_size: clips at a time.
-
-    Returns:
-        float32 (N, D).
-    """
+    """Mean and maximum over positions of each stage's features, averaged over three evenly spaced frames: frames uint8
+    (N, T, H, W, 3), network `LPIPS("alex")` with weights -> float32 (N, D)."""
     device = next(network.parameters()).device
     picked = np.linspace(0, frames.shape[1] - 1, NUM_FRAMES).round().astype(int)
     parts = []
@@ -41,10 +33,6 @@ def recognition_features(frames: np.ndarray, network: LPIPS, batch_size: int = 3
 
 
 def class_consistency(train: np.ndarray, train_labels: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
-    """Share of clips whose nearest class centroid, in standardised features of training clips, is their own class.
-
-    Args:
-        train: (M, D), of real training clips with `train_labels` (M,).
-        features: (N, D), of the judged clips with `labels` (N,).
-    """
+    """Share of clips (N, D) with `labels` (N,) whose nearest class centroid, in standardised features of real training
+    clips (M, D), is their own class."""
     return nearest_centroid_accuracy(train, train_labels, features, labels)

@@ -21,21 +21,11 @@ from nbp.evaluation.uncertainty import limit_notes, uncertainty
 
 def nearest_centroid_accuracy(train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray,
                               labels: np.ndarray) -> float:
-    """Share of clips whose nearest class centroid is their own class.
+    """Share of clips (M,D), in [0,1], whose nearest class centroid of training clips (N,D) is their own class; labels
+    are ints.
 
-    Features are standardised with the training set's mean and deviation, so that no single one dominates.
-
-    Args:
-        train_features: (N,D); their class means are the centroids.
-        train_labels: (N,) ints.
-        features: (M,D).
-        labels: (M,) ints, all among the training labels.
-
-    Returns:
-        float in [0,1].
-
-    Raises:
-        ValueError: a label without training clips, or counts that do not fit.
+    Features are standardised with the training set's mean and deviation, so that no single one dominates. ValueError: a
+    label without training clips, or counts that do not fit.
     """
     train_features, features = (np.asarray(x, np.float64) for x in (train_features, features))
     train_labels, labels = np.asarray(train_labels), np.asarray(labels)
@@ -55,17 +45,13 @@ def nearest_centroid_accuracy(train_features: np.ndarray, train_labels: np.ndarr
 def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, network: FeatureNetwork,
                   how: Extraction = ALONE, allow_fewer: bool = False, intervals: bool = False,
                   seed: int = 0) -> list[Report]:
-    """Score any number of fake sets against one real set.
+    """Score any number of fake sets against one real set, a `Report` for each; with a cache none is extracted twice.
 
     Args:
-        network: FeatureNetwork of that protocol.
-        how: `Extraction`; with a cache folder a set is never extracted twice.
+        network: of that protocol.
         allow_fewer: score sets smaller than the protocol's counts; the printed name says so.
         intervals: also a bootstrap interval, k-fold deviation and the extrapolation to infinitely many clips.
         seed: for choosing clips where a set is larger than the protocol's count, and for `intervals`.
-
-    Returns:
-        A `Report` for each fake set.
 
     Raises:
         ValueError: too few clips, real and fake the same set, or what extraction refuses.
@@ -83,15 +69,8 @@ def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, netwo
 
 def check_pair(real: Clips, fake: Clips, protocol: Protocol,
                roles: tuple[str, str] = ("real set", "fake set")) -> None:
-    """Refuse sets whose distance would say something else than it seems to.
-
-    Args:
-        roles: what the two are called in messages.
-
-    Raises:
-        ValueError: both are cut from the same content, or clips that reach the network by different resizing or
-            lengths.
-    """
+    """Refuse sets whose distance would say something else than it seems to; `roles` are their names in messages.
+    ValueError: both are cut from the same content, or clips that reach the network by different resizing or lengths."""
     if fake.content == real.content:
         raise ValueError(f"{roles[0]} {real.name} and {roles[1]} {fake.name} have the same content")
     (t_real, *size_real), (t_fake, *size_fake) = seen_shape(real, protocol), seen_shape(fake, protocol)  # T, H W C
@@ -107,17 +86,8 @@ def check_pair(real: Clips, fake: Clips, protocol: Protocol,
 def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewer: bool,
                   names: tuple[str, str] = ("the real set", "the fake set"),
                   fewest: int = MIN_CLIPS) -> tuple[int, int, int, Protocol]:
-    """(real clips, fake clips per repeat, repeats, protocol as it is then called).
-
-    Args:
-        have_real, have_fake: clips in the sets.
-        allow_fewer: accept sets smaller than the protocol asks for.
-        names: of the sets, for messages.
-        fewest: clips that are enough to score anything.
-
-    Raises:
-        ValueError: a set is smaller than the protocol asks for and `allow_fewer` is not given, or too small for any
-            Frechet distance.
+    """(real clips, fake clips per repeat, repeats, protocol as it is then called); `names` of the sets are for
+    messages. ValueError: a set is smaller than the protocol asks for and `allow_fewer` is not given, or than `fewest`.
     """
     num_real, repeats = protocol.num_real or have_real, protocol.repeats
     num_fake = protocol.num_fake or have_fake // repeats
@@ -138,10 +108,8 @@ def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewe
 def score_pair(real: Clips, real_features: np.ndarray, fake: Clips, fake_features: np.ndarray, protocol: Protocol,
                network: FeatureNetwork, allow_fewer: bool = False, intervals: bool = False,
                seed: int = 0) -> Report:
-    """Scores of one pair of sets from their features, with everything needed to get them again.
-
-    Values that are not finite are None, and a note says so.
-    """
+    """Scores of one pair of sets from their features, with everything needed to get them again. Values that are not
+    finite are None, and a note says so."""
     num_real, num_fake, repeats, protocol = scored_counts(protocol, len(real), len(fake), allow_fewer,
                                                           (real.name, fake.name))
     chosen, parts = choose(len(real), num_real, seed), choose_parts(len(fake), num_fake, repeats, seed)
@@ -204,11 +172,8 @@ def class_accuracy(real: Clips, chosen: np.ndarray, real_features: np.ndarray, f
 
 
 def stated_set(clips: Clips, count: int, protocol: Protocol) -> SetStatement:
-    """What a report says of a set: its content, and the clips as the protocol looks at them.
-
-    Warns:
-        UserWarning: the set has clips of several sizes; that of the first is stated.
-    """
+    """What a report says of a set: its content, and the clips as the protocol looks at them; warns where they have
+    several sizes, of which the first is stated."""
     first, *others = some_clips(clips)
     frames, height, width, _ = first[:protocol.num_frames].shape
     if any(clip.shape[1:] != first.shape[1:] for clip in others):

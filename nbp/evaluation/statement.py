@@ -81,9 +81,6 @@ class Response(TypedDict):
 
 def provenance(device: str | torch.device | None = None) -> Provenance:
     """Versions of what computed a score, the commit of this code where it is a git checkout, and the device, if given.
-
-    Args:
-        device: torch device.
     """
     try:
         commit = subprocess.run(["git", "-C", nbp.__path__[0], "describe", "--always", "--dirty", "--abbrev=12"],
@@ -105,11 +102,7 @@ def device_name(device: str | torch.device) -> str:
 
 
 def finite(scores: Mapping[str, Score]) -> tuple[dict[str, Score], list[str]]:
-    """Scores that JSON can hold, and notes on the others.
-
-    Returns:
-        (scores with None for infinite and NaN values, list of notes that name these).
-    """
+    """Scores that JSON can hold, None for infinite and NaN values, and notes that name these."""
     stated: dict[str, Score] = {}
     notes = []
     for name, value in scores.items():

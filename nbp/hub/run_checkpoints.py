@@ -27,16 +27,8 @@ def stored_run(content: object) -> dict[str, Any] | None:
 
 
 def model_of_run(run: Mapping[str, Any], state: Mapping[str, Tensor], source: str | Path) -> StoredModel:
-    """The model that a run trains: its moving average where it has one.
-
-    Args:
-        run: from `stored_run`.
-        state: tensors of the training module.
-        source: named in errors.
-
-    Raises:
-        ValueError: a configuration that does not fit this code.
-    """
+    """The model that a run (from `stored_run`) trains: its moving average where it has one. ValueError: a configuration
+    that does not fit this code."""
     prefix = "ema." if any(name.startswith("ema.") for name in state) else "model."
     native = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return StoredModel(run["kind"], build_config(CONFIG_CLASSES[run["kind"]], run["model"], source), native)

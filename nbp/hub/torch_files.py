@@ -14,16 +14,8 @@ from torch import Tensor
 
 
 def read_file(path: str | Path) -> object:
-    """Read a torch file memory-mapped, with no code run from it.
-
-    Args:
-        path: file that may hold tensors, plain Python values and `argparse.Namespace`.
-
-    Returns:
-        Its top-level object, on CPU.
-
-    Raises:
-        ValueError: missing, truncated or foreign file, or one that names any other global; the message says which.
+    """Top-level object of a torch file, memory-mapped on the CPU, with no code run from it: tensors, plain Python
+    values and `argparse.Namespace`. ValueError: missing, truncated or foreign file, or one that names any other global.
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist or is not a file")
@@ -43,11 +35,7 @@ def read_file(path: str | Path) -> object:
 
 
 def refuse_placeholder(path: str | Path) -> None:
-    """Refuse what downloads leave in place of a file of weights.
-
-    Raises:
-        ValueError: a Git LFS pointer or a web page; says how to get the file.
-    """
+    """ValueError: a Git LFS pointer or a web page lies in place of a file of weights; says how to get the file."""
     with open(path, "rb") as file:
         head = file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith(b"version https://git-lfs.github.com/"):
@@ -59,18 +47,8 @@ def refuse_placeholder(path: str | Path) -> None:
 
 
 def split_state(content: object, path: str | Path) -> dict[str, dict[str, Tensor]]:
-    """Sort the tensors of a file by the model they belong to.
-
-    Args:
-        content: what `read_file` gave.
-        path: named in errors.
-
-    Returns:
-        dict with "tokenizer" and/or "generator": official name without prefix -> tensor.
-
-    Raises:
-        ValueError: no tensors, or tensors that belong to neither; the message says what was expected.
-    """
+    """Sort the tensors of what `read_file` gave by model: "tokenizer" and/or "generator" -> official name without
+    prefix -> tensor. ValueError: no tensors, or tensors that belong to neither; says what was expected."""
     states: dict[str, dict[str, Tensor]] = {"tokenizer": {}, "generator": {}}
     other = []
     for name, tensor in _tensors(content).items():

@@ -55,17 +55,13 @@ class Memory:
 
 def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision: bool,
                   micro_batch: MicroBatch) -> dict[str, Memory]:
-    """Memory of one device in the middle of an optimizer step, where gradients of earlier micro-batches exist.
+    """Memory of one device by strategy, in the middle of an optimizer step, where gradients of earlier micro-batches
+    exist.
 
     Args:
-        run: as it would be trained.
-        strategies: of `nbp.config.runs.STRATEGIES`.
         world: number of devices.
         low_precision: bf16-mixed; False: float32.
         micro_batch: the largest of the run.
-
-    Returns:
-        By strategy.
     """
     strategies, result = list(strategies), {}
     for engine in (False, True):
@@ -109,16 +105,8 @@ def _bytes(module: nn.Module | None) -> int:
 
 def trace(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch,
           autocast: torch.dtype | None = None) -> tuple[int, int]:
-    """Peak of what forward and backward of one micro-batch allocate beside weights and gradients.
-
-    Args:
-        module: training module on the meta device; receives gradients.
-        micro_batch: its shape.
-        autocast: torch.bfloat16, or None.
-
-    Returns:
-        (bytes of activations and temporaries, bytes of logits) at the moment when their sum is largest.
-    """
+    """Peak of what forward and backward of one micro-batch allocate beside weights and gradients, as (bytes of
+    activations and temporaries, bytes of logits). The module is on the meta device and receives gradients."""
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.empty_like(parameter)
@@ -145,15 +133,8 @@ def _under_rules(forward: Callable[..., object], autocast: torch.dtype | None) -
 
 
 class Allocations(TorchDispatchMode):
-    """Follows the storages that operations make.
-
-    Args:
-        standing: tensors that were there before and are not counted.
-        num_logits: number of values of a tensor that counts as logits; 0: none does.
-
-    Attributes:
-        peak: (other bytes, bytes of logits) when their sum was largest.
-    """
+    """Follows the storages that operations make; `standing` tensors are not counted. A tensor of `num_logits` values
+    counts as logits (0: none does). `peak` is (other bytes, bytes of logits) when their sum was largest."""
 
     def __init__(self, standing: Sequence[Tensor] = (), num_logits: int = 0) -> None:
         super().__init__()

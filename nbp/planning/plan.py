@@ -73,7 +73,6 @@ def plan_run(run: Run, gpu: str | Gpu, utilisation: float, strategies: Sequence[
     """Plan a run on `trainer.devices` x `trainer.num_nodes` GPUs.
 
     Args:
-        run: as it would be trained.
         gpu: key of GPUS, or another device.
         utilisation: share of the GPU's peak rate that the run reaches, recomputation counted as work, in (0, 1].
         strategies: whose memory is wanted; None: all that the run could have.

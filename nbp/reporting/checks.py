@@ -30,11 +30,7 @@ class Check:
 
 
 def checks(scores: Mapping[str, Mapping[str, Any]]) -> list[Check]:
-    """The checks of a run.
-
-    Args:
-        scores: `sets` of scores.json.
-    """
+    """The checks of a run, from `sets` of scores.json."""
     real, pooled, rebuilt, made = (scores[name] for name in ("real", "pooled", "reconstruction", "generated"))
     still = scores["frozen"]["fvd_to_reconstructions"]
     by_class, uniform = scores["class_tokens"]["fvd"], scores["uniform_tokens"]["fvd"]

@@ -35,10 +35,8 @@ def mark_given(clip: np.ndarray, num_given: int, border: int = 2) -> np.ndarray:
 
 
 def moving(frames: np.ndarray, fps: float) -> tuple[str, int]:
-    """A clip for a page: (data URI of an h264 file, widest display in CSS pixels).
-
-    Each pixel is coded as SCALE x SCALE, so that colour keeps its resolution.
-    """
+    """A clip for a page: (data URI of an h264 file, widest display in CSS pixels). Each pixel is coded as SCALE x
+    SCALE, so that colour keeps its resolution."""
     width = MAX_ZOOM * frames.shape[2]
     frames = frames.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,11 +13,7 @@ from nbp.reporting.figures import BLUE, INK, ORANGE, STYLE
 
 
 def presets_figure(rows: Sequence[PresetRow]) -> Figure:
-    """Bars of the same pair of sets under every preset that could be scored.
-
-    Args:
-        rows: `nbp.workflows.sensitivity.preset_scores`.
-    """
+    """Bars of the same pair of sets under every preset that could be scored."""
     scored = [row for row in rows if "fvd" in row]
     with matplotlib.rc_context(STYLE):
         figure = Figure((7.2, 0.9 + 0.32 * max(1, len(scored))), layout="constrained")
@@ -33,11 +29,7 @@ def presets_figure(rows: Sequence[PresetRow]) -> Figure:
 
 
 def curve_figure(curve: SampleCurve) -> Figure:
-    """Distance against the number of clips and against its inverse, with the line to infinitely many.
-
-    Args:
-        curve: `nbp.evaluation.uncertainty.sample_curve`.
-    """
+    """Distance against the number of clips and against its inverse, with the line to infinitely many."""
     clips, values = np.array(curve["clips"]), np.array(curve["fvd"])
 
     def fit(inverse: np.ndarray) -> np.ndarray:
@@ -62,11 +54,7 @@ def curve_figure(curve: SampleCurve) -> Figure:
 
 
 def corruptions_figure(responses: Mapping[str, Response]) -> Figure:
-    """A panel for each kind of damage.
-
-    Args:
-        responses: `nbp.workflows.sensitivity.responses`.
-    """
+    """A panel for each kind of damage."""
     columns = 3
     num_rows = math.ceil(len(responses) / columns)
     with matplotlib.rc_context(STYLE):

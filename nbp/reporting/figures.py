@@ -59,17 +59,8 @@ def write_figure(figure: Figure, path: str | Path) -> str:
 
 def curves_figure(curves: Curves, panels: Mapping[str, Sequence[str]], phases: Sequence[int] = (),
                   reference: tuple[str, float, str] | None = None) -> Figure:
-    """Small panels of training curves.
-
-    Args:
-        curves: of the run.
-        panels: {title: metrics}.
-        phases: steps that get a dotted line.
-        reference: (title, value, text) of a level line, or None.
-
-    Raises:
-        ValueError: no metric of any panel was logged.
-    """
+    """Small panels {title: metrics} of training curves; `phases` are steps that get a dotted line, `reference` is
+    (title, value, text) of a level line. ValueError: no metric of any panel was logged."""
     shown = {title: [name for name in names if name in curves] for title, names in panels.items()}
     shown = {title: names for title, names in shown.items() if names}
     if not shown:
@@ -147,12 +138,8 @@ def mask_figure(config: GeneratorConfig) -> Figure:
 
 
 def consistency_figure(scores: Mapping[str, Any], classes: Sequence[str]) -> Figure:
-    """Class consistency by class: generated clips as bars, real clips as marks.
-
-    Args:
-        scores: `sets` of scores.json.
-        classes: names in id order.
-    """
+    """Class consistency by class (names in id order), from `sets` of scores.json: generated clips as bars, real as
+    marks."""
     labels = sorted(scores["generated"]["class_consistency_by_class"], key=int)
     share = {name: [scores[name]["class_consistency_by_class"].get(label, math.nan) for label in labels]
              for name in ("generated", "real")}

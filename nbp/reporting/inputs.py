@@ -48,11 +48,8 @@ class Run:
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a run folder.
-
-    Raises:
-        ValueError: an output is missing, with the file and the stage that writes it, or cannot be read.
-    """
+    """Read a run folder. ValueError: an output is missing, with the file and the stage that writes it, or cannot be
+    read."""
     folder = Path(folder)
     clips = {"real": clip_set.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
     for name, stage in (("reconstruction", "reconstruct"), ("generated", "generate"), ("predicted", "predict"),

@@ -72,13 +72,7 @@ def tiles(values: Mapping[str, str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Iterable[object]], numbers: Container[int] = ()) -> str:
-    """A table.
-
-    Args:
-        header: column titles.
-        rows: lists of cells: plain text, or `Html` for text that is HTML already.
-        numbers: indices of columns that are set flush right.
-    """
+    """A table; cells are plain text, or `Html`. Columns `numbers` are set flush right."""
     def cell(tag: str, column: int, value: object) -> str:
         text = value.text if isinstance(value, Html) else escape(str(value))
         return f"<{tag}{' class=number' if column in numbers else ''}>{text}</{tag}>"

@@ -26,14 +26,8 @@ def is_training_run(folder: str | Path) -> bool:
 
 
 def write_training_report(folder: str | Path) -> Path:
-    """Write report.html and figure_training.png into a run folder.
-
-    Returns:
-        Path of the report.
-
-    Raises:
-        ValueError: not a run of `nbp.train`, or one that has logged nothing yet.
-    """
+    """Write report.html, whose path is returned, and figure_training.png into a run folder. ValueError: not a run of
+    `nbp.train`, or one that has logged nothing yet."""
     folder = Path(folder)
     run = load_run(folder / "config.yaml")
     assert isinstance(run, (TokenizerRun, GeneratorRun))

@@ -42,12 +42,8 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def find_damage(path: str | Path, rank: int = 0, world: int = 1) -> str | None:
-    """Why a checkpoint cannot be used, in words; None for a complete one. Reads all of it and checks its CRCs.
-
-    Args:
-        path: the checkpoint.
-        rank, world: of the files in a folder, only this one of `world` shares is read; a single file is share 0.
-    """
+    """Why a checkpoint cannot be used, in words; None for a complete one. Reads all of it and checks its CRCs; of a
+    folder's files only share `rank` of `world` (a single file is share 0)."""
     path = Path(path)
     if not path.exists():
         return "it does not exist"
@@ -77,17 +73,8 @@ def _file_damage(path: Path) -> str | None:
 
 def newest_complete(folder: str | Path, candidates: Sequence[Path] | None = None,
                     damage_of: Callable[[Path], str | None] = find_damage, quiet: bool = False) -> Path:
-    """The newest complete checkpoint; says on stderr which damaged ones it skips.
-
-    Args:
-        folder: of checkpoints.
-        candidates: those in it, newest first; None: all of `list_checkpoints`.
-        damage_of: `find_damage`, or what stands for it among several processes.
-        quiet: say nothing, as another process does.
-
-    Raises:
-        ValueError: there are checkpoints, and every one is damaged.
-    """
+    """The newest complete one of `candidates` (newest first; None: all of `folder`); damaged ones are named on stderr
+    unless `quiet`. `damage_of` stands for `find_damage` among several processes. ValueError: every one is damaged."""
     candidates = list_checkpoints(folder) if candidates is None else candidates
     for path in candidates:
         damage = damage_of(path)
@@ -99,13 +86,8 @@ def newest_complete(folder: str | Path, candidates: Sequence[Path] | None = None
 
 
 def publish(temporary: str | Path, final: str | Path, facts: dict[str, Any]) -> None:
-    """Give a finished checkpoint folder its final name, in place of an older one.
-
-    Args:
-        temporary: folder beside `final`.
-        final: its name from now on.
-        facts: JSON values that the manifest holds besides the list of files.
-    """
+    """Give a finished checkpoint folder its final name beside it, in place of an older one; `facts` go into the
+    manifest."""
     temporary, final = Path(temporary), Path(final)
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     for path in files:
@@ -161,12 +143,7 @@ def clean(folder: str | Path) -> None:
 
 
 def abandon_newer(folder: str | Path, start: str | Path | None) -> None:
-    """Move what is newer than `start`, or all if that lies elsewhere, into `folder`/abandoned: another branch.
-
-    Args:
-        folder: of checkpoints.
-        start: the checkpoint that training goes on from, or None.
-    """
+    """Move what is newer than `start`, or all if that lies elsewhere, into `folder`/abandoned: another branch."""
     folder, start = Path(folder), None if start is None else Path(start).resolve()
     limit = step_of(start) if start is not None and start.parent == folder.resolve() else None
     for path in folder.glob("step*.ckpt"):

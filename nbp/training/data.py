@@ -55,10 +55,8 @@ class Phase:
 
 @dataclass
 class Images:
-    """Micro-batches of single frames among those of clips, evenly spread.
-
-    `num_items` items from number `first_item` on are drawn in an order of their own.
-    """
+    """Micro-batches of single frames among those of clips, evenly spread; items `first_item` and on, in their own
+    order."""
 
     share: float           # of the micro-batches, in [0, 1)
     batch_size: int
@@ -71,18 +69,10 @@ class Images:
 
 
 class StepBatchSampler(torch.utils.data.Sampler):
-    """Yields lists of `ClipKey`, one list per micro-batch of this rank.
+    """Yields lists of `ClipKey`, one list per micro-batch of this rank, from optimizer step `start_step` on.
 
-    Each epoch visits every item once in a fresh order; the last, incomplete batch of an epoch is
-    filled up from the next one.
-
-    Args:
-        num_items: size of the dataset.
-        phases: run one after the other.
-        accumulate: micro-batches per optimizer step.
-        seed, rank, world: random seed, this process, number of processes.
-        start_step: optimizer steps already done.
-        images: all ranks take them at the same time; or None.
+    Each epoch visits every item once in a fresh order; its last, incomplete batch is filled up from the next one. All
+    ranks take `images` at the same time.
     """
 
     def __init__(self, num_items: int, phases: Sequence[Phase], accumulate: int = 1, seed: int = 0, rank: int = 0,
@@ -142,15 +132,8 @@ def mix_seed(seed: int, n: int) -> int:
 class ClipDataModule(pl.LightningDataModule):
     """Loaders over a training and a validation dataset: the step-indexed sampler, and fixed validation batches.
 
-    Args:
-        train, val: map-style datasets; `train` is indexed with `ClipKey`.
-        phases: of the run.
-        val_batch_size: clips per device in validation.
-        trainer_config: of the run.
-        accumulate: micro-batches per optimizer step.
-        tokenizer_sha256: of the model whose tokens are trained on; None: pixels are.
-        images: of a run that mixes pictures in, or None.
-        pictures: where they come from; None: frames of `train`.
+    `train` is indexed with `ClipKey`; `val_batch_size` is per device. `tokenizer_sha256` names the model whose tokens
+    are trained on (None: pixels are), `pictures` where images come from (None: frames of `train`).
     """
 
     def __init__(self, train: VideoDataset | TokenDataset, val: VideoDataset | TokenDataset, phases: Sequence[Phase],
@@ -169,11 +152,8 @@ class ClipDataModule(pl.LightningDataModule):
                 "tokenizer_sha256": self.tokenizer_sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with a checkpoint's training clips and tokenizer.
-
-        Raises:
-            ValueError: the clips are others, so that the place in their order means something else, or tokens are.
-        """
+        """Compare with a checkpoint's training clips and tokenizer. ValueError: they are others, so that a place in
+        their order means something else."""
         if self.config.accept_changes:
             return
         known = state.get("tokenizer_sha256")       # earlier checkpoints lack it
@@ -215,10 +195,8 @@ class ClipDataModule(pl.LightningDataModule):
         return DataLoader(PresentItems(self.val, items), batch_size=self.val_batch_size, **self._options())
 
     def spread(self, count: int) -> list[int]:
-        """This rank's share of `count` validation items, or of all where there are fewer; evenly spaced.
-
-        Every rank gets as many, because ranks meet at every batch; a set smaller than their number is repeated.
-        """
+        """This rank's share of `count` validation items, or of all where there are fewer; evenly spaced, as many on
+        every rank, because ranks meet at every batch; a set smaller than their number is repeated."""
         rank, world = self._running.global_rank, self._running.world_size
         count = max(1, min(len(self.val), count) // world) * world
         return [index * len(self.val) // count for index in range(count)][rank::world]
@@ -234,12 +212,8 @@ class ClipDataModule(pl.LightningDataModule):
 
 
 class PresentItems(Dataset):
-    """Chosen items of a dataset that gives None for unreadable ones; the next readable item stands in for those.
-
-    Args:
-        dataset: map-style.
-        items: numbers of items.
-    """
+    """Chosen items of a map-style dataset that gives None for unreadable ones; the next readable item stands in for
+    those."""
 
     def __init__(self, dataset: VideoDataset | TokenDataset, items: list[int]) -> None:
         self.dataset, self.items = dataset, items

@@ -35,12 +35,8 @@ BUILD: dict[str, Callable[[Any], tuple[TrainingModule, ClipDataModule, list[Call
 def fit(run: Run, describe: Callable[[Run], str] | None = None) -> pl.Trainer:
     """Train to the last step; goes back to the last good checkpoint where the guard asks for it.
 
-    Args:
-        run: its configuration.
-        describe: makes the words that the first process prints before the first step.
-
-    Returns:
-        The trainer; `checkpoints/last.ckpt` is the trained model, where the guard did not doubt the last step.
+    `describe` makes the words that the first process prints before the first step. `checkpoints/last.ckpt` is then the
+    trained model, where the guard did not doubt the last step.
 
     Raises:
         ValueError: a configuration that cannot run here, or does not fit the checkpoint to resume from.
@@ -76,14 +72,7 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None) -> pl.Trainer:
 
 def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
                   resume: Resume | None = None) -> pl.Trainer:
-    """Lightning trainer of a run.
-
-    Args:
-        run: its configuration.
-        max_steps: optimizer steps.
-        extra_callbacks: those of its kind of run.
-        resume: None: a new one.
-    """
+    """Lightning trainer of a run of `max_steps` optimizer steps with its kind's callbacks; `resume` None: a new one."""
     resume = resume or Resume(run)
     config, clip = run.trainer, run.optim.gradient_clip
     guard, precision = Guard(config.guard_patience), resolve_precision(config.precision)
@@ -104,11 +93,8 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
 
 
 def find_checkpoint(config: TrainerConfig) -> str | None:
-    """What to resume from: the checkpoints folder for resume=auto where it holds any, or the given path, or None.
-
-    Raises:
-        ValueError: a given path that does not exist.
-    """
+    """What to resume from: the checkpoints folder for resume=auto where it holds any, or the given path (ValueError: it
+    does not exist), or None."""
     if config.resume == "never":
         return None
     if config.resume != "auto":
@@ -127,14 +113,10 @@ def _set_aside(config: TrainerConfig) -> None:
 
 def _roll_back(config: TrainerConfig, trainer: pl.Trainer, started_from: Path | None, rollbacks: int,
                reason: str) -> str | None:
-    """Say what happened and where to go on; gives up after `max_rollbacks`.
+    """Say what happened and return where to go on, None for the start; gives up after `max_rollbacks`.
 
-    Args:
-        started_from: checkpoint that this attempt went on from, or None.
-
-    Returns:
-        The newest checkpoint that this attempt wrote. If it wrote none, the one that it started from; after a
-        rollback the one before that, as trouble may have begun, unnoticed, before it was written. None: the start.
+    The newest checkpoint that this attempt wrote. If it wrote none, the one that it started from; after a rollback the
+    one before that, as trouble may have begun, unnoticed, before it was written.
     """
     if rollbacks > config.max_rollbacks:
         raise UserError(f"training stops: {reason}, and it has been rolled back {config.max_rollbacks} times "

@@ -84,13 +84,11 @@ class MicroBatch:
 
 def build_module(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None,
                  device: torch.device = META) -> TokenizerModule | GeneratorModule:
-    """The training module of a run with untrained weights, in training mode.
+    """The training module of a run with untrained weights, in training mode; on the meta device nothing is stored or
+    computed.
 
-    Args:
-        run: as it would be trained.
-        step: optimizer step whose loss terms are switched on; None: all that the run ever has.
-        tokenizer: config of the one that tokenizes a generator's videos; None: that of `run.tokenizer`.
-        device: the meta device, where nothing is stored or computed, or a real one.
+    `step` is the optimizer step whose loss terms are on (None: all that the run ever has), `tokenizer` the config of
+    the one that tokenizes a generator's videos (None: that of `run.tokenizer`).
     """
     run = dataclasses.replace(run, init_from=None)
     module: TokenizerModule | GeneratorModule
@@ -106,15 +104,8 @@ def build_module(run: Run, step: int | None = None, tokenizer: TokenizerConfig |
 
 
 def tokenizer_config(path: str) -> TokenizerConfig:
-    """Config of the tokenizer that a generator run names, without its weights.
-
-    Args:
-        path: native folder, model hub id, or a file; one that is not here yet stands for the released
-            architecture.
-
-    Raises:
-        ValueError: no tokenizer there.
-    """
+    """Config of the tokenizer of a native folder, hub id or file, without its weights; a file that is not here yet
+    stands for the released architecture. ValueError: no tokenizer there."""
     if Path(path).suffix in FILE_SUFFIXES and not Path(path).exists():
         return official.tokenizer_config()
     try:
@@ -144,12 +135,7 @@ def num_steps(run: Run) -> int:
 
 
 def micro_batches(run: Run, step: int | None = None) -> list[tuple[float, MicroBatch]]:
-    """What the micro-batches of an optimizer step hold: (share of the micro-batches, shape); the shares add up to 1.
-
-    Args:
-        run: as it would be trained.
-        step: optimizer step; None: the last one.
-    """
+    """Micro-batches of optimizer step `step` (None: the last): (share, shape); the shares add up to 1."""
     if not isinstance(run, TokenizerRun):
         return [(1.0, MicroBatch(run.batch_size, run.data.num_frames if run.data is not None else 0))]
     step = num_steps(run) - 1 if step is None else step
@@ -187,15 +173,9 @@ def _video(data: DataConfig, micro_batch: MicroBatch, device: torch.device) -> T
 
 
 def flops_per_step(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None) -> float:
-    """Model FLOPs of one optimizer step of the whole run, forward and backward: all devices, all micro-batches.
+    """Model FLOPs of optimizer step `step` (None: the last), forward and backward: all devices, all micro-batches.
 
-    Costs seconds (one pass through the modules on the meta device per kind of micro-batch): call it once, or once
-    per phase of a curriculum.
-
-    Args:
-        run: as it would be trained.
-        step: optimizer step; its phase of the curriculum and its loss terms count. None: the last step.
-        tokenizer: as for `build_module`.
+    Costs seconds, one pass on the meta device per kind of micro-batch: call it once per phase of a curriculum.
     """
     world = run.trainer.devices * run.trainer.num_nodes
     return world * run.accumulate * micro_batch_flops(run, step, tokenizer=tokenizer)
@@ -203,12 +183,8 @@ def flops_per_step(run: Run, step: int | None = None, tokenizer: TokenizerConfig
 
 def micro_batch_flops(run: Run, step: int | None = None, executed: bool = False,
                       tokenizer: TokenizerConfig | None = None) -> float:
-    """FLOPs of one micro-batch of one device, forward and backward, averaged over the kinds of micro-batch.
-
-    Args:
-        run, step, tokenizer: as for `flops_per_step`.
-        executed: count recomputation as well.
-    """
+    """FLOPs of one micro-batch of one device, forward and backward, averaged over the kinds of micro-batch; with
+    `executed` what is computed again as well. Other arguments as for `flops_per_step`."""
     if not isinstance(run, TokenizerRun) and not executed:
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, activation_checkpointing=False))
     module = build_module(run, num_steps(run) - 1 if step is None else step, tokenizer)

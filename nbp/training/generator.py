@@ -31,13 +31,8 @@ from nbp.training.validation import GeneratedSamples, ValidationFVD, kinetics_ne
 
 
 class GeneratorModule(TrainingModule[Generator]):
-    """Trains a `Generator`.
-
-    Args:
-        run: its configuration.
-        tokenizer: frozen `Tokenizer` for batches of video; None for batches of tokens.
-        encode_condition: gives a batch's condition ids (B, C) int64; None for unconditional models.
-    """
+    """Trains a `Generator` on tokens, or with a frozen `tokenizer` on video; `encode_condition` gives a batch's
+    condition ids (B, C) int64, None for unconditional models."""
 
     run: GeneratorRun
 
@@ -88,12 +83,8 @@ class GeneratorModule(TrainingModule[Generator]):
 
 
 class SampleClips:
-    """Generates clips with a generator module in training.
-
-    Args:
-        tokenizer: frozen.
-        prefix: latent frames that are given, for models that cannot begin by themselves.
-    """
+    """Generates clips with a generator module in training; `prefix` latent frames are given to models that cannot
+    begin."""
 
     def __init__(self, tokenizer: Tokenizer, prefix: int = 0) -> None:
         self.tokenizer, self.prefix = tokenizer, prefix
@@ -121,11 +112,8 @@ class SampleClips:
 
 
 def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Callback]]:
-    """All that a generator run needs: module, data and callbacks.
-
-    Raises:
-        ValueError: tokens of another tokenizer, or a grid, codebook or number of classes unlike the model's.
-    """
+    """All that a generator run needs. ValueError: tokens of another tokenizer, or a grid, codebook or number of classes
+    unlike the model's."""
     tokenizer = Tokenizer.from_pretrained(run.tokenizer)
     digest = model_hash(tokenizer)
     train: TokenDataset | VideoDataset

@@ -27,15 +27,11 @@ WARMUP = 20          # steps before a running mean is a reference
 
 @dataclass(frozen=True)
 class Watch:
-    """A value that must stay below (or above) a bound.
+    """A value that must stay below (or above) a bound, function(best running mean so far) -> bound; `meaning` when it
+    is not.
 
-    Args:
-        name: of the value.
-        bound: function(best running mean so far) -> bound.
-        meaning: what it is when the bound is passed.
-        below: the value must stay above the bound.
-        relative: the bound depends on the best mean, so there is none before `WARMUP` steps.
-        spike: the bound of a single value is this many times that of the recent mean.
+    A `relative` bound depends on the best mean, so there is none before `WARMUP` steps; `spike` times that of the
+    recent mean is the bound of a single value.
     """
 
     name: str
@@ -61,11 +57,7 @@ WATCHES = {watch.name: watch for watch in (
 class Guard(Callback):
     """Watches `module.watched`, a dict of scalar tensors that `training_step` fills; the same verdict on every rank.
 
-    Args:
-        patience: wrong steps in a row that are an alarm; 0: never.
-
-    Attributes:
-        doubt: why the last step is doubtful, or None.
+    `patience` wrong steps in a row are an alarm (0: never); `doubt` says why the last step is doubtful, or is None.
     """
 
     def __init__(self, patience: int) -> None:
@@ -105,12 +97,8 @@ class Guard(Callback):
             raise RollBack(f"step {trainer.global_step}: {self.doubt}")
 
     def judge_step(self, values: dict[str, float], shape: str = "") -> None:
-        """Judge the values of one optimizer step, means over its micro-batches; sets `doubt`.
-
-        Args:
-            values: by name; the names are those of `WATCHES`.
-            shape: of the micro-batches; each has its own references, as clip length changes their scale.
-        """
+        """Judge the values of `WATCHES` in one optimizer step, means over its micro-batches; sets `doubt`. Each `shape`
+        has its own references, as clip length changes their scale."""
         reasons = [reason for name, value in values.items()
                    if (reason := self._judge_value(WATCHES[name], value, f"{name} {shape}"))]
         self.doubt = "; ".join(reasons) or None

@@ -63,11 +63,7 @@ def wandb_id(out: str | Path) -> str | None:
 
 
 class MetricsLog(CSVLogger):
-    """Lightning's CSV logger with `logs/version_N/metrics.csv` on disk after every step it logs.
-
-    Args:
-        out: run folder.
-    """
+    """Lightning's CSV logger with `logs/version_N/metrics.csv` on disk after every step it logs."""
 
     def __init__(self, out: str) -> None:
         super().__init__(out, name="logs", flush_logs_every_n_steps=1)
@@ -114,11 +110,7 @@ def progress_callback() -> Callback:
 
 
 class Throughput(Callback):
-    """Clips, tokens and model FLOPs per second over all devices, since the last logged step, validation left out.
-
-    Args:
-        run: as it is trained.
-    """
+    """Clips, tokens and model FLOPs per second over all devices, since the last logged step, validation left out."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.every = run, run.trainer.log_every_steps

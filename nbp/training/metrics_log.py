@@ -7,17 +7,8 @@ from pathlib import Path
 
 
 def read_metrics(out: str | Path) -> dict[str, dict[int, float]]:
-    """Metrics of a run folder.
-
-    Args:
-        out: `trainer.out` of the run.
-
-    Returns:
-        Column name -> {step: value}; where a resumed run repeats steps, its values count.
-
-    Raises:
-        ValueError: the run has logged nothing.
-    """
+    """Metrics of a run folder: column name -> {step: value}; where a resumed run repeats steps, its values count.
+    ValueError: the run has logged nothing."""
     files = sorted((Path(out) / "logs").glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name[8:]))
     if not files:
         raise ValueError(f"{out} holds no logs/version_*/metrics.csv: not a training run, or one without a step")

@@ -28,12 +28,7 @@ class RollBack(Exception):
 class TrainingModule(pl.LightningModule, Generic[M]):
     """A model, optionally its exponential moving average, and counters that checkpoints carry.
 
-    Args:
-        model: the module that is trained and exported.
-        run: stored in every checkpoint.
-
     Attributes:
-        max_steps: optimizer steps of the run.
         monitor: (metric, "min" or "max") that the best checkpoint is chosen by.
         frozen: network of the losses or of the data, which stays out of checkpoints and optimizer; or None.
         watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
@@ -149,13 +144,9 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         return self.run.trainer.seed + 1_000_003 * self.num_rollbacks
 
     def skip_if_not_finite(self, loss: Tensor) -> Tensor:
-        """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter.
-
-        The zero keeps replicas and gradient hooks in step; the skip is counted in `skipped_steps`.
-
-        Raises:
-            RollBack: the loss is not finite under ZeRO-3, whose parameters no zero loss can touch.
-        """
+        """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter, which keeps
+        replicas and gradient hooks in step; counted in `skipped_steps`. RollBack: under ZeRO-3, where no zero loss can
+        touch them."""
         finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
         if finite == 1:
             return loss

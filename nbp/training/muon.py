@@ -19,16 +19,9 @@ STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon in the parameter groups with `"muon": True`, AdamW in the others.
+    """Muon in the parameter groups with `"muon": True`, AdamW with `betas` in the others; both decay weights decoupled.
 
-    Args:
-        groups: as for any optimizer, each with "params", "lr" and, where they differ, "muon", "betas", "weight_decay".
-        betas: of AdamW.
-        momentum: of Muon, in Nesterov's form.
-        weight_decay: decoupled, of both.
-
-    Raises:
-        ValueError: a vector or scalar in a Muon group.
+    `momentum` is in Nesterov's form. ValueError: a vector or scalar in a Muon group.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.99),
@@ -81,15 +74,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly, by five Newton-Schulz steps; in bfloat16 where it is fast.
+    """The nearest (semi-)orthogonal matrix (m, n), roughly, by five Newton-Schulz steps; in bfloat16 where it is fast.
 
     On a CPU that emulates bfloat16 these steps took three quarters of a generator's training step (AVX2).
-
-    Args:
-        matrix: (m, n) float. A matrix of zeros stays one.
-
-    Returns:
-        (m, n) in the dtype of `matrix`.
     """
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
@@ -104,13 +91,8 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 def muon_groups(module: nn.Module, excluded: Iterable[nn.Module], lr: float, muon_lr: float,
                 weight_decay: float = 0.0) -> list[dict[str, Any]]:
-    """Two parameter groups of a model: weights of its linear and convolution layers for Muon, the rest for AdamW.
-
-    Args:
-        excluded: layers whose weights go to AdamW as well: what reads the input and what writes the output.
-        lr: of AdamW.
-        weight_decay: of Muon's matrices; the rest has none.
-    """
+    """Two parameter groups of a model: weights of its linear and convolution layers for Muon, with weight decay, the
+    rest and those of `excluded` (what reads the input and what writes the output) for AdamW, without."""
     skip = {id(layer) for layer in excluded}
     matrices = {id(layer.weight) for layer in module.modules() if id(layer) not in skip
                 and isinstance(layer, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))}

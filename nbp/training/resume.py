@@ -39,14 +39,7 @@ FREE_MODEL_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpo
 
 
 class Resume:
-    """The checkpoint that a run goes on from.
-
-    Args:
-        run: as it is now.
-
-    Attributes:
-        chosen: the checkpoint that was loaded, or None.
-    """
+    """The checkpoint that a run goes on from: `chosen`, once it is loaded."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -54,14 +47,8 @@ class Resume:
         self.chosen: Path | None = None
 
     def choose(self, path: str | Path) -> Path:
-        """The checkpoint to load, the same on every rank; the process group must be up.
-
-        Args:
-            path: a checkpoint, or a folder of checkpoints for its newest complete one.
-
-        Raises:
-            ValueError: it is damaged, or was written by another kind of engine; on every rank.
-        """
+        """The checkpoint, or the newest complete one of a folder, the same on every rank; the process group must be up.
+        ValueError, on every rank: it is damaged, or was written by another kind of engine."""
         path, ranks = Path(path), Ranks()
         if path.is_dir() and checkpoints.step_of(path.resolve()) is None:
             found = ranks.from_zero(lambda: checkpoints.list_checkpoints(path))
@@ -92,15 +79,8 @@ class Resume:
         self.check_config(facts["run"], path)
 
     def check_config(self, saved: dict[str, Any], path: str | Path) -> None:
-        """Compare the configuration in a checkpoint with the present one; rank 0 prints what differs.
-
-        Args:
-            saved: nested dict of the run that wrote the checkpoint.
-            path: names it.
-
-        Raises:
-            ValueError: a change that cannot be made, or one that trainer.accept_changes has to allow.
-        """
+        """Compare the configuration in checkpoint `path` with the present one; rank 0 prints what differs. ValueError:
+        a change that cannot be made, or one that trainer.accept_changes has to allow."""
         changes = config_changes(saved, to_dict(self.run))
         refused = {name: pair for name, pair in changes.items() if not _among(name, FREE)}
         fixed = [name for name in refused if _among(name, FIXED)]
@@ -152,11 +132,9 @@ class Ranks:
 
 
 def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Fields that differ between two nested dicts: dotted name -> (saved, current).
-
-    Fields that the saved one lacks are newer than it and left out. Batch size, devices and accumulation appear as
-    `global batch` where their product differs.
-    """
+    """Fields that differ between two nested dicts: dotted name -> (saved, current). Fields that the saved one lacks are
+    newer than it and left out; batch size, devices and accumulation appear as `global batch` where their product
+    differs."""
     old, new = _flat(saved), _flat(current)
     old["trainer.accumulate"], new["trainer.accumulate"] = _micro_batches(saved), _micro_batches(current)
     if old["trainer.precision"] == "auto":     # earlier code stored the word, not what it stood for
@@ -204,17 +182,10 @@ def _among(name: str, names: Collection[str]) -> bool:
 
 
 def load_initial(model: nn.Module, kind: str, path: str) -> None:
-    """Copy the weights of a checkpoint into a model of the same architecture.
+    """Copy the weights of a native folder or official file into a model of the same architecture on the CPU, in place.
 
     A plain generator may have another block shape than its checkpoint; a hybrid one has ids for the places in a block.
-
-    Args:
-        model: `Tokenizer` or `Generator` on CPU, changed in place.
-        kind: "tokenizer" or "generator".
-        path: native model folder or official file.
-
-    Raises:
-        ValueError: another kind or architecture; names the fields and both values.
+    ValueError: another kind or architecture; names the fields and both values.
     """
     source: Any = (Tokenizer if kind == "tokenizer" else Generator).from_pretrained(path)
     config: Any = model.config
@@ -231,14 +202,7 @@ def load_initial(model: nn.Module, kind: str, path: str) -> None:
 
 
 def load_inflated(model: nn.Module, path: str) -> None:
-    """Give a video tokenizer the weights of an image tokenizer, see `nbp.tokenizer.inflation`.
-
-    Args:
-        model: `Tokenizer` on CPU, changed in place.
-        path: native tokenizer folder; strides and kernels may lack time.
-
-    Raises:
-        ValueError: no tokenizer there, or one whose tensors do not inflate to the model's.
-    """
+    """Give a video tokenizer, in place, the weights of an image tokenizer in a native folder, see
+    `nbp.tokenizer.inflation`. ValueError: no tokenizer there, or one whose tensors do not inflate to the model's."""
     _, _, state = models.load_model(path, "tokenizer")
     model.load_state_dict(inflate(state, model, f"inflate_from={path}"))

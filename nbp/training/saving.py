@@ -27,11 +27,7 @@ from nbp.training.stop_signals import Stopped, StopSignals
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its final name, then renames; reads the one that `Resume` picks.
-
-    Args:
-        resume: picks what is loaded.
-    """
+    """Writes a checkpoint beside its final name, then renames; reads the one that `resume` picks."""
 
     def __init__(self, resume: Resume) -> None:
         super().__init__()
@@ -61,14 +57,9 @@ def save_error(path: str | Path, error: Exception) -> OSError:
 
 
 class Checkpoints(pl.callbacks.Checkpoint):
-    """Writes, links and prunes the checkpoints of a run, and stops it on a signal.
+    """Writes, links and prunes the checkpoints of a run, and stops it on a signal; `guard` may hold one back.
 
-    Args:
-        guard: may hold a checkpoint back.
-        resume: knows the run and what it goes on from.
-
-    Attributes:
-        newest_written: path of the last checkpoint that this object wrote, or None.
+    `newest_written` is the path of the last checkpoint that this object wrote, or None.
     """
 
     def __init__(self, guard: Guard, resume: Resume) -> None:
@@ -173,12 +164,7 @@ def pause_between_steps(loop: dict[str, Any], step: int, accumulate: int, valida
     """Rewrite the state of Lightning's loops to one meaning, wherever it was taken: `step` steps done, nothing begun.
 
     Lightning keeps this state to itself and may change it: tests/training/test_loop_state.py tells what it relies on.
-
-    Args:
-        loop: `fit_loop` state, changed in place.
-        step: optimizer steps.
-        accumulate: micro-batches in each.
-        validated: whether a validation that is due at this step is done; if not, the resumed run begins with it.
+    If not `validated`, a validation that is due at this step is not done: the resumed run begins with it.
     """
     batches = step * accumulate
     for scope in ("total", "current"):

@@ -31,12 +31,7 @@ PATIENCE = datetime.timedelta(minutes=10)
 
 
 class WholeFolders(DeepSpeedStrategy):
-    """DeepSpeed whose checkpoint folders appear complete or not at all, on a file system that all ranks share.
-
-    Args:
-        resume: picks the checkpoint and refuses an unsuitable one.
-        arguments: of `DeepSpeedStrategy`, by name.
-    """
+    """DeepSpeed whose checkpoint folders appear complete or not at all, on a file system that all ranks share."""
 
     def __init__(self, resume: Resume, arguments: dict[str, Any]) -> None:
         super().__init__(**arguments)
@@ -96,16 +91,8 @@ class CpuDeepSpeed(WholeFolders):
 
 
 def build_strategy(word: str, gradient_clip: float, resume: Resume) -> Strategy | str:
-    """Strategy for `trainer.strategy`.
-
-    Args:
-        word: one of `nbp.config.runs.STRATEGIES`.
-        gradient_clip: global norm; DeepSpeed clips by its own config and ignores Lightning's.
-        resume: for DeepSpeed's checkpoints.
-
-    Returns:
-        A Lightning strategy or the word "auto".
-    """
+    """Lightning strategy, or the word "auto", for `trainer.strategy`; `gradient_clip` (global norm) is for DeepSpeed,
+    which clips by its own config and ignores Lightning's."""
     if word == "auto":
         return "auto"
     if word == "ddp":
@@ -137,11 +124,7 @@ def deepspeed_config(word: str, gradient_clip: float) -> dict[str, Any]:
 
 
 def check_engine(run: Run) -> None:
-    """Refuse what an engine cannot do.
-
-    Raises:
-        ValueError: Muon under DeepSpeed; a moving average under ZeRO-3, or under DeepSpeed in bfloat16.
-    """
+    """ValueError: Muon under DeepSpeed; a moving average under ZeRO-3, or under DeepSpeed in bfloat16."""
     word, precision = run.trainer.strategy, resolve_precision(run.trainer.precision)
     if run.optim.optimizer == "muon" and word.startswith("deepspeed"):
         raise ValueError(f"optim.optimizer=muon with trainer.strategy={word}: Muon's step needs whole matrices, "
@@ -158,11 +141,8 @@ def check_engine(run: Run) -> None:
 
 
 def check_processes(trainer_config: TrainerConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Refuse a number of processes that torchrun started and the configuration does not know of.
-
-    Raises:
-        ValueError: they differ; each process would train by itself and write into the same folder.
-    """
+    """ValueError: torchrun started another number of processes than the configuration says; each would train by itself
+    and write into the same folder."""
     started = environment.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in environment else None
     configured = trainer_config.devices * trainer_config.num_nodes
     if started is not None and int(started) != configured:
@@ -171,10 +151,8 @@ def check_processes(trainer_config: TrainerConfig, environment: Mapping[str, str
 
 
 def resolve_precision(word: str) -> str:
-    """`auto` -> bf16-mixed where the hardware multiplies bfloat16 (CUDA since Ampere, AMX), else 32-true.
-
-    CPUs without AMX emulate bfloat16 convolutions: slower than float32.
-    """
+    """`auto` -> bf16-mixed where the hardware multiplies bfloat16 (CUDA since Ampere, AMX), else 32-true: CPUs without
+    AMX emulate bfloat16 convolutions, which is slower than float32."""
     if word != "auto":
         return word
     return "bf16-mixed" if multiplies_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "32-true"

@@ -40,12 +40,8 @@ LECAM_DECAY = 0.99
 
 
 class TokenizerModule(TrainingModule[Tokenizer]):
-    """Trains a `Tokenizer`.
-
-    Args:
-        run: its configuration.
-        perceptual: frozen module (B,3,H,W) x2 in [0,1] -> (B,) distance; needed where loss.perceptual > 0.
-    """
+    """Trains a `Tokenizer`; `perceptual`, a frozen module (B,3,H,W) x2 in [0,1] -> (B,), is needed where
+    loss.perceptual > 0."""
 
     run: TokenizerRun
     lecam_real: Tensor
@@ -93,10 +89,8 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         self.lower_frozen(self.trainer.precision == "bf16-mixed")
 
     def lower_frozen(self, low_precision: bool = True) -> None:
-        """Bring the perceptual network to the layout and dtype that its convolutions would be cast to.
-
-        Autocast casts weights that take no gradient anew at every call: 4 frames took 314 ms, so they take 160 (AMX).
-        """
+        """Bring the perceptual network to the layout and dtype of its convolutions; autocast would cast its weights
+        anew at every call: 4 frames took 314 ms, so they take 160 (AMX)."""
         if self.frozen is None:
             return
         self.frozen.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -217,12 +211,8 @@ def total_loss(terms: dict[str, Tensor]) -> Tensor:
 
 
 def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Callback]]:
-    """All that a tokenizer run needs: module, data and callbacks.
-
-    Raises:
-        ValueError: ZeRO-3, which partitions the parameters that the adversarial step needs whole; or gradient
-            clipping under DeepSpeed, which cannot clip the two sides apart.
-    """
+    """All that a tokenizer run needs. ValueError: ZeRO-3, which partitions the parameters that the adversarial step
+    needs whole; or gradient clipping under DeepSpeed, which cannot clip the two sides apart."""
     if run.trainer.strategy.startswith("deepspeed_3"):
         raise ValueError(f"trainer.strategy={run.trainer.strategy} cannot train a tokenizer: the autoencoder's loss "
                          "needs the whole critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")

@@ -38,15 +38,8 @@ PROTOCOL = Protocol("validation", network="i3d-tf", quantize="round", fit="squas
 
 def write_clips(trainer: pl.Trainer, folder: str | Path, name: str, rows: Sequence[Sequence[np.ndarray]],
                 fps: float | None) -> None:
-    """Write clips as a picture (each clip a row of frames) and a video (each entry of `rows` a row of clips).
-
-    Args:
-        trainer: for its step and loggers.
-        folder: where to.
-        name: in wandb.
-        rows: of clips, frames of one size.
-        fps: of the video; None: 8.
-    """
+    """Write clips as a picture (each clip a row of frames) and a video (each entry of `rows` a row of clips) at `fps`,
+    or 8; `name` is that in wandb."""
     path = Path(folder) / f"step{trainer.global_step:07d}"
     length = min(len(clip) for row in rows for clip in row)
     picture = contact_sheet([clip[:length] for clips in zip(*rows) for clip in clips], NUM_FRAMES)
@@ -65,13 +58,7 @@ def to_frames(video: Tensor) -> np.ndarray:
 
 
 class Reconstructions(Callback):
-    """The first validation clips above their reconstructions.
-
-    Args:
-        folder: of the pictures.
-        num_clips: at most.
-        fps: of the video.
-    """
+    """The first validation clips above their reconstructions."""
 
     def __init__(self, folder: str | Path, num_clips: int = 4, fps: float | None = None) -> None:
         self.folder, self.num_clips, self.fps = folder, num_clips, fps
@@ -85,14 +72,7 @@ class Reconstructions(Callback):
 
 
 class GeneratedSamples(Callback):
-    """Clips generated for the conditions of the first validation clips.
-
-    Args:
-        folder: of the pictures.
-        make_clips: generates the clips of a batch.
-        num_clips: how many; 0: none.
-        fps: of the video.
-    """
+    """Clips generated for the conditions of the first validation clips."""
 
     def __init__(self, folder: str | Path, make_clips: ClipsOf, num_clips: int = 4,
                  fps: float | None = None) -> None:
@@ -111,15 +91,13 @@ class GeneratedSamples(Callback):
 
 
 class ValidationFVD(Callback):
-    """Logs the distance after every validation.
+    """Logs the distance `name`, "val/rfvd" or "val/gfvd", after every validation.
 
     Args:
-        name: of the metric, "val/rfvd" or "val/gfvd".
         num_clips: validation clips, evenly spaced over the list; at most all of them.
         real: function(module, batch) -> frames uint8 (B, T, H, W, 3).
         fake: frames like those; clip i of a rank has its own seed.
-        network: called at the first validation.
-        num_features: width of its features.
+        network: called at the first validation; its features have width `num_features`.
     """
 
     def __init__(self, name: str, num_clips: int, real: Callable[[Any, Batch], np.ndarray], fake: ClipsOf,

@@ -75,9 +75,8 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
 
     Args:
         source: folder with clips.npz; .npz or .npy file; folder of videos or of folders of pictures; .txt
-            annotation list; .yaml data config; token cache.
+            annotation list; .yaml data config, of which `split` is taken; token cache.
         cut: for video files.
-        split: "train" or "val", for a data config.
         tokenizer: in eval mode, for a token cache.
 
     Raises:
@@ -229,11 +228,8 @@ def _tokens(folder: Path, tokenizer: Tokenizer | None) -> Clips:
 
 
 def _rates(paths: list[Path], fps: float | None) -> list[float]:
-    """The frame rate that clips are cut at, or where it is the files' own, those of up to MAX_PROBED of them.
-
-    Warns:
-        UserWarning: one of these has fewer frames a second than it is cut at.
-    """
+    """The frame rate that clips are cut at, or where it is the files' own, those of up to MAX_PROBED of them; warns
+    where one of these has fewer frames a second than it is cut at."""
     step = math.ceil(len(paths) / MAX_PROBED)
     own = {path: round(probe(path).fps, 3) for path in paths[::step]}
     if fps is None:

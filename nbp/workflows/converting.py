@@ -28,16 +28,8 @@ FREE_FIELDS = {"condition_dropout", "activation_checkpointing", "clamp_samples",
 
 
 def official_to_native(source: str | Path, target: str | Path, kind: str | None = None) -> tuple[int, int]:
-    """Write the model of an official file as a native folder.
-
-    Args:
-        source: official file.
-        target: folder.
-        kind: "tokenizer" or "generator"; needed where the file holds both and the tokenizer is wanted.
-
-    Raises:
-        ValueError: see `nbp.hub.official`; or no model of that kind in the file.
-    """
+    """Write the model of an official file as a native folder; `kind` is needed where the file holds both and the
+    tokenizer is wanted. ValueError: see `nbp.hub.official`; or no model of that kind in the file."""
     content = read_file(source)
     if kind is None:
         kind = "generator" if "generator" in split_state(content, source) else "tokenizer"
@@ -45,11 +37,7 @@ def official_to_native(source: str | Path, target: str | Path, kind: str | None 
 
 
 def native_to_official(source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Write a native folder as a file that the official code reads.
-
-    Raises:
-        ValueError: a model the official code cannot express; the message names the fields.
-    """
+    """Write a native folder as a file that the official code reads. ValueError: as `generator_checkpoint`."""
     _, config, native = models.load_model(source)
     models.check_state_dict(_empty_model(config), native, source)
     state = name_tables.to_official(native, name_tables.name_table(config))
@@ -65,11 +53,8 @@ def native_to_official(source: str | Path, target: str | Path) -> tuple[int, int
 
 
 def generator_checkpoint(config: GeneratorConfig, state: Mapping[str, Tensor], source: str | Path) -> dict[str, Any]:
-    """Lightning checkpoint of the official layout: {"state_dict", "hyper_parameters", ...}.
-
-    Raises:
-        ValueError: a model the official code cannot express; the message names the fields.
-    """
+    """Lightning checkpoint of the official layout: {"state_dict", "hyper_parameters", ...}. ValueError: a model the
+    official code cannot express; the message names the fields."""
     if config.condition == "text" and config.num_condition_ids != official.TEXT_VOCABULARY:
         raise ValueError(f"{source}: the official code has no text model with num_condition_ids="
                          f"{config.num_condition_ids} (it would be {official.TEXT_VOCABULARY})")
@@ -103,12 +88,10 @@ def _hyper_parameters(config: GeneratorConfig) -> dict[str, Any]:
 
 
 def deepspeed_to_fp32(source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Gather a DeepSpeed checkpoint folder (ZeRO 1, 2 or 3) into one file with a float32 `state_dict`.
+    """Gather a DeepSpeed checkpoint folder (ZeRO 1, 2 or 3) into one file with a float32 `state_dict`. ValueError: it
+    is none.
 
     DeepSpeed unpickles the folder: convert only what you or people you trust have trained.
-
-    Raises:
-        ValueError: the folder is not a DeepSpeed checkpoint.
     """
     if not (Path(source) / "latest").is_file():
         raise ValueError(f"{source} is not a DeepSpeed checkpoint folder: it has no file `latest`")
@@ -120,15 +103,8 @@ def deepspeed_to_fp32(source: str | Path, target: str | Path) -> tuple[int, int]
 
 
 def checkpoint_to_native(source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Write the model of a training checkpoint as a native folder: its moving average where it has one.
-
-    Args:
-        source: checkpoint of one device or DDP (a file), or of DeepSpeed (a folder; see `deepspeed_to_fp32`).
-        target: folder.
-
-    Raises:
-        ValueError: damaged, or not a checkpoint of `nbp.train`.
-    """
+    """Write the model of a training checkpoint, of one device or DDP (a file) or of DeepSpeed (a folder), as a native
+    folder: its moving average where it has one. ValueError: damaged, or not a checkpoint of `nbp.train`."""
     if damage := checkpoints.find_damage(source):
         raise ValueError(f"checkpoint {source}: {damage}")
     if Path(source).is_dir():
@@ -146,11 +122,8 @@ def checkpoint_to_native(source: str | Path, target: str | Path) -> tuple[int, i
 
 
 def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Write a native folder with weights in float16, half the size; it is loaded in float32.
-
-    Raises:
-        ValueError: a weight that float16 cannot hold.
-    """
+    """Write a native folder with weights in float16, half the size; it is loaded in float32. ValueError: a weight that
+    float16 cannot hold."""
     model = models.load_model(source)
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state.items()}
     if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:

@@ -38,14 +38,12 @@ class AskedSampling(TypedDict, total=False):
 
 
 class VideoDraft:
-    """Clips in the making; the frames that are given stay as they are.
+    """Clips in the making; the frames that are given stay as they are. The models are in eval mode on one device.
 
     Args:
-        generator, tokenizer: models in eval mode on one device.
         condition: ids of each clip, integer (B, C); None: unconditional.
         streams: a random stream for each clip.
         given: frames to continue, float (B, 3, T', H, W) in [0, 1], T' = 1 + 4k; None: from nothing.
-        prefix: tokens to continue instead, int64 (B, t', h, w).
         sampling: see `Generator.generate`.
     """
 
@@ -114,10 +112,10 @@ def random_streams(seed: int, numbers: Sequence[int], device: torch.device) -> l
 def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | None, streams: list[torch.Generator],
               video: Tensor | None, num_frames: int,
               **sampling: Unpack[SamplingOptions]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
-    """Make video of any length, step by step, with memory that does not grow with it.
+    """Make video of any length, step by step, with memory that does not grow with it; models, `condition`, `streams`
+    and `sampling` as for `VideoDraft`.
 
     Args:
-        generator, tokenizer, condition, streams, sampling: as for `VideoDraft`.
         video: to continue, float (B, 3, T, H, W) in [0, 1], T at least 1; see `frames_to_give` for what of it is
             looked at. None: from nothing.
         num_frames: length in all.
@@ -157,10 +155,8 @@ def window_to_keep(generator: Generator) -> int:
 
 
 def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) -> int:
-    """How many of the last frames of a video are given to continue it: whole latent frames, and whole blocks of them.
-
-    All that leave something to predict; behind a whole clip, half of one.
-    """
+    """How many of the last frames of a video are given to continue it, whole latent frames and whole blocks of them:
+    all that leave something to predict; behind a whole clip, half of one."""
     stride, longest, block = tokenizer.config.downsample[0], generator.config.grid[0], generator.config.block_shape[0]
     num_latents = min(1 + (num_frames - 1) // stride, longest - block)
     if num_frames > stride * (longest - 1):
@@ -169,11 +165,7 @@ def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) 
 
 
 def check_given(generator: Generator, tokenizer: Tokenizer, video: Tensor, num_frames: int) -> Tensor:
-    """Video as it can be continued.
-
-    Raises:
-        ValueError: it cannot be.
-    """
+    """Video as it can be continued. ValueError: it cannot be."""
     size = tuple(cells * pixels for cells, pixels in zip(generator.config.grid[1:], tokenizer.config.downsample[1:]))
     if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
         raise ValueError(f"video must be float (3, T, H, W) or (B, 3, T, H, W) in [0, 1], got {video.dtype} "

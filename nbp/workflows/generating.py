@@ -36,11 +36,8 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
              clips_per_video: int, prefix_frames: int, unconditional: bool, seed: int, batch_size: int, precision: str,
              fps: float | None, device: str, num_frames: int | None = None, stream: bool = False,
              **sampling: Unpack[AskedSampling]) -> None:
-    """Write a clip set with its videos and a picture; the arguments are those of the command.
-
-    Raises:
-        ValueError: requests that the models cannot meet, or a folder with clips of other settings.
-    """
+    """Write a clip set with its videos and a picture; the arguments are those of the command. ValueError: requests that
+    the models cannot meet, or a folder with clips of other settings."""
     tokens = Tokenizer.from_pretrained(tokenizer, device=device)
     home, model = locate(generator, "generator"), load_transformer(generator, tokens, device=device)
     about = read_about(home).or_else(read_about(locate(tokenizer, "tokenizer")))
@@ -115,10 +112,8 @@ def fill(parts: clip_set.Parts, requests: Sequence[Request], batch_size: int,
 
 
 def _text_ids(encode: Encoder, requests: Sequence[Request], out: Path) -> dict[str, str]:
-    """What tells one text tokenizer from another: a digest of the ids that the texts become.
-
-    Sets that were begun before it was recorded go on without.
-    """
+    """What tells one text tokenizer from another: a digest of the ids that the texts become. Sets that were begun
+    before it was recorded go on without."""
     if (out / "meta.json").is_file() and "text_ids_sha256" not in read_json(out / "meta.json"):
         return {}
     ids = encode({"text": sorted({request.text for request in requests})})  # (number of texts, C)
@@ -130,7 +125,6 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
     """List the clips to make.
 
     Args:
-        config: of the generator.
         num_clips: how many, at least 1; with a dataset at most its length.
         labels: class ids to cycle through; None: all classes, or those of the continued clips.
         texts: prompts to cycle through, for text-conditioned models.
@@ -162,13 +156,8 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
 
 def wanted(config: GeneratorConfig, about: About, classes: Sequence[str | int] | None = None,
            prompts: Sequence[str] | None = None) -> tuple[list[int] | None, list[str] | None]:
-    """(labels, texts) of classes and prompts, for `list_requests`; each None where it plays no part.
-
-    Args:
-        config: of the generator.
-        about: what its folder says.
-        classes: names, or ids, also as text.
-        prompts: texts, for text-conditioned models; None: the names of the classes.
+    """(labels, texts) of classes (names, or ids, also as text) and prompts (None: the names of the classes), for
+    `list_requests`; each None where it plays no part.
 
     Raises:
         ValueError: a class that the model does not know, or classes or prompts for a model that takes none.
@@ -199,11 +188,7 @@ def _class_id(name: str | int, names: Sequence[str], config: GeneratorConfig) ->
 
 
 def advised(about: About, **asked: Unpack[AskedSampling]) -> SamplingOptions:
-    """Sampling as it is asked for, and else as the model's folder recommends.
-
-    Raises:
-        ValueError: another name.
-    """
+    """Sampling as it is asked for, and else as the model's folder recommends. ValueError: another name."""
     advice: SamplingOptions = {**dataclasses.asdict(about.sampling)}  # type: ignore[typeddict-item]
     if unknown := asked.keys() - advice.keys():
         raise ValueError(f"sampling has no {sorted(unknown)[0]}; known: {', '.join(advice)}")
@@ -211,10 +196,7 @@ def advised(about: About, **asked: Unpack[AskedSampling]) -> SamplingOptions:
 
 
 def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig) -> None:
-    """Make sure that the given frames are whole latent frames, leave some to predict, and are in a clip of the data.
-
-    Raises:
-        ValueError: they do not.
+    """ValueError: the given frames are no whole latent frames, leave none to predict, or are not in a clip of the data.
     """
     stride = tokenizer.config.downsample[0]
     total = 1 + stride * (generator.grid[0] - 1)

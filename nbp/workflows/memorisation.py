@@ -46,12 +46,8 @@ class Memorisation(Provenance):
 
 
 def check_sets(train: Clips, real: Clips, fakes: Sequence[Clips], protocol: Protocol) -> None:
-    """Refuse a training set that is the held-out or a generated one, and sets that are too small, before anything is
-    scored.
-
-    Raises:
-        ValueError: see `check_pair` and `check_enough`.
-    """
+    """Refuse, before anything is scored, a training set that is the held-out or a generated one, and sets that are too
+    small. ValueError: see `check_pair` and `check_enough`."""
     for role, clips in (("training", train), ("held-out", real), *(("fake", fake) for fake in fakes)):
         check_enough(len(clips), role)
     check_pair(train, real, protocol, ("training set", "held-out set"))
@@ -72,15 +68,8 @@ def report_sets(train: Clips, real: Clips, fakes: Sequence[Clips], protocol: Pro
 
 def memorisation(train: Clips, real: Clips, fake: Clips, protocol: Protocol, network: FeatureNetwork,
                  how: Extraction = ALONE, seed: int = 0) -> Memorisation:
-    """Scores and nearest pairs.
-
-    Args:
-        train: Clips that the generator was trained on.
-        real: Clips that it was not.
-        fake: generated Clips.
-        protocol, network, how: see `extract_features`.
-        seed: for choosing clips, as in `evaluate_sets`.
-    """
+    """Scores and nearest pairs: `train` clips that the generator was trained on, `real` ones that it was not, `fake`
+    generated ones; the seed chooses clips, as in `evaluate_sets`."""
     check_sets(train, real, [fake], protocol)
     sets = {"train": train, "real": real, "fake": fake}
     features = {name: extract_features(clips, network, protocol, how) for name, clips in sets.items()}

@@ -20,11 +20,7 @@ MAX_PROBED = 100  # files that are asked whether they are interlaced
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Make or check a data set and write its lists.
-
-    Args:
-        options: those of the command: source, root, and what belongs to the source.
-    """
+    """Make or check a data set and write its lists, by the command's options."""
     if options.source == "text":
         return prepare_text(options.root, options.out, options.vocabulary)
     motion: dict[str, dict[str, float]] = {}
@@ -52,11 +48,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def check_lists_folder(out: str | Path) -> None:
-    """Make sure that lists can be written, before the videos are looked at.
-
-    Raises:
-        ValueError: they cannot; says how to have them elsewhere.
-    """
+    """ValueError: lists cannot be written, found before the videos are looked at; says how to have them elsewhere."""
     try:
         check_writable(out, "")
     except ValueError as error:
@@ -120,12 +112,8 @@ def prepare_text(root: str | Path, out: str | Path, vocabulary: int) -> None:
 
 
 def summary(out: str | Path, motion: Mapping[str, Mapping[str, float]]) -> str:
-    """Table of clips per class, with the mean motion of each where it is known.
-
-    Args:
-        out: folder of the lists.
-        motion: {split: {label: grey levels between frames 4 and 16}}, or empty.
-    """
+    """Table of clips per class, with the mean motion of each (grey levels between frames 4 and 16, by split and label)
+    where it is known."""
     counts = {split: count_per_class(read_annotations(Path(out) / f"{split}.txt")) for split in ("train", "val")}
     lines = [f"{'class':28s} {'train':>8s} {'val':>8s}" + ("   motion train / val" if motion else "")]
     for label in sorted(set(counts["train"]) | set(counts["val"])):

@@ -38,11 +38,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
                 max_clips: int | None, allow_fewer: bool, intervals: bool, lpips: str, weights: str | None, ckpt: str,
                 cache: str | Path | None, batch_size: int, num_workers: int, device: str) -> None:
     """Write a clip set of reconstructions, their originals, pictures and scores; the arguments are those of the
-    command.
-
-    Raises:
-        ValueError: settings under which a score would say something else than it seems to.
-    """
+    command. ValueError: settings under which a score would say something else than it seems to."""
     rules = get_protocol(protocol)
     if rules.quantize == "none" or rules.network == "i3d-styleganv":
         raise ValueError(f"--protocol {protocol}: reconstructions are kept as 8 bit and scored by the public "
@@ -73,12 +69,8 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
 
 def as_scored(protocol: Protocol, split: str, num_frames: int, num_clips: int, list_length: int,
               allow_fewer: bool) -> Protocol:
-    """The protocol as the reconstructions meet it; its name says what differs: split, places, and with --max-clips
-    the counts.
-
-    Raises:
-        ValueError: clips are too short or too few for it.
-    """
+    """The protocol as the reconstructions meet it; its name says what differs: split, places, and with --max-clips the
+    counts. ValueError: clips are too short or too few for it."""
     if protocol.num_frames and num_frames < protocol.num_frames:
         raise ValueError(f"data.num_frames is {num_frames}; protocol {protocol.name} needs {protocol.num_frames}")
     if split != ("train" if protocol.real_split == "train" else "val"):
@@ -108,14 +100,10 @@ def make_set(tokenizer: Tokenizer, dataset: VideoDataset, out: str | Path, num_c
 @torch.inference_mode()
 def reconstruct_clips(tokenizer: Tokenizer, dataset: VideoDataset, parts: clip_set.Parts, num_clips: int, how: str,
                       batch_size: int = 8, num_workers: int = 0) -> None:
-    """Encode and decode this rank's clips that `parts` does not hold yet.
+    """Encode and decode those of this rank's `num_clips` first clips that `parts` does not hold yet.
 
-    Args:
-        tokenizer: in eval mode.
-        dataset: with train=False.
-        parts: to add to: video and real uint8 (N,T,H,W,3), indices int32 (N,t,h,w), label, path.
-        num_clips: the first clips of the list.
-        how: "floor" or "round", how reconstructions become 8 bit.
+    Added are video and real uint8 (N,T,H,W,3), indices int32 (N,t,h,w), label, path. `how`, "floor" or "round", is how
+    reconstructions become 8 bit.
     """
     rank, world = rank_and_world()
     done = parts.done()
@@ -153,20 +141,10 @@ def write_pictures(folder: Path) -> None:
 
 def score_folder(folder: str | Path, num_codes: int, protocol: Protocol, network: FeatureNetwork, lpips_model: LPIPS,
                  how: Extraction, allow_fewer: bool = False, intervals: bool = False) -> Report:
-    """Report on a clip set and its real.npz: scores of reconstruction, of code use, and the distances as rfvd, rkvd.
+    """Report on what `split_real` left: scores of reconstruction, of code use, and the distances as rfvd, rkvd; with
+    the folder's meta.json as `reconstruction`. Each rank takes its share, on the network's device.
 
-    Args:
-        folder: what `split_real` left.
-        num_codes: size of the codebook.
-        protocol: of the distances, which are left out with a note where the clips are too few for them.
-        network: of that protocol; all scores are computed on its device.
-        lpips_model: with weights.
-        how: `Extraction`; each rank takes its share.
-        allow_fewer, intervals: see `evaluate_sets`.
-
-    Returns:
-        `Report` with the folder's meta.json as `reconstruction`; a score that is not finite is None, and a note says
-        so.
+    Distances are left out with a note where the clips are too few for them; a score that is not finite is None.
     """
     arrays, real = clip_set.load(folder), clip_set.read_arrays(Path(folder) / "real.npz")
     originals = Clips.from_array(f"{folder}/real.npz", real["video"])

@@ -24,14 +24,8 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
                sensitivity_clips: int, out: str, cache: str, weights: str | None, ckpt: str, trust_torchscript: bool,
                allow_fewer: bool, intervals: bool, seed: int, batch_size: int, num_workers: int, device: str,
                drift: bool = False) -> list[Report]:
-    """Score sets against a real one and write the reports; the arguments are those of the command.
-
-    Returns:
-        A report for each fake set.
-
-    Raises:
-        ValueError: sets, counts or settings under which a score would say something else than it seems to.
-    """
+    """Score sets against a real one and write the reports, one for each; the arguments are those of the command.
+    ValueError: sets, counts or settings under which a score would say something else than it seems to."""
     if real is None or fake is None:
         real, fake = sets_of_run(run)
     rules = choose_protocol(protocol, changes, split)
@@ -75,10 +69,7 @@ def choose_protocol(name: str, changes: Sequence[str], split: str | None) -> Pro
 
 def sets_of_run(run: str | Path | None) -> tuple[str, list[str]]:
     """Real set and sets to score of a run folder such as the quickstart's; what it has set aside is left out.
-
-    Raises:
-        ValueError: it has no real clips or nothing to score.
-    """
+    ValueError: it has no real clips or nothing to score."""
     if run is None:
         raise ValueError("give either --run, or --real and --fake")
     folder = Path(run)

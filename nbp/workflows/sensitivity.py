@@ -56,11 +56,7 @@ def mp4(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarra
 
 
 def check_sets(real: Clips, fake: Clips) -> None:
-    """Refuse sets without a sample curve, before anything is scored.
-
-    Raises:
-        ValueError: fewer than `MIN_CLIPS` + 1 clips.
-    """
+    """ValueError, before anything is scored: fewer than `MIN_CLIPS` + 1 clips, so no sample curve."""
     for clips in (real, fake):
         if len(clips) <= MIN_CLIPS:
             raise ValueError(f"{clips.name} has {len(clips)} clips; a sensitivity report needs at least "
@@ -73,12 +69,8 @@ def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNe
     """Make all three parts for one pair of sets; rank 0 prints and writes them.
 
     Args:
-        real, fake: Clips under `protocol`.
-        protocol: Protocol of the sample curve and of the damage.
-        network: its FeatureNetwork.
-        out: folder for the report.
-        open_pair: function(Protocol) -> (real, fake) cut as that protocol says.
-        load: function(Protocol) -> FeatureNetwork.
+        real, fake: under `protocol`, that of the sample curve and of the damage.
+        open_pair: gives the pair cut as another protocol says; `load` its network.
         max_clips: real clips that are damaged, drawn by the seed.
     """
     real_features, fake_features = (extract_features(clips, network, protocol, how) for clips in (real, fake))

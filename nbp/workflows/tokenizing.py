@@ -32,17 +32,8 @@ def tokenize(*, tokenizer: str, data: str, overrides: Sequence[str], out: str | 
 
 def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch_size: int = 8, num_workers: int = 0,
                    shard_size: int = 1024, precision: str = "fp32") -> None:
-    """Write this rank's part of the token cache of one split.
-
-    Args:
-        tokenizer: in eval mode.
-        dataset: with train=False.
-        out: folder of the cache.
-        batch_size: clips that are encoded at once.
-        num_workers: decoding processes.
-        shard_size: clips in a file, and what an interruption can lose.
-        precision: fp32 (that of the weights) | bf16 (autocast).
-    """
+    """Write this rank's part of the token cache of one split. A file holds `shard_size` clips, what an interruption can
+    lose; precision is fp32 (that of the weights) or bf16 (autocast)."""
     rank, world = rank_and_world()
     data = dataset.data
     meta: TokenMeta = {

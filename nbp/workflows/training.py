@@ -17,12 +17,8 @@ from nbp.workflows.describing import describe_model
 
 
 def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None) -> int:
-    """Train, or go on training, and write `model/` into the run folder.
-
-    Args:
-        config: run file.
-        overrides: as for `load_run`.
-        minutes: scale the run's steps to take this long here (`nbp.training.pace`).
+    """Train, or go on training, and write `model/` into the run folder; with `minutes`, scale the run's steps to take
+    this long here (`nbp.training.pace`).
 
     Returns:
         Exit code: 0, or 128 and the number of the signal that stopped the run.
