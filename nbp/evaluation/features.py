@@ -132,8 +132,7 @@ class Clips(Dataset[Tensor]):
         return torch.from_numpy(frames)
 
 
-def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol,
-                     how: Extraction = ALONE) -> np.ndarray:
+def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol, how: Extraction = ALONE) -> np.ndarray:
     """Features of a set under a protocol, float32 (N,D) in the order of the set.
 
     Raises:

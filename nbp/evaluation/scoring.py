@@ -67,8 +67,7 @@ def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, netwo
     return reports
 
 
-def check_pair(real: Clips, fake: Clips, protocol: Protocol,
-               roles: tuple[str, str] = ("real set", "fake set")) -> None:
+def check_pair(real: Clips, fake: Clips, protocol: Protocol, roles: tuple[str, str] = ("real set", "fake set")) -> None:
     """Refuse sets whose distance would say something else than it seems to; `roles` are their names in messages.
     ValueError: both are cut from the same content, or clips that reach the network by different resizing or lengths."""
     if fake.content == real.content:

@@ -74,8 +74,7 @@ class Reconstructions(Callback):
 class GeneratedSamples(Callback):
     """Clips generated for the conditions of the first validation clips."""
 
-    def __init__(self, folder: str | Path, make_clips: ClipsOf, num_clips: int = 4,
-                 fps: float | None = None) -> None:
+    def __init__(self, folder: str | Path, make_clips: ClipsOf, num_clips: int = 4, fps: float | None = None) -> None:
         self.folder, self.make_clips, self.num_clips, self.fps = folder, make_clips, num_clips, fps
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: TrainingModule,  # type: ignore[override]
