@@ -6,8 +6,6 @@ Operations and memory are within 10% of what small float32 runs of one process t
 them, and memory of what four bf16-mixed runs took on one H200. What several devices change is arithmetic.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

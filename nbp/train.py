@@ -6,8 +6,6 @@ SIGTERM and SIGUSR1 save and stop, exit code 128 + signal. Several processes: to
 CONFIG trainer.devices=N ...
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 

@@ -5,8 +5,6 @@ what an allocator must hold, but for its rounding and for scratch memory inside 
 et al., arXiv 1910.02054, section 5; its buffers: DeepSpeed's default bucket sizes.
 """
 
-from __future__ import annotations
-
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence

@@ -4,8 +4,6 @@ Parameters, operations and activations are counted on the real modules on the me
 are arithmetic. Hours rest on a utilisation that the caller states.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

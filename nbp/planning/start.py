@@ -1,7 +1,5 @@
 """The table that a training run begins with: what will be trained, on what, and for how long."""
 
-from __future__ import annotations
-
 import time
 
 import torch

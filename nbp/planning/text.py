@@ -1,7 +1,5 @@
 """A plan in words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from nbp.config import load_run

@@ -4,8 +4,6 @@ NBP_DEBUG=1 shows the traceback of a mistake as well. Called from Python, `main(
 function does; only the command line goes through `run_command`.
 """
 
-from __future__ import annotations
-
 import argparse
 import dis
 import math

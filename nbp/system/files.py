@@ -1,7 +1,5 @@
 """Files that are never half-written, JSON, and hashes."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """How far a long loop has come, with its rate and the time left: a live bar on a terminal, lines in a log."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterable, Iterator

@@ -4,8 +4,6 @@ A checkpoint is one file, or with DeepSpeed a folder, `checkpoints/step0000200.c
 when it is complete. `last.ckpt` and `best.ckpt` are links. Folders hold MANIFEST: their files with sizes, and the run.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

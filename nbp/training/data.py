@@ -5,8 +5,6 @@ uninterrupted one yields from step s on. Works for clips of video and for cached
 `ClipKey`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterator, Sequence

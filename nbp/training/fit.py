@@ -1,7 +1,5 @@
 """One training run from its configuration to its last step: resumed, watched, rolled back, and stopped on a signal."""
 
-from __future__ import annotations
-
 import dataclasses
 import gc
 import os

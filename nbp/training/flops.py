@@ -7,8 +7,6 @@ FLOPs include it.
 Legend: B clips of a micro-batch, T H W pixels, t h w latent grid.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Sequence

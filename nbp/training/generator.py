@@ -4,8 +4,6 @@ Batches hold cached token indices, or video that a frozen tokenizer turns into i
 Legend: B batch, C condition tokens, t h w latent grid, T H W pixels.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path

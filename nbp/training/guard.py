@@ -4,8 +4,6 @@ A value is wrong while it, or its recent mean, is not finite or beyond a bound, 
 mean. One wrong step is doubtful (no checkpoint is written), `patience` in a row are an alarm.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

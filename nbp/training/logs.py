@@ -1,7 +1,5 @@
 """What a run reports while it trains: CSV always, wandb where it names a project, speed, and lines of progress."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import os

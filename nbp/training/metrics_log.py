@@ -1,7 +1,5 @@
 """Read back what training runs logged; a resumed run adds a `logs/version_N` folder, nothing is overwritten."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What both training modules share: moving average of the weights, steps that are skipped, seeds by step."""
 
-from __future__ import annotations
-
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar

@@ -4,8 +4,6 @@ All ranks check a checkpoint together and follow rank 0's choice. Fields that ch
 that only change where and how it runs are free; between them lie those that `trainer.accept_changes=true` lets through.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Callable, Collection

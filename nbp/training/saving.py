@@ -4,8 +4,6 @@ Checkpoints are written between two optimizer steps, after the metrics of the fi
 goes on from one logs exactly what an uninterrupted run logs.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import shutil

@@ -1,7 +1,5 @@
 """SIGTERM and SIGUSR1 (preemption, SLURM's --signal) ask a run to save and stop at the next whole step."""
 
-from __future__ import annotations
-
 import signal
 import sys
 import time

@@ -5,8 +5,6 @@ Lightning's DeepSpeedStrategy refuses CPU, although DeepSpeed itself runs there 
 the device checks.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 from collections.abc import Mapping

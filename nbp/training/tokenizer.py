@@ -7,8 +7,6 @@ ZeRO-1 and 2, and counts `global_step` once. Losses: NBP appendix; MAGVIT-v2 (ar
 Legend: B batch, T H W pixels.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any, cast

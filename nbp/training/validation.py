@@ -6,8 +6,6 @@ reconstructed (rFVD) or against generated (gFVD). Few clips bias it upwards, so 
 Legend: frames uint8 (T, H, W, 3).
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A training run from its file to the exported model."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from pathlib import Path
