@@ -21,6 +21,7 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["nbp", "nbp.*"]),
+    package_data={"nbp.reporting": ["*.css"]},
     # Models, generation, evaluation.
     install_requires=[
         "torch>=2.6,<2.14",

@@ -16,8 +16,7 @@ class Section:
     """Base of every config dataclass. Its fields are numbers, texts, lists and other sections, or None."""
 
     def check(self) -> None:
-        """ValueError: values that are out of range or do not go together; names the field, its value and what is
-        accepted."""
+        """ValueError: values out of range or that do not go together; names field, value and what is accepted."""
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -39,8 +38,7 @@ def build_config(schema: type[AnySection], values: Mapping[str, Any], source: ob
 
 
 def check_layer(schema: type[Section], values: Mapping[str, Any], source: object) -> None:
-    """ValueError, as `build_config`: unknown names or wrong types in values that other layers complete; names this
-    layer."""
+    """ValueError, as `build_config` for this layer: unknown names or wrong types in values that others complete."""
     _section(schema, values, source, "", None)
 
 

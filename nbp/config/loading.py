@@ -57,8 +57,7 @@ def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str
 
 
 def config_digest(path: AnyPath) -> str:
-    """Hex sha256 of what a YAML file says with its bases merged, whatever its comments and order of fields. ValueError:
-    an unreadable file."""
+    """Hex sha256 of what a YAML file says with its bases merged, without comments and order. ValueError: unreadable."""
     from omegaconf import OmegaConf
 
     return hashlib.sha256(OmegaConf.to_yaml(_read_yaml(path), sort_keys=True).encode()).hexdigest()

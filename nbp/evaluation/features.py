@@ -34,22 +34,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Extraction:
-    """How features are extracted; none of it changes them, but for the batch size of a GPU, by rounding.
+    """How features are extracted; none of it changes them, but for the batch size of a GPU, by rounding."""
 
-    Attributes:
-        cache_dir: folder for the chunks, shared by all ranks; None keeps nothing.
-        batch_size: clips per forward pass of a GPU; on the CPU clips that are prepared at once.
-        num_workers: decoding processes; 0: one thread, which decodes the next batches while the network runs.
-        rank, world: this process and their number.
-        barrier: function(what went wrong here, or "") that waits for all ranks, and raises ValueError at all of them
-            if anything did; needed when `world` > 1.
-    """
-
-    cache_dir: str | Path | None = None
-    batch_size: int = 8
-    num_workers: int = 0
+    cache_dir: str | Path | None = None     # for the chunks, shared by all ranks; None keeps nothing
+    batch_size: int = 8                     # clips per forward pass of a GPU; on the CPU clips prepared at once
+    num_workers: int = 0                    # decoding processes; 0: one thread, which decodes while the network runs
     rank: int = 0
     world: int = 1
+    # What waits for all ranks when there are several, and raises ValueError at all if its text says what went wrong.
     barrier: Callable[[str], None] | None = None
 
 

@@ -38,8 +38,7 @@ def empty_stats(num_features: int, device: str | torch.device = "cpu") -> Featur
 
 
 def feature_stats(features: np.ndarray | Tensor) -> FeatureStats:
-    """Statistics of features (N,D). ValueError: wrong shape, no rows, or NaN or infinite values; names the first bad
-    row."""
+    """Statistics of features (N,D). ValueError: wrong shape, no rows, or not finite; names the first bad row."""
     features = torch.as_tensor(features)
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(f"features are {features.dtype} {tuple(features.shape)}; "

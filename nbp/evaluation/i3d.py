@@ -124,8 +124,7 @@ def _max_pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, i
 
 
 class I3D(nn.Module):
-    """Kinetics-400 I3D: clips to 400 logits; `bn_eps` is `TF_BN_EPS` for the original, `PORT_BN_EPS` for the PyTorch
-    port."""
+    """Kinetics-400 I3D: clips to 400 logits; `bn_eps` is `TF_BN_EPS` (the original) or `PORT_BN_EPS` (the port)."""
 
     def __init__(self, bn_eps: float = TF_BN_EPS) -> None:
         super().__init__()

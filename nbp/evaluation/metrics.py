@@ -132,12 +132,8 @@ class FrechetDistance(ExactMetric):
 
 
 class FVD(FrechetDistance):
-    """Frechet video distance under a protocol: `update(frames (B,T,H,W,3), real)`, uint8 or float in [0,1].
-
-    Args:
-        network: `nbp.evaluation.networks.FeatureNetwork`; it is kept out of the state dict.
-        protocol: `nbp.evaluation.protocols.Protocol`.
-    """
+    """Frechet video distance under a protocol: `update(frames (B,T,H,W,3), real)`, uint8 or float in [0,1]; the network
+    is kept out of the state dict."""
 
     def __init__(self, network: FeatureNetwork, protocol: Protocol, num_features: int = 400, **kwargs: object) -> None:
         super().__init__(num_features, **kwargs)
@@ -148,11 +144,8 @@ class FVD(FrechetDistance):
 
 
 class SetDistance(ExactMetric):
-    """Any function of two whole feature sets: `update(features (B,D), real)`. Memory is N x D, as float32.
-
-    Args:
-        function: (real (N,D), fake (M,D)) float arrays -> number, or dict of numbers and lists of numbers.
-    """
+    """Any function (real (N,D), fake (M,D)) -> number, or dict of numbers and lists of numbers, of two whole feature
+    sets: `update(features (B,D), real)`. Memory is N x D, as float32."""
 
     higher_is_better = False
 
@@ -195,8 +188,7 @@ class KernelDistance(SetDistance):
 
 
 class FrechetUncertainty(SetDistance):
-    """Bootstrap interval, k-fold mean and deviation, and the limit of infinitely many clips, of the Frechet distance.
-    """
+    """Bootstrap interval, k-fold mean and deviation, and limit of infinitely many clips, of the Frechet distance."""
 
     def __init__(self, seed: int = 0, **kwargs: object) -> None:
         super().__init__(partial(uncertainty, seed=seed), **kwargs)

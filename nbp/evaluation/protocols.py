@@ -166,8 +166,7 @@ def _read_protocol(path: str | Path, readers: tuple[Path, ...]) -> Protocol:
 
 
 def to_video(frames: np.ndarray | Tensor) -> Tensor:
-    """Frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 video (B,3,T,H,W) in [0,1]. ValueError: another dtype,
-    shape or range."""
+    """Frames (B,T,H,W,3), uint8 or float in [0,1] -> float32 video (B,3,T,H,W) in [0,1]. ValueError: anything else."""
     frames = torch.as_tensor(frames)
     if frames.ndim != 5 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(f"frames have shape {tuple(frames.shape)}; accepted: (B,T,H,W,3)")

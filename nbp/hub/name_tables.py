@@ -60,8 +60,7 @@ def generator_table(config: GeneratorConfig) -> NameTable:
 
 
 def to_native(state: dict[str, Tensor], table: NameTable, path: str | Path) -> dict[str, Tensor]:
-    """Rename official tensors, joining those that a native one holds together. ValueError: tensors that the table
-    lacks."""
+    """Rename official tensors, joining those that a native one holds together. ValueError: unknown tensors."""
     native: dict[str, Tensor] = {}
     taken: set[str] = set()
     for new, olds in table.items():

@@ -13,8 +13,7 @@ UTILISATION = 0.4       # as `nbp.plan` assumes
 
 
 def start_table(run: Run) -> str:
-    """Parameters, data, batch, steps, memory and hours of a run, its precision resolved, on this machine, a line each.
-    """
+    """Parameters, data, batch, steps, memory and hours of a run of resolved precision on this machine, a line each."""
     low = run.trainer.precision == "bf16-mixed"
     device, rate = this_device(low)
     strategy = run.trainer.strategy

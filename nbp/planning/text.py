@@ -12,14 +12,12 @@ MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "average", "frozen", "buf
 def plan_in_words(config: str, overrides: Iterable[str], gpus: int, gpu: str, utilisation: float) -> str:
     """Plan a run file on `gpus` devices; arguments and errors as of `load_run` and `plan_run`."""
     run = load_run(config, [f"trainer.devices={gpus}", "trainer.num_nodes=1", *overrides])
-    return f"{config} on {gpus} x {gpu}, {describe_plan(plan_run(run, gpu, utilisation))}"
-
-
-def describe_plan(plan: Plan) -> str:
-    """The plan as text of several paragraphs."""
-    sections = [[f"{plan.precision}, strategy {plan.strategy}"], _parameters(plan), _work(plan), _memory(plan),
-                _data(plan), _storage(plan), _hours(plan)]
-    return "\n".join(line for lines in sections for line in lines)
+    plan = plan_run(run, gpu, utilisation)
+    return "\n".join([
+        f"{config} on {gpus} x {gpu}, {plan.precision}, strategy {plan.strategy}", *_parameters(plan), *_work(plan),
+        *_memory(plan), *_data(plan), *_storage(plan),
+        f"\ntime at {plan.utilisation:.0%} of the peak rate (an assumption): {plan.hours:.1f} hours, "
+        f"{plan.hours * plan.gpus:.0f} GPU hours"])
 
 
 def _parameters(plan: Plan) -> list[str]:
@@ -64,8 +62,3 @@ def _storage(plan: Plan) -> list[str]:
             f"{storage.tokens_per_1000_clips / 1e6:.2f} MB tokens of 1000 clips",
             f"  {checkpoints * storage.checkpoint / 1e9:.2f} GB for {checkpoints} checkpoints, the newest "
             f"(trainer.keep_last={plan.keep_last}) and the best; one more while the next is written"]
-
-
-def _hours(plan: Plan) -> list[str]:
-    return [f"\ntime at {plan.utilisation:.0%} of the peak rate (an assumption): {plan.hours:.1f} hours, "
-            f"{plan.hours * plan.gpus:.0f} GPU hours"]

@@ -1,7 +1,7 @@
 """What the quickstart has to reach, each figure against an honest baseline of the same run."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 MAX_PSNR_LOSS_DB = 1.0
@@ -23,10 +23,6 @@ class Check:
     @property
     def passed(self) -> bool:
         return self.value >= self.limit if self.higher else self.value < self.limit
-
-    def as_dict(self) -> dict[str, str | float | bool]:
-        """For report.json."""
-        return asdict(self) | {"passed": self.passed}
 
 
 def checks(scores: Mapping[str, Mapping[str, Any]]) -> list[Check]:

@@ -138,8 +138,7 @@ def mask_figure(config: GeneratorConfig) -> Figure:
 
 
 def consistency_figure(scores: Mapping[str, Any], classes: Sequence[str]) -> Figure:
-    """Class consistency by class (names in id order), from `sets` of scores.json: generated clips as bars, real as
-    marks."""
+    """Class consistency by class (names in id order), from `sets` of scores.json: generated as bars, real as marks."""
     labels = sorted(scores["generated"]["class_consistency_by_class"], key=int)
     share = {name: [scores[name]["class_consistency_by_class"].get(label, math.nan) for label in labels]
              for name in ("generated", "real")}

@@ -25,31 +25,25 @@ PACKAGES = ("torch", "pytorch-lightning", "numpy", "av", "einops", "safetensors"
 
 @dataclass
 class Run:
-    """Everything of one run that the report shows.
-
-    clips: {name: arrays of a clip set}, "real" among them; curves, num_steps: of "tokenizer" and "generator"; classes:
-    names in id order; phases: steps at which the tokenizer's clips get longer; num_given: frames that predictions
-    were given.
-    """
+    """Everything of one run that the report shows."""
 
     folder: Path
     scores: dict[str, Any]
     benchmark: dict[str, Any]
     stages: list[dict[str, Any]]
-    clips: dict[str, dict[str, np.ndarray]]
-    curves: dict[str, Curves]
-    phases: list[int]
+    clips: dict[str, dict[str, np.ndarray]]     # arrays of clip sets by name, "real" among them
+    curves: dict[str, Curves]                   # of "tokenizer" and "generator"
+    phases: list[int]                           # steps at which the tokenizer's clips get longer
     seeds: dict[str, int]
     generator: GeneratorConfig
-    classes: list[str]
+    classes: list[str]                          # names in id order
     num_train: int
     num_steps: dict[str, int]
-    num_given: int
+    num_given: int                              # frames that predictions were given
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read a run folder. ValueError: an output is missing, with the file and the stage that writes it, or cannot be
-    read."""
+    """Read a run folder. ValueError: an output is missing, with the file and its stage, or cannot be read."""
     folder = Path(folder)
     clips = {"real": clip_set.read_arrays(_required(folder / "reconstruction/real.npz", "reconstruct"))}
     for name, stage in (("reconstruction", "reconstruct"), ("generated", "generate"), ("predicted", "predict"),
@@ -67,7 +61,7 @@ def read_run(folder: str | Path) -> Run:
         benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
         stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
         clips=clips,
-        curves={kind: _curves(folder / kind) for kind in KINDS},
+        curves={kind: read_curves(folder / kind) for kind in KINDS},
         phases=phases[:-1],
         num_steps={"tokenizer": phases[-1], "generator": generator.max_steps},
         seeds={"tokenizer": tokenizer.trainer.seed, "generator": generator.trainer.seed,
@@ -77,8 +71,8 @@ def read_run(folder: str | Path) -> Run:
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
 
 
-def _curves(folder: Path) -> Curves:
-    """(steps, values) of each metric, by step."""
+def read_curves(folder: Path) -> Curves:
+    """Curves that a training run has logged so far."""
     return {name: (sorted(points), [points[step] for step in sorted(points)])
             for name, points in read_metrics(folder).items()}
 

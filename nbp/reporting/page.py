@@ -2,49 +2,9 @@
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 
-CSS = """
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #1b1f25; --soft: #5d6673; --line: #d9dde3; --panel: #f5f6f8;
-  --good: #19734a; --good-paper: #dff3e8; --bad: #a8321f; --bad-paper: #fbe4df; --accent: #2f62c4; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171c; --ink: #e7eaee; --soft: #9aa4b2; --line: #2f353e;
-  --panel: #1c2027; --good: #7fd6a8; --good-paper: #16352a; --bad: #ff9c89; --bad-paper: #42201a; --accent: #8fb2f5; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI",
-  Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 20px 80px; }
-h1 { font-size: 2rem; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.015em; }
-h2 { font-size: 1.3rem; margin: 56px 0 8px; padding-top: 18px; border-top: 1px solid var(--line); }
-p { max-width: 72ch; margin: 8px 0; }
-.soft, figcaption { color: var(--soft); font-size: 0.9rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 12px; margin: 24px 0; }
-.tile { background: var(--panel); border-radius: 10px; padding: 12px 16px; }
-.tile b { display: block; font-size: 1.45rem; font-variant-numeric: tabular-nums; letter-spacing: -0.01em; }
-.tile span { color: var(--soft); font-size: 0.85rem; }
-.scroll { overflow-x: auto; margin: 16px 0; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
-th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; color: var(--soft); white-space: nowrap; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.pass, .fail { display: inline-block; border-radius: 99px; padding: 1px 10px; font-weight: 600; font-size: 0.85rem;
-  white-space: nowrap; }
-.pass { color: var(--good); background: var(--good-paper); }
-.fail { color: var(--bad); background: var(--bad-paper); }
-figure { margin: 16px 0; }
-figure svg { width: 100%; height: auto; }
-video { display: block; width: 100%; image-rendering: pixelated; border-radius: 4px; background: #000; }
-.clips { display: grid; gap: 18px 20px; margin: 16px 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--column)), 1fr)); }
-.clips figure { margin: 0; }
-.clips figcaption { display: flex; justify-content: space-between; gap: 12px; padding-bottom: 4px; }
-.clips figcaption b { color: var(--ink); font-weight: 600; }
-.columns { display: grid; grid-auto-columns: 1fr; grid-auto-flow: column; font-size: 0.78rem; color: var(--soft);
-  text-align: center; padding-top: 2px; }
-code { font: 0.82rem/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 20px; font-size: 0.9rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-.bar { height: 6px; min-width: 1px; border-radius: 3px; background: var(--accent); margin-top: 7px; }
-@media print { video { break-inside: avoid; } }
-"""
+CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 def page(title: str, body: str) -> str:

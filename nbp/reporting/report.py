@@ -1,5 +1,6 @@
 """Joins the sections to the report of a run; `python -m nbp.report` is the command around it."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from nbp.reporting import page, sections
@@ -10,8 +11,7 @@ from nbp.system.files import write_json, write_text
 
 
 def write_report(run: str | Path) -> None:
-    """Write report.html and pictures into a run folder; for the quickstart also report.json, and print which checks
-    are reached."""
+    """Write report.html and pictures into a run folder; for the quickstart report.json, and print the checks, too."""
     if is_training_run(run):
         print(f"wrote {write_training_report(run)}")
         return
@@ -22,8 +22,8 @@ def write_report(run: str | Path) -> None:
         sections.generated(made), sections.predicted(made), sections.training(made), sections.mask(made),
         sections.metrics(made), sections.speed(made), sections.stages(made), sections.environment(made, here)])
     write_json(made.folder / "report.json", {
-        "checks": [check.as_dict() for check in results], "scores": made.scores, "benchmark": made.benchmark,
-        "stages": made.stages, "machine": here, "seeds": made.seeds,
+        "checks": [asdict(check) | {"passed": check.passed} for check in results], "scores": made.scores,
+        "benchmark": made.benchmark, "stages": made.stages, "machine": here, "seeds": made.seeds,
         "training": {kind: {name: values[-1] for name, (_, values) in curves.items()}
                      for kind, curves in made.curves.items()}})
     write_text(made.folder / "report.html", page.page("Next-block video generation: quickstart", body))

@@ -4,15 +4,16 @@ Read from what the run has written so far, so that it can be looked at while it 
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nbp.config import GeneratorRun, TokenizerRun, load_run, to_dict
 from nbp.hub.about import read_about
 from nbp.reporting import figures, page
+from nbp.reporting.inputs import Curves, read_curves
 from nbp.system.files import write_text
-from nbp.training.metrics_log import read_metrics
+from nbp.training.flops import num_steps
 
 NUM_SAMPLES = 6      # pictures of samples, spread over the run
 TILES = {"train/loss": "training loss", "val/loss": "validation loss, nats a token", "val/psnr": "validation PSNR, dB",
@@ -31,10 +32,9 @@ def write_training_report(folder: str | Path) -> Path:
     folder = Path(folder)
     run = load_run(folder / "config.yaml")
     assert isinstance(run, (TokenizerRun, GeneratorRun))
-    curves = {name: (sorted(points), [points[step] for step in sorted(points)])
-              for name, points in read_metrics(folder).items()}
+    curves = read_curves(folder)
     panels = figures.TOKENIZER_PANELS if isinstance(run, TokenizerRun) else figures.GENERATOR_PANELS
-    total = sum(phase.steps for phase in run.curriculum) if isinstance(run, TokenizerRun) else run.max_steps
+    total = num_steps(run)
     done = max(steps[-1] for steps, _ in curves.values()) + 1
     drawn = figures.write_figure(figures.curves_figure(curves, panels), folder / "figure_training.png")
     parts = [f"<h1>{run.kind.capitalize()}: {folder.resolve().name}</h1>", page.tiles(_tiles(curves, done, total)),
@@ -49,7 +49,7 @@ def write_training_report(folder: str | Path) -> Path:
     return folder / "report.html"
 
 
-def _tiles(curves: Mapping[str, tuple[Sequence[int], Sequence[float]]], done: int, total: int) -> dict[str, str]:
+def _tiles(curves: Curves, done: int, total: int) -> dict[str, str]:
     values = {"steps": f"{min(done, total):,} of {total:,}"}
     return values | {label: f"{curves[name][1][-1]:.4g}" for name, label in TILES.items() if name in curves}
 

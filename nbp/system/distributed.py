@@ -37,11 +37,7 @@ def gather(value: T) -> list[T]:
 
 
 def check_device(device: object) -> None:
-    """Refuse what PyTorch does not know or this machine has not.
-
-    Raises:
-        ValueError: it is no device, or a GPU where there is none of that number.
-    """
+    """ValueError: PyTorch knows no such device, or it is a GPU where there is none of that number."""
     import torch
 
     try:
@@ -56,13 +52,7 @@ def check_device(device: object) -> None:
 
 
 def barrier(problem: str = "") -> None:
-    """Wait until every rank is here; nothing to wait for without a launcher.
-
-    Args:
-        problem: what went wrong at this rank, if anything did.
-
-    Raises:
-        ValueError: something went wrong at one of them. All hear of it, so that none goes on or waits alone.
-    """
+    """Wait until every rank is here; nothing to wait for without a launcher. ValueError, at all ranks so that none goes
+    on or waits alone: one of them has a `problem`."""
     if problems := list(filter(None, gather(problem))):
         raise ValueError(problems[0])

@@ -53,15 +53,8 @@ def _is_full(folder: Path) -> bool:
 
 
 def check_writable(folder: AnyPath, name: str) -> None:
-    """Make a folder and try to write in it, before work whose result goes there.
-
-    Args:
-        folder: path.
-        name: of the setting it comes from, put before it in the message: "--out ".
-
-    Raises:
-        ValueError: it can't be made or written.
-    """
+    """Make a folder and try to write in it, before work whose result goes there. ValueError: it can't be; the message
+    begins with `name`, the setting it comes from ("--out ")."""
     probe = Path(folder) / f".write-test-{uuid.uuid4()}"  # process numbers repeat on the nodes of a shared disk
     try:
         write_text(probe, "")
@@ -96,11 +89,7 @@ def _finite(value: object) -> object:
 
 
 def read_json(path: AnyPath) -> Any:  # noqa: ANN401 - a file may hold anything
-    """Read a JSON file.
-
-    Raises:
-        ValueError: the file is not JSON; the message names it.
-    """
+    """Read a JSON file. ValueError: it is not JSON; the message names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -9,10 +9,8 @@ import torch
 
 @cache
 def multiplies_bfloat16(device: str) -> bool:
-    """Whether "cuda" or "cpu" multiplies bfloat16 in hardware: GPUs since Ampere, CPUs with AMX.
-
-    Other CPUs emulate it, more slowly than float32. ATEN_CPU_CAPABILITY=avx2 forbids it.
-    """
+    """Whether "cuda" or "cpu" multiplies bfloat16 in hardware: GPUs since Ampere, CPUs with AMX. Other CPUs emulate it,
+    more slowly than float32. ATEN_CPU_CAPABILITY=avx2 forbids it."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return (torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "AVX2")

@@ -84,8 +84,7 @@ def newest_complete(folder: str | Path, candidates: Sequence[Path] | None = None
 
 
 def publish(temporary: str | Path, final: str | Path, facts: dict[str, Any]) -> None:
-    """Give a finished checkpoint folder its final name beside it, in place of an older one; `facts` go into the
-    manifest."""
+    """Give a finished checkpoint folder its final name, in place of an older one; `facts` go into its manifest."""
     temporary, final = Path(temporary), Path(final)
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
     for path in files:

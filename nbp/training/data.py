@@ -53,8 +53,7 @@ class Phase:
 
 @dataclass
 class Images:
-    """Micro-batches of single frames among those of clips, evenly spread; items `first_item` and on, in their own
-    order."""
+    """Micro-batches of single frames among those of clips, evenly spread, in an order of their own."""
 
     share: float           # of the micro-batches, in [0, 1)
     batch_size: int
@@ -210,8 +209,7 @@ class ClipDataModule(pl.LightningDataModule):
 
 
 class PresentItems(Dataset):
-    """Chosen items of a map-style dataset that gives None for unreadable ones; the next readable item stands in for
-    those."""
+    """Chosen items of a dataset that gives None for unreadable ones, for which the next readable one stands in."""
 
     def __init__(self, dataset: VideoDataset | TokenDataset, items: list[int]) -> None:
         self.dataset, self.items = dataset, items

@@ -81,8 +81,7 @@ class GeneratorModule(TrainingModule[Generator]):
 
 
 class SampleClips:
-    """Generates clips with a generator module in training; `prefix` latent frames are given to models that cannot
-    begin."""
+    """Generates clips with a generator in training; `prefix` latent frames are given to models that cannot begin."""
 
     def __init__(self, tokenizer: Tokenizer, prefix: int = 0) -> None:
         self.tokenizer, self.prefix = tokenizer, prefix
@@ -110,8 +109,8 @@ class SampleClips:
 
 
 def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Callback]]:
-    """All that a generator run needs. ValueError: tokens of another tokenizer, or a grid, codebook or number of classes
-    unlike the model's."""
+    """All that a generator run needs. ValueError: another tokenizer's tokens, or a grid, codebook or classes unlike its
+    own."""
     tokenizer = Tokenizer.from_pretrained(run.tokenizer)
     digest = model_hash(tokenizer)
     train: TokenDataset | VideoDataset

@@ -22,11 +22,8 @@ FEWEST_STEPS = 20
 
 
 def fit_minutes(run: Run, minutes: float) -> Run:
-    """The run with as many steps as take `minutes` here; what was measured is kept in OUT/pace.json and used again.
-
-    Args:
-        run: of one process.
-        minutes: of training, validation and checkpoints included, start-up left out.
+    """The run, of one process, with as many steps as take `minutes` here, validation and checkpoints included, start-up
+    left out; what was measured is kept in OUT/pace.json and used again.
 
     Raises:
         ValueError: a run of several processes, or less time than `FEWEST_STEPS` steps take.

@@ -38,8 +38,7 @@ LECAM_DECAY = 0.99
 
 
 class TokenizerModule(TrainingModule[Tokenizer]):
-    """Trains a `Tokenizer`; `perceptual`, a frozen module (B,3,H,W) x2 in [0,1] -> (B,), is needed where
-    loss.perceptual > 0."""
+    """Trains a `Tokenizer`; `perceptual`, (B,3,H,W) x2 in [0,1] -> (B,), frozen, is for loss.perceptual > 0."""
 
     run: TokenizerRun
     lecam_real: Tensor

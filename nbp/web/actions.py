@@ -49,19 +49,8 @@ def told(action: Callable[..., Iterator[Shown]], *arguments: object) -> Iterator
 
 
 def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = None) -> Tensor:
-    """Read an uploaded video as a clip of the model's size and rate, and delete the file.
-
-    Args:
-        pipe: whose clips it is like.
-        path: what was uploaded; None: nothing was.
-        num_frames: length; None: that of a clip.
-
-    Returns:
-        float32 (3, T, H, W) in [0, 1].
-
-    Raises:
-        ValueError: no video, one that cannot be read, or one beyond the limits of the page.
-    """
+    """Read an uploaded video (None: nothing was) as a clip of the model's size and rate, float32 (3, T, H, W) in [0,
+    1], and delete the file. ValueError: no video, one that cannot be read, or one beyond the limits of the page."""
     if path is None:
         raise ValueError("choose a video first")
     try:
@@ -96,11 +85,8 @@ def extend(pipe: VideoPipeline, out: Path, video: Tensor | None, num_given: floa
 
 
 def race(pipe: VideoPipeline, label: str | None, seed: float) -> Iterator[tuple[Shown, Shown]]:
-    """One clip by next-block prediction, then one by next-token prediction with the same transformer.
-
-    A transformer trained on blocks cannot draw single tokens, so that the second has random weights; its time does not
-    depend on them.
-    """
+    """One clip by next-block prediction, then one by next-token prediction with the same transformer: one trained on
+    blocks cannot draw single tokens, so the second has random weights; its time does not depend on them."""
     config = dataclasses.replace(pipe.generator.config, block_shape=[1, 1, 1])
     torch.manual_seed(0)
     tokens = VideoPipeline(pipe.tokenizer, Generator(config).to(pipe.device).eval(), pipe.about, pipe.text_tokenizer)

@@ -27,18 +27,8 @@ NO_CLASS = "(not told)"
 
 
 def serve(*, model: str, clips: str | None, port: int | None, device: str | None, wait: bool = True) -> "gr.Blocks":
-    """Load a model and open its page; the arguments are those of the command.
-
-    Args:
-        model: folder or model hub id of a generator with its tokenizer.
-        clips: folder of videos that can be continued and reconstructed without an upload.
-        port: on this machine; None: the first that is free from 7860 on.
-        device: of the models; None: a GPU where there is one.
-        wait: until it is stopped; False: come back with the page open.
-
-    Raises:
-        ValueError: no such models or clips.
-    """
+    """Load a model and open its page; the arguments are those of the command, but for `wait`: False comes back with the
+    page open. ValueError: no such models or clips."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     pipe = VideoPipeline.from_pretrained(model, device)
     folder = Path(clips) if clips else Path(model) / "examples"

@@ -122,8 +122,7 @@ def checkpoint_to_native(source: str | Path, target: str | Path) -> tuple[int, i
 
 
 def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Write a native folder with weights in float16, half the size; it is loaded in float32. ValueError: a weight that
-    float16 cannot hold."""
+    """Write a native folder in float16, which is loaded in float32. ValueError: a weight that float16 cannot hold."""
     model = models.load_model(source)
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state.items()}
     if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:

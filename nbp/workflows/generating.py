@@ -145,7 +145,9 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
     if dataset is not None:
         num_clips = min(num_clips, len(dataset))
         items = [number * len(dataset) // num_clips for number in range(num_clips)]
-        return [_continuation(number, item, dataset) for number, item in enumerate(items)]
+        samples = [(item, dataset.facts(item)) for item in items]
+        return [Request(number, int(sample["label"]), sample["text"], item, sample["path"])
+                for number, (item, sample) in enumerate(samples)]
     if config.condition == "label":
         labels = labels or range(config.num_condition_ids)
         return [Request(number, label=labels[number % len(labels)]) for number in range(num_clips)]
@@ -196,8 +198,7 @@ def advised(about: About, **asked: Unpack[AskedSampling]) -> SamplingOptions:
 
 
 def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig) -> None:
-    """ValueError: the given frames are no whole latent frames, leave none to predict, or are not in a clip of the data.
-    """
+    """ValueError: the given frames are no whole latent frames, leave none to predict, or are not in a clip."""
     stride = tokenizer.config.downsample[0]
     total = 1 + stride * (generator.grid[0] - 1)
     if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
@@ -205,8 +206,3 @@ def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Toke
                          f"{prefix_frames}")
     if data.num_frames < prefix_frames:
         raise ValueError(f"data.num_frames is {data.num_frames}, which is less than --prefix-frames {prefix_frames}")
-
-
-def _continuation(number: int, item: int, dataset: VideoDataset) -> Request:
-    sample = dataset.facts(item)
-    return Request(number, int(sample["label"]), sample["text"], item, sample["path"])

@@ -112,8 +112,7 @@ def prepare_text(root: str | Path, out: str | Path, vocabulary: int) -> None:
 
 
 def summary(out: str | Path, motion: Mapping[str, Mapping[str, float]]) -> str:
-    """Table of clips per class, with the mean motion of each (grey levels between frames 4 and 16, by split and label)
-    where it is known."""
+    """Table of clips per class, with the mean motion (grey levels between frames 4 and 16) where it is known."""
     counts = {split: count_per_class(read_annotations(Path(out) / f"{split}.txt")) for split in ("train", "val")}
     lines = [f"{'class':28s} {'train':>8s} {'val':>8s}" + ("   motion train / val" if motion else "")]
     for label in sorted(set(counts["train"]) | set(counts["val"])):

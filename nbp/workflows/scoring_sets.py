@@ -28,7 +28,8 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     ValueError: sets, counts or settings under which a score would say something else than it seems to."""
     if real is None or fake is None:
         real, fake = sets_of_run(run)
-    rules = choose_protocol(protocol, changes, split)
+    rules = get_protocol(protocol).replace(**parse_changes(changes))
+    rules = rules.replace(real_split=split) if split else rules     # its name says what is changed
     networks = Networks(get_protocol(protocol), weights, ckpt, device, trust_torchscript)
     network = networks.load(rules)
     decoder = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer, device=device)
@@ -59,12 +60,6 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
                                 lambda other: (sets.open_real(other), sets.open(sets.fake[0], other)), networks.load,
                                 sensitivity_clips, seed)
     return reports
-
-
-def choose_protocol(name: str, changes: Sequence[str], split: str | None) -> Protocol:
-    """The preset with the fields of --set and --split changed; its name says so."""
-    protocol = get_protocol(name).replace(**parse_changes(changes))
-    return protocol.replace(real_split=split) if split else protocol
 
 
 def sets_of_run(run: str | Path | None) -> tuple[str, list[str]]:
