@@ -164,7 +164,9 @@ def _written(folder: Path | None, rows: Iterable[tuple[int, np.ndarray]], total:
         if (number + 1) % CHUNK == 0 or number + 1 == total:
             start = number // CHUNK * CHUNK
             chunks[start], buffer = np.stack(buffer), []
-            _write_chunk(folder, start, chunks[start])
+            if folder is not None:
+                with atomic_path(folder / f"{start:08d}.npy") as temporary:
+                    np.save(temporary, chunks[start])
     return chunks
 
 
@@ -261,9 +263,3 @@ def _read_chunk(folder: Path | None, start: int, total: int) -> np.ndarray | Non
         problem = f"cannot be read: {error}"
     warnings.warn(f"{path} {problem}; its clips are extracted again")
     return None
-
-
-def _write_chunk(folder: Path | None, start: int, features: np.ndarray) -> None:
-    if folder is not None:
-        with atomic_path(folder / f"{start:08d}.npy") as temporary:
-            np.save(temporary, features)

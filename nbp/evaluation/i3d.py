@@ -1,9 +1,8 @@
 """The Inception-v1 I3D of Carreira and Zisserman (arXiv 1705.07750), the feature network of FVD.
 
-One network, two published constants: batch-norm eps 1e-3 in DeepMind's TensorFlow original, 1e-5 in the
-PyTorch port that VideoGPT, TATS and the official NBP code use. Key names are the port's.
-Padding is TensorFlow's "same". Batch norm is folded into the convolutions when weights are loaded
-(exact up to rounding, measured 1e-5 relative on logits).
+One network, two published constants: batch-norm eps 1e-3 in DeepMind's TensorFlow original, 1e-5 in the PyTorch port
+that VideoGPT, TATS and the official NBP code use. Key names are the port's. Padding is TensorFlow's "same". Batch norm
+is folded into the convolutions when weights are loaded (exact up to rounding, measured 1e-5 relative on logits).
 Legend: B clips, C channels, T frames, H W pixels.
 """
 

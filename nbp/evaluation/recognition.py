@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from nbp.evaluation.lpips import LPIPS
-from nbp.evaluation.scoring import nearest_centroid_accuracy
 
 NUM_FRAMES = 3
 
@@ -30,9 +29,3 @@ def recognition_features(frames: np.ndarray, network: LPIPS, batch_size: int = 3
             seen += [stage.mean((2, 3)), stage.amax((2, 3))]
         parts.append(torch.cat(seen, 1).unflatten(0, (len(clips), NUM_FRAMES)).mean(1).cpu())
     return torch.cat(parts).numpy()
-
-
-def class_consistency(train: np.ndarray, train_labels: np.ndarray, features: np.ndarray, labels: np.ndarray) -> float:
-    """Share of clips (N, D) with `labels` (N,) whose nearest class centroid, in standardised features of real training
-    clips (M, D), is their own class."""
-    return nearest_centroid_accuracy(train, train_labels, features, labels)

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from typing_extensions import NotRequired, TypedDict
 
 import nbp
+from nbp.system.files import write_json, write_text
 
 Score: TypeAlias = float | Sequence[float] | None  # a number, an interval, or what JSON cannot hold
 
@@ -137,6 +139,14 @@ def markdown_table(reports: Sequence[Report]) -> str:
     rows = [[report["fake"]["name"], report["protocol"], f"{report['fake']['clips']} / {report['real']['clips']}",
              *(_value(report["scores"].get(name)) for name in names)] for report in reports]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows))
+
+
+def write_scores(out: str | Path, reports: Sequence[Report], document: object) -> None:
+    """Write OUT/scores.json, which holds `document`, and OUT/scores.md, a table row for each report; print them all."""
+    rows = markdown_table(reports)
+    write_json(Path(out) / "scores.json", document)
+    write_text(Path(out) / "scores.md", rows + "\n")
+    print("\n\n".join(table(report) for report in reports) + f"\n\n{rows}\nwrote {out}/scores.json")
 
 
 def _value(value: Score) -> str:

@@ -22,12 +22,15 @@ def start_table(run: Run) -> str:
     plan = plan_run(run, device, UTILISATION, [strategy])
     flops = sum(stretch.steps * stretch.model_flops_per_step for stretch in plan.stretches)
     batch_size = run.curriculum[-1].batch_size if isinstance(run, TokenizerRun) else run.batch_size
-    rows = {"parameters": _parameters(plan), "data": _data(run, plan),
+    trained = sum(count for name, count in plan.parameters.items() if "frozen" not in name)
+    parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in plan.parameters.items())
+    took = f"{plan.hours:.1f} hours" if plan.hours >= 1 else f"{60 * plan.hours:.1f} minutes"
+    rows = {"parameters": f"{trained / 1e6:.2f} M trained; {parts}", "data": _data(run, plan),
             "batch": run.trainer.describe_batch(batch_size).removeprefix("batch "),
             "steps": f"{plan.steps}, {flops:.2e} FLOPs in all",
             "memory": f"{plan.memory[strategy].total / 1e9:.2f} GB of a device by the plan; {strategy}, "
                       f"{run.trainer.precision}",
-            "time": f"{_duration(plan.hours)} by the plan, at {UTILISATION:.0%} of {rate}"}
+            "time": f"{took} by the plan, at {UTILISATION:.0%} of {rate}"}
     return "\n".join([f"{run.kind} -> {run.trainer.out}", *(f"  {name:11s} {text}" for name, text in rows.items())])
 
 
@@ -52,12 +55,6 @@ def product_rate(dtype: torch.dtype, side: int = 1024) -> float:
     return 2 * side ** 3 / best
 
 
-def _parameters(plan: Plan) -> str:
-    parts = {name: f"{name} {count / 1e6:.2f} M" for name, count in plan.parameters.items()}
-    trained = sum(count for name, count in plan.parameters.items() if "frozen" not in name)
-    return f"{trained / 1e6:.2f} M trained; {', '.join(parts.values())}"
-
-
 def _data(run: Run, plan: Plan) -> str:
     seen = sum(stretch.steps * stretch.clips_per_step for stretch in plan.stretches)
     if run.data is None:
@@ -66,7 +63,3 @@ def _data(run: Run, plan: Plan) -> str:
         name = f"{run.data.name}, clips of {run.data.num_frames} frames of {run.data.size[0]}x{run.data.size[1]}"
     clips = "" if plan.train_clips is None else f"; {plan.train_clips} clips, {seen / plan.train_clips:.1f} epochs"
     return name + clips
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

@@ -42,10 +42,14 @@ def told(action: Callable[..., Iterator[Shown]], *arguments: object) -> Iterator
     try:
         yield from action(*arguments)
     except Exception as error:
-        words = mistake(error)
-        if words is None:
-            raise
-        yield Shown(None, words)
+        yield Shown(None, told_words(error))
+
+
+def told_words(error: Exception) -> str:
+    """The line of the command line for a mistake; a bug is raised again."""
+    if (words := mistake(error)) is None:
+        raise error
+    return words
 
 
 def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = None) -> Tensor:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from nbp.data.video import read_video
 from nbp.pipeline import VideoPipeline
-from nbp.system.command import mistake
 from nbp.web import actions
-from nbp.web.actions import MAX_UPLOAD_MB, Shown, told
+from nbp.web.actions import MAX_UPLOAD_MB, Shown, told, told_words
 from nbp.workflows.clip_sources import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
@@ -116,10 +115,7 @@ def _race_tab(gr: Any, pipe: VideoPipeline) -> None:  # noqa: ANN401
             for left, right in actions.race(pipe, label, seed):
                 yield left.picture, left.words, right.picture, right.words
         except Exception as error:
-            words = mistake(error)
-            if words is None:
-                raise
-            yield None, words, None, ""
+            yield None, told_words(error), None, ""
 
     start.click(run, [label, seed], sides, show_progress="hidden")
 
@@ -154,10 +150,7 @@ def _on_source(pipe: VideoPipeline, video: list[Any], state: Any, words: Any, ex
         try:
             return read(), f"{name} is read"
         except Exception as error:
-            text = mistake(error)
-            if text is None:
-                raise
-            return None, text
+            return None, told_words(error)
 
     def uploaded(path: str) -> tuple[Tensor | None, str]:
         return answer(lambda: actions.take_upload(pipe, path), Path(path).name)

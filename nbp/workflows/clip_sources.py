@@ -161,8 +161,13 @@ def _files(name: str, paths: list[Path], cut: Cut) -> Clips:
     # Only random places depend on the seed: other sets keep their cached features under any.
     how = dataclasses.replace(cut, num_clips=None, clips_per_video=each, seed=cut.seed if cut.place == "random" else 0)
     digests = _digests(paths)
-    return Clips(name, len(paths) * each, lambda number: _read_video(paths[number // each], cut, number, each),
-                 _fingerprint(digests, str(how)), content=_content(digests), rates=partial(_rates, paths, cut.fps))
+
+    def read(number: int) -> np.ndarray:
+        place, hold = _place(cut, number, each), cut.place != "first"       # a generated file is never held
+        return read_clip(paths[number // each], cut.num_frames, cut.fps, place, strict=True, hold=hold)
+
+    return Clips(name, len(paths) * each, read, _fingerprint(digests, str(how)), content=_content(digests),
+                 rates=partial(_rates, paths, cut.fps))
 
 
 def _place(cut: Cut, number: int, each: int) -> Place:
@@ -170,11 +175,6 @@ def _place(cut: Cut, number: int, each: int) -> Place:
     if cut.place == "first":
         return first
     return random_place(cut.seed, number) if cut.place == "random" else spaced(number % each, each)
-
-
-def _read_video(path: Path, cut: Cut, number: int, each: int) -> np.ndarray:
-    """Frames of clip `number` of a set with `each` clips a file; a generated file (place "first") is never held."""
-    return read_clip(path, cut.num_frames, cut.fps, _place(cut, number, each), strict=True, hold=cut.place != "first")
 
 
 def _read_pictures(paths: list[Path], num_frames: int | None) -> np.ndarray:

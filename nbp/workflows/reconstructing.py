@@ -22,12 +22,12 @@ from nbp.evaluation.paired import paired_scores
 from nbp.evaluation.protocols import Protocol, get_protocol, quantize
 from nbp.evaluation.quality import code_statistics, count_codes
 from nbp.evaluation.scoring import evaluate_sets, scored_counts, state_pair
-from nbp.evaluation.statement import Report, Score, finite, markdown_table, table
+from nbp.evaluation.statement import Report, Score, finite, write_scores
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
 from nbp.hub.models import model_hash
 from nbp.reporting.clips import write_sheet
 from nbp.system.distributed import barrier, rank_and_world
-from nbp.system.files import read_json, sha256, write_json, write_text
+from nbp.system.files import read_json, sha256
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
 
@@ -61,10 +61,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
                           intervals)
     report["lpips_weights_sha256"] = sha256(lpips_path)
     if how.rank == 0:
-        row = markdown_table([report])
-        write_json(Path(out) / "scores.json", report)
-        write_text(Path(out) / "scores.md", row + "\n")
-        print(f"{table(report)}\n\n{row}\nwrote {out}/scores.json")
+        write_scores(out, [report], report)
 
 
 def as_scored(protocol: Protocol, split: str, num_frames: int, num_clips: int, list_length: int,

@@ -9,10 +9,10 @@ from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import Protocol, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets
-from nbp.evaluation.statement import Report, markdown_table, table
+from nbp.evaluation.statement import Report, write_scores
 from nbp.hub.fetch import fetch_i3d
 from nbp.system.distributed import barrier, rank_and_world
-from nbp.system.files import check_writable, write_json, write_text
+from nbp.system.files import check_writable
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import memorisation, sensitivity
 from nbp.workflows.clip_sources import Cut, open_clips
@@ -45,11 +45,7 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     how = Extraction(cache, batch_size, num_workers, *rank_and_world(), barrier)
     reports = evaluate_sets(real_clips, fake_clips, rules, network, how, allow_fewer, intervals, seed)
     if how.rank == 0:
-        rows = markdown_table(reports)
-        print("\n\n".join(table(report) for report in reports) + f"\n\n{rows}")
-        write_json(Path(out) / "scores.json", reports)
-        write_text(Path(out) / "scores.md", rows + "\n")
-        print(f"wrote {out}/scores.json")
+        write_scores(out, reports, reports)
     if train:
         memorisation.report_sets(train_clips, held_out, fake_clips, rules, network, how, out, seed)
     if drift:

@@ -114,7 +114,7 @@ def test_the_next_batch_is_read_while_the_network_runs(protocol, make_frames):
     class Slow(torch.nn.Module):
         def forward(self, video):
             busy.set()
-            decoded.wait(1)
+            decoded.wait(30)
             busy.clear()
             return video.mean((2, 3, 4))
 

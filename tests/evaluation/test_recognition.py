@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nbp.evaluation.lpips import LPIPS
-from nbp.evaluation.recognition import class_consistency, recognition_features
+from nbp.evaluation.recognition import recognition_features
+from nbp.evaluation.scoring import nearest_centroid_accuracy
 
 
 @pytest.fixture
@@ -34,4 +35,4 @@ def test_classes_of_different_pictures_are_told_apart(network):
     labels = np.repeat([0, 1], 4)
     train, held_out = (np.concatenate([clips(seed + label, label) for label in (0, 1)]) for seed in (0, 10))
     train, held_out = recognition_features(train, network), recognition_features(held_out, network)
-    assert class_consistency(train, labels, held_out, labels) == 1.0
+    assert nearest_centroid_accuracy(train, labels, held_out, labels) == 1.0
