@@ -33,26 +33,29 @@ def benchmark_tokenizer(*, out: str | None, repeats: int, device: str, size: str
     """Print what a clip and a long video take; the arguments are the command's."""
     machine = measure_machine(device)
     config, num_frames, side = SIZES["paper" if size not in SIZES else size]
-    lines = clip_lines(Tokenizer(config).to(device).eval(), num_frames, side, machine, repeats)
+    lines = clip_lines(config, num_frames, side, machine, repeats, device)
     here = Path(RELEASED).is_dir()
     small = Tokenizer.from_pretrained(RELEASED, device=device) if here else Tokenizer(SIZES["smoke"][0]).to(device)
     lines += [stream_line(small, 33 if size == "smoke" else LONG), psnr_line(small)]
     report(machine, lines, out)
 
 
-def clip_lines(plain: Tokenizer, num_frames: int, side: int, machine: Machine, repeats: int) -> list[Line]:
+def clip_lines(config: TokenizerConfig, num_frames: int, side: int, machine: Machine, repeats: int,
+               device: str) -> list[Line]:
     """Encoding and decoding of one clip in both precisions, against float32."""
+    plain, lines = Tokenizer(config).to(device).eval(), []
     models = {"float32": plain, "bfloat16": copy.deepcopy(plain).bfloat16()}
-    device = plain.fsq.device
-    video = torch.rand(1, 3, num_frames, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-    codes, lines = plain.encode(video)[0], []
+    video = torch.rand(1, 3, num_frames, side, side, device=device)
+    codes = torch.rand(1, len(config.fsq_levels), *config.latent_grid(num_frames, side, side), device=device)
+    with torch.device("meta"):
+        counted = Tokenizer(config)
     for what, argument in (("encode", video), ("decode", codes)):
-        def call(name: str, what: str = what, argument: Tensor = argument) -> None:
+        def call(model: Tokenizer, half: str = f"{what}r", x: Tensor = argument) -> None:
             with torch.no_grad():
-                getattr(models[name], what)(argument)
+                getattr(model, half)(x.to(model.encoder.conv_in.conv.weight))
 
-        best = in_turns({name: partial(call, name) for name in models}, repeats)
-        operations = count_flops(partial(call, "float32"))
+        best = in_turns({name: partial(call, model) for name, model in models.items()}, repeats)
+        operations = count_flops(partial(call, counted))
         lines += [line(f"{what} {num_frames}x{side}x{side}, {name}", best[name],
                        "float32" if name != "float32" else "", best["float32"] if name != "float32" else None,
                        machine.floor_s(0, operations, name)) for name in PRECISIONS]

@@ -4,6 +4,7 @@ A step is forward, backward and optimizer. Memory is followed on the meta device
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
@@ -122,8 +123,11 @@ def recipe_line(recipe: str, run: Run, machine: Machine, repeats: int, device: s
         optimizer.step()
 
     step()                                      # the optimizer's state
-    seconds = in_turns({"step": step}, repeats + 2)["step"]
-    operations = micro_batch_flops(run)
+    matrix = torch.randn(2048, 2048, dtype=torch.bfloat16, device=device)
+    best = in_turns({"matrix": lambda: matrix @ matrix, "step": step}, repeats + 2)
+    seconds, operations = best["step"], micro_batch_flops(run)
+    rates = {"bfloat16": 2 * 2048 ** 3 / best["matrix"]}      # in turns with the step, as the machine may be shared
+    machine = dataclasses.replace(machine, rate=machine.rate | rates)
     return line(f"{recipe}, {batch.batch_size} clips, bfloat16", seconds,
                 floor_s=machine.floor_s(0, operations, "bfloat16"),
                 share_of_matrix_rate=operations / seconds / machine.rate["bfloat16"],

@@ -18,6 +18,7 @@ from torch import Tensor
 from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance, to_step_order
 from nbp.generator.decoding import CachedDecoder, Draft
+from nbp.generator.head import Head
 from nbp.generator.masks import attention_mask
 from nbp.generator.packed import PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
@@ -47,8 +48,7 @@ class Generator(nn.Module):
         else:                     # never trained, so no parameter that waits for a gradient
             self.register_buffer("uncond_embedding", unconditional)
         self.transformer = Transformer(config)
-        self.head = nn.Linear(config.width, self.layout.vocab_size if config.full_head else config.num_codes,
-                              bias=False)
+        self.head = Head(config.width, self.layout.vocab_size if config.full_head else config.num_codes)
         self._packed_head: PackedLinear | None = None
         self.reset_parameters()
 
@@ -113,17 +113,18 @@ class Generator(nn.Module):
         Returns:
             (nll float32 (B, P), rank int64 (B, P) = number of ids that were thought more likely).
         """
-        logits = self(indices, condition).float()                       # (B, P, V)
-        target = self._target_ids(indices)                              # (B, P)
-        nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-        with torch.no_grad():
-            rank = (logits > logits.gather(-1, target[..., None])).sum(-1)
-        return nll, rank
+        hidden, target = self._hidden(self._steps(indices), condition), self._target_ids(indices)
+        parts, rows = [], max(1, self.head.positions_at_a_time() // len(target))
+        for states, ids in zip(hidden.split(rows, 1), target.split(rows, 1)):
+            logits = self.head(states).float()                          # (B, rows, V)
+            nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)
+            with torch.no_grad():
+                parts.append((nll, (logits > logits.gather(-1, ids[..., None])).sum(-1)))
+        return torch.cat([nll for nll, _ in parts], 1), torch.cat([rank for _, rank in parts], 1)
 
     def loss(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of the predicted video tokens, in nats; arguments as for `forward`."""
-        logits = self(indices, condition).float()                       # (B, P, V)
-        return F.cross_entropy(logits.flatten(0, 1), self._target_ids(indices).flatten())
+        return self.head(self._hidden(self._steps(indices), condition), self._target_ids(indices))
 
     def _target_ids(self, indices: Tensor) -> Tensor:
         """Where on the last axis of the logits the codes to predict are, int64 (B, P)."""

@@ -93,11 +93,20 @@ def _at_least(logits: Tensor, edge: Tensor) -> Tensor:
     return kept
 
 
+def _count_at_least(logits: Tensor, edge: Tensor) -> Tensor:
+    """How many of each row (..., V) are not below `edge` (..., 1): int64 (..., 1)."""
+    if logits.device.type != "cpu":
+        return torch.count_nonzero(logits >= edge, -1)[..., None]
+    # Row by row in numpy, which counts bytes with SIMD: a quarter of the time.
+    rows = (logits.detach().numpy() >= edge.detach().numpy()).reshape(-1, logits.shape[-1])
+    return torch.tensor([int(np.count_nonzero(row)) for row in rows]).view(edge.shape)
+
+
 def _nucleus(logits: Tensor, ranked: Tensor, top_p: float, ties_by_id: bool) -> Tensor:
     """Logits (..., V) with -inf outside the nucleus of `ranked` (..., k), the best of them in falling order."""
     last = ranked[..., -1:]
-    count = torch.count_nonzero(logits >= last, -1)[..., None]             # (..., 1): k, or more with ties
     on_cpu = logits.device.type == "cpu"
+    count = _count_at_least(logits, last)                                  # (..., 1): k, or more with ties
     longest = int(count.max()) if on_cpu else logits.shape[-1]             # a GPU would have to be waited for
     row, k = ranked, ranked.shape[-1]
     if longest > k:
@@ -114,12 +123,16 @@ def _nucleus(logits: Tensor, ranked: Tensor, top_p: float, ties_by_id: bool) -> 
         ties = logits == edge
         return kept.masked_fill_(ties & (ties.cumsum(-1) > room), -math.inf)
     crowded = torch.searchsorted(rising, -edge, right=True) > number
+    if ties_by_id and crowded.any():
+        tied = np.flatnonzero((kept == edge).numpy())          # by row, then by id
+        rows = tied // kept.shape[-1]
+        first = np.searchsorted(rows, np.arange(room.numel()))
+        late = np.arange(len(rows)) - first[rows] >= room.numpy().reshape(-1)[rows]
+        kept.numpy().reshape(-1)[tied[late]] = -math.inf
+        return kept
     for index in crowded[..., 0].nonzero():
         at = tuple(index)
-        if ties_by_id:
-            late = (kept[at] == edge[at]).nonzero()[room[at]:, 0]
-        else:
-            late = _at_least(logits[at], last[at]).sort(descending=True).indices[number[at]:]
+        late = _at_least(logits[at], last[at]).sort(descending=True).indices[number[at]:]
         kept[at][late] = -math.inf
     return kept
 
@@ -172,7 +185,11 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     if sampling.multinomial:
         rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators)]
         return torch.stack(rows)
-    return (logits - log_arrivals(logits, generators)).max(-1).indices
+    times = log_arrivals(logits, generators)
+    scores = torch.sub(logits, times, out=times)
+    if scores.device.type == "cpu":        # numpy takes a quarter of the time of torch.max
+        return torch.from_numpy(scores.numpy().argmax(-1))
+    return scores.max(-1).indices
 
 
 def log_arrivals(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
@@ -180,7 +197,8 @@ def log_arrivals(like: Tensor, generators: Sequence[torch.Generator | None]) -> 
 
     The smallest of the arrival times E/p is that of id i with probability p(i), and so is the largest of log p - log E.
     The times belong to ids, not to ranks or sums, so a rounding difference in the logits almost never changes the
-    outcome. 53 random bits, since the smallest time decides.
+    outcome. 53 random bits, since the smallest time decides. (31 of them as integers would save 2.7 ms of processor time
+    a step of 16 tokens and 64,000 ids, a twentieth of it, and change the clip of every seed.)
     """
     times = torch.empty_like(like)
     for row, generator in zip(times, generators):

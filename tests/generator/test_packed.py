@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from generators import VARIANTS, build, condition, prefix
+from generators import VARIANTS, build, codes, condition, prefix
 
 from nbp.generator import packed
 
@@ -26,6 +26,29 @@ def test_same_clips(changes, cfg_scale):
     exact = generator.config.multinomial
     assert isinstance(generator.transformer.layers[0].attention.qkv, packed.PackedLinear) is not exact
     assert torch.equal(generate(), want)
+
+
+@pytest.mark.parametrize("changes", [VARIANTS["plain 4"], VARIANTS["rotary"]])
+def test_close_in_bfloat16(changes, monkeypatch):
+    """Products in bfloat16 may be packed where the processor multiplies it; they are the same up to rounding."""
+    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: True)
+    generator = build(**changes).bfloat16()
+    ids = codes()
+    with torch.no_grad():
+        want = generator(ids, condition(generator)).float()
+        packed.pack_linears(generator.transformer)
+        found = generator(ids, condition(generator)).float()
+    assert (found - want).abs().max() < 0.05 * want.abs().max()
+
+
+def test_a_gelu_is_part_of_the_product():
+    mlp = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        want = mlp(x)
+        packed.pack_linears(mlp)
+        assert isinstance(mlp[1], torch.nn.Identity) and mlp[0].after == "gelu" and mlp[2].after == "none"
+        torch.testing.assert_close(mlp(x), want)
 
 
 @pytest.mark.parametrize("rows", [1, 16, 33])

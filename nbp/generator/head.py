@@ -1,0 +1,70 @@
+"""The layer from hidden states to logits, and the loss of many positions without all of their logits at once.
+
+Legend: B batch, P positions, D width, V ids.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MAX_LOGITS = 2 ** 25     # that exist at a time: 128 MiB in float32
+
+
+class Head(nn.Linear):
+    """Linear layer without bias that also gives the loss, as a call of the module: so ZeRO-3 gathers its weights."""
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__(width, size, bias=False)
+
+    def forward(self, hidden: Tensor, target: Tensor | None = None) -> Tensor:
+        """Logits (B, P, V) of hidden states (B, P, D); with target ids (B, P) their mean negative log-likelihood."""
+        if target is None:
+            return super().forward(hidden)
+        rows = self.positions_at_a_time()
+        if target.numel() <= rows:
+            return F.cross_entropy(super().forward(hidden).float().flatten(0, 1), target.flatten())
+        dtype = F.linear(hidden[:1, :1], self.weight[:1]).dtype       # what autocast makes of it
+        loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, 1).to(dtype), self.weight, target.flatten(), rows, dtype)
+        return loss
+
+    def positions_at_a_time(self) -> int:
+        """How many positions' logits exist at once in `forward` with targets."""
+        return max(1, MAX_LOGITS // self.out_features)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Cross-entropy of hidden @ weight.T whose gradients are made with it, chunk by chunk: nothing is computed twice.
+
+    As `F.cross_entropy`, up to the order of sums over chunks.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, rows: int,  # noqa: ANN401 - torch's own
+                dtype: torch.dtype) -> Tensor:
+        low, count = weight.to(dtype), len(hidden)
+        losses, hidden_grads = [], []
+        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for part, ids in zip(hidden.split(rows), target.split(rows)):                 # (rows, D), (rows,)
+            logits = (part @ low.T).float()                                           # (rows, V)
+            total = logits.logsumexp(-1, keepdim=True)                                # (rows, 1)
+            losses.append((total - logits.gather(-1, ids[:, None])).sum())
+            if weight_grad is None:
+                continue
+            grad = logits.sub_(total).exp_()                                          # probabilities
+            grad.scatter_add_(-1, ids[:, None], torch.full_like(total, -1.0))
+            grad = grad.div_(count).to(dtype)
+            hidden_grads.append(grad @ low)
+            if dtype == weight.dtype:
+                weight_grad.addmm_(grad.T, part)
+            else:
+                weight_grad += grad.T @ part
+        if weight_grad is not None:
+            ctx.save_for_backward(torch.cat(hidden_grads), weight_grad)
+        return torch.stack(losses).sum() / count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        hidden_grad, weight_grad = ctx.saved_tensors
+        return hidden_grad * grads[0].to(hidden_grad.dtype), weight_grad * grads[0], None, None, None
