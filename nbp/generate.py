@@ -39,6 +39,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--prefix-frames", type=at_least(1), default=5, help="with --data: frames that are given, 1 + 4k")
     add("--num-frames", type=at_least(2), help="length of a clip, also beyond what the model was trained on")
     add("--stream", action="store_true", help="write OUT/mp4 only, while it is drawn: memory for a batch of windows")
+    add("--profile", action="store_true", help="trace the first batch into OUT/profile and print its top")
     add("--unconditional", action="store_true", help="leave the label or text out")
     add("--seed", type=int, default=0)
     add("--batch-size", type=at_least(1), default=8)

@@ -18,10 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
     parser.add_argument("--minutes", type=positive, help="scale every count of steps so that training takes this long "
                         "on this machine; say it again to resume")
+    parser.add_argument("--profile", action="store_true", help="trace a few steps into OUT/profile and print their top")
     options = parser.parse_args(arguments)
     from nbp.workflows.training import train_and_export  # here, as Lightning is an extra
 
-    return train_and_export(options.config, options.overrides, options.minutes)
+    return train_and_export(options.config, options.overrides, options.minutes, options.profile)
 
 
 if __name__ == "__main__":

@@ -9,3 +9,5 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     sh setup.sh
     echo "$state" > "$stamp"
 fi
+# Threads that wait sleep: beside other work a spinning thread made two cores 5 to 18 times slower (docs/experiments.md).
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"

@@ -119,6 +119,14 @@ def test_clips_beyond_the_trained_length(models, one_by_one, tmp_path, capsys):
     assert not (tmp_path / "stream" / "clips.npz").exists()
 
 
+def test_a_profile_of_the_first_batch(models, one_by_one, tmp_path, capsys):
+    generate.main([*models, "--out", str(tmp_path), "--batch-size", "2", "--profile"])
+    trace = json.loads((tmp_path / "profile" / "trace.json").read_text())
+    assert "aten::scaled_dot_product_attention" in {event.get("name") for event in trace["traceEvents"]}
+    assert "Self CPU" in capsys.readouterr().out and "aten::" in (tmp_path / "profile" / "top.txt").read_text()
+    assert np.array_equal(clip_set.load(tmp_path)["indices"], one_by_one["indices"])
+
+
 def test_a_streamed_video_can_be_watched_while_it_grows(tmp_path):
     video = GrowingVideo(tmp_path / "new" / "a.mp4", 8)
     frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)

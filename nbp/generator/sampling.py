@@ -197,8 +197,8 @@ def log_arrivals(like: Tensor, generators: Sequence[torch.Generator | None]) -> 
 
     The smallest of the arrival times E/p is that of id i with probability p(i), and so is the largest of log p - log E.
     The times belong to ids, not to ranks or sums, so a rounding difference in the logits almost never changes the
-    outcome. 53 random bits, since the smallest time decides. (31 of them as integers would save 2.7 ms of processor time
-    a step of 16 tokens and 64,000 ids, a twentieth of it, and change the clip of every seed.)
+    outcome. 53 random bits, since the smallest time decides. (31 of them as integers would save 2.7 ms of processor
+    time a step of 16 tokens and 64,000 ids, a twentieth of it, and change the clip of every seed.)
     """
     times = torch.empty_like(like)
     for row, generator in zip(times, generators):

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,11 @@ BUILD: dict[str, Callable[[Any], tuple[TrainingModule, ClipDataModule, list[Call
     "tokenizer": tokenizer.build, "generator": generator.build}
 
 
-def fit(run: Run, describe: Callable[[Run], str] | None = None) -> pl.Trainer:
+def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Sequence[Callback] = ()) -> pl.Trainer:
     """Train to the last step; goes back to the last good checkpoint where the guard asks for it.
 
-    `describe` makes the words that the first process prints before the first step. `checkpoints/last.ckpt` is then the
-    trained model, where the guard did not doubt the last step.
+    `describe` makes the words that the first process prints before the first step; `callbacks` are added to the run's.
+    `checkpoints/last.ckpt` is then the trained model, where the guard did not doubt the last step.
 
     Raises:
         ValueError: a configuration that cannot run here, or does not fit the checkpoint to resume from.
@@ -54,7 +54,7 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None) -> pl.Trainer:
         pl.seed_everything(run.trainer.seed, workers=True)
         module, data, extra_callbacks = BUILD[run.kind](run)
         module.min_rollbacks = rollbacks
-        trainer = build_trainer(run, module.max_steps, extra_callbacks, resume)
+        trainer = build_trainer(run, module.max_steps, [*extra_callbacks, *callbacks], resume)
         if describe is not None and trainer.is_global_zero and not rollbacks:
             print(describe(run), flush=True)
         try:

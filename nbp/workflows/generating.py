@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from nbp.hub.locating import locate
 from nbp.hub.models import model_hash
 from nbp.system.distributed import barrier, rank_and_world
 from nbp.system.files import read_json
+from nbp.system.profiling import Trace
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows.drafting import AskedSampling, SamplingOptions
@@ -34,7 +36,7 @@ DEFAULT_FPS = 8.0
 def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int, labels: Sequence[str | int] | None,
              texts: Sequence[str] | None, classes: str | None, text_tokenizer: str | None, data: str | None,
              clips_per_video: int, prefix_frames: int, unconditional: bool, seed: int, batch_size: int, precision: str,
-             fps: float | None, device: str, num_frames: int | None = None, stream: bool = False,
+             fps: float | None, device: str, num_frames: int | None = None, stream: bool = False, profile: bool = False,
              **sampling: Unpack[AskedSampling]) -> None:
     """Write a clip set with its videos and a picture; the arguments are those of the command. ValueError: requests that
     the models cannot meet, or a folder with clips of other settings."""
@@ -80,8 +82,9 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     if stream:
         return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
             model, tokens, batch, encode, continued, seed, num_frames, **options))
-    fill(parts, requests, batch_size, lambda batch: generate_clips(model, tokens, batch, encode, continued, seed,
-                                                                   num_frames, **options))
+    make = partial(generate_clips, model, tokens, encode=encode, continued=continued, seed=seed, num_frames=num_frames,
+                   **options)
+    fill(parts, requests, batch_size, Trace(Path(out) / "profile").of_first_call(make) if profile else make)
     barrier()
     if rank_and_world()[0] == 0:
         _merge(parts, fps, len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)

@@ -9,14 +9,16 @@ from nbp.planning.start import start_table
 from nbp.training import checkpoints
 from nbp.training.fit import fit
 from nbp.training.pace import fit_minutes
+from nbp.training.profiling import ProfiledSteps
 from nbp.training.stop_signals import Stopped
 from nbp.workflows.converting import checkpoint_to_native
 from nbp.workflows.describing import describe_model
 
 
-def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None) -> int:
+def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None,
+                     profile: bool = False) -> int:
     """Train, or go on training, and write `model/` into the run folder; with `minutes`, scale the run's steps to take
-    this long here (`nbp.training.pace`).
+    this long here (`nbp.training.pace`); with `profile`, trace a few steps.
 
     Returns:
         Exit code: 0, or 128 and the number of the signal that stopped the run.
@@ -28,7 +30,7 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes:
     if minutes is not None:
         run = fit_minutes(run, minutes)
     try:
-        trainer = fit(run, start_table)
+        trainer = fit(run, start_table, [ProfiledSteps(run.trainer.out)] if profile else [])
     except Stopped as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr, flush=True)
         return 128 + stop.signum
