@@ -31,7 +31,7 @@ def test_a_published_generator(capsys):
 def test_hours_follow_from_operations():
     phases = "[{steps: 900, num_frames: 1, batch_size: 4}, {steps: 450, num_frames: 5, batch_size: 4}, " \
              "{steps: 260, num_frames: 17, batch_size: 4}]"
-    run = load_run("configs/tokenizer_procgen.yaml", [
+    run = load_run("tests/fixtures/runs/tokenizer.yaml", [
         "trainer.devices=4", "loss.perceptual=0.1", "model.widths=[8,8,8,8]", f"curriculum={phases}",
         "loss.perceptual_start_step=900", "loss.adversarial_start_step=1400"])
     planned = plan_run(run, "h100-80g", 0.5)
@@ -47,7 +47,7 @@ def test_hours_follow_from_operations():
 @pytest.mark.parametrize("gpu, precision, found", [("a100-80g", "auto", "bf16-mixed"), ("v100-32g", "auto", "32-true"),
                                                    ("a100-80g", "32-true", "32-true")])
 def test_precision_is_that_of_the_gpu(gpu, precision, found):
-    run = load_run("configs/generator_procgen.yaml", [f"trainer.precision={precision}"])
+    run = load_run("tests/fixtures/runs/generator.yaml", [f"trainer.precision={precision}"])
     planned = plan_run(run, gpu, 0.3)
     assert planned.precision == found and planned.gpu_memory == GPUS[gpu].memory_gb * 10**9
 
@@ -60,17 +60,17 @@ def test_a_checkpoint_holds_weights_and_moments(strategy, low, size):
 
 
 def test_refusals():
-    run = load_run("configs/generator_procgen.yaml", ["trainer.precision=bf16-mixed"])
+    run = load_run("tests/fixtures/runs/generator.yaml", ["trainer.precision=bf16-mixed"])
     with pytest.raises(ValueError, match="v100-32g does not multiply bfloat16"):
         plan_run(run, "v100-32g", 0.3)
     with pytest.raises(ValueError, match=r"utilisation must be in \(0, 1\], got 0"):
         plan_run(run, "a100-80g", 0)
     with pytest.raises(ValueError, match="--gpu is 'abacus'; accepted: v100-32g, a100-40g"):
-        plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "abacus"])
+        plan.main(["tests/fixtures/runs/generator.yaml", "--gpus", "1", "--gpu", "abacus"])
     with pytest.raises(ValueError, match=r"base.yaml: trainer.global_batch=256 is no multiple of 12 = batch_size 4 x"):
         plan.main(["configs/generator_ucf101_base.yaml", "--gpus", "3", "--gpu", "a100-80g"])
     with pytest.raises(ValueError, match="optim.learning_rate"):
-        plan.main(["configs/generator_procgen.yaml", "--gpus", "1", "--gpu", "a100-80g", "optim.learning_rate=1"])
+        plan.main(["tests/fixtures/runs/generator.yaml", "--gpus", "1", "--gpu", "a100-80g", "optim.learning_rate=1"])
 
 
 def test_a_tokenizer_that_is_not_trained_yet_may_be_the_released_one(monkeypatch, tmp_path, capsys):

@@ -47,7 +47,7 @@ def tokenizer_run(clips_root):
 @pytest.fixture
 def load_tokenizer_run(tokenizer_run, tmp_path):
     def load(*more):
-        return load_run("configs/tokenizer_procgen.yaml", tokenizer_run(tmp_path / "run", *more))
+        return load_run("tests/fixtures/runs/tokenizer.yaml", tokenizer_run(tmp_path / "run", *more))
     return load
 
 
@@ -74,7 +74,7 @@ def finished(tokenizer_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         work_on_cpu(patch)
-        train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(out)])
+        train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(out)])
     return out
 
 

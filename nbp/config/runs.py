@@ -209,7 +209,6 @@ class TokenizerRun(Section):
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     curriculum: list[CurriculumPhase] = MISSING
-    pooling_start: bool = False            # from mean colours and slopes of latent cells (nbp/tokenizer/pooling.py)
     init_from: str | None = None           # native folder or official file whose weights the run starts from
     inflate_from: str | None = None        # native folder of an image tokenizer that becomes this video tokenizer
     images: ImageConfig = field(default_factory=ImageConfig)
@@ -220,10 +219,9 @@ class TokenizerRun(Section):
         return self.trainer.micro_batches(self.curriculum[-1].batch_size)
 
     def check(self) -> None:
-        starts = [f"{name}={getattr(self, name)!r}" for name in ("pooling_start", "init_from", "inflate_from")
-                  if getattr(self, name)]
-        if len(starts) > 1:
-            raise ValueError(f"{' and '.join(starts)}: set only one, each decides which weights the run starts from")
+        if self.init_from and self.inflate_from:
+            raise ValueError(f"init_from={self.init_from!r} and inflate_from={self.inflate_from!r}: set only one, each "
+                             "decides which weights the run starts from")
         if self.trainer.global_batch is not None:
             sizes = {phase.batch_size for phase in self.curriculum}
             if len(sizes) > 1:

@@ -48,29 +48,29 @@ PIXEL_SCORES = ("psnr", "ssim", "lpips", "frame_difference_error", "code_usage",
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     run, protocol = Path(options.run), get_protocol(PROTOCOL)
-    real = open_clips(run / "reconstruction" / "real.npz")
-    fakes = {name: open_clips(run / folder) for name, folder in SETS.items()}
+    sets = {"real": open_clips(run / "reconstruction" / "real.npz"),
+            **{name: open_clips(run / folder) for name, folder in SETS.items()}}
     train, train_labels = some_of_each_class(open_clips(options.data, split="train"), options.clips_per_centroid)
+    # I3D looks at some clips of each class: on two cores all of them would take longer than training.
+    few = {name: some_of_each_class(clips, options.fvd_clips_per_class)
+           for name, clips in {"train": train, **sets, **own_pictures(run)}.items()}
     network = load_network(protocol.network, fetch_i3d(options.ckpt), options.device)
     how = Extraction(run / "features")
-    features = {name: extract_features(clips, network, protocol, how)
-                for name, clips in {"train": train, "real": real, **fakes, **own_pictures(run)}.items()}
+    features = {name: extract_features(clips, network, protocol, how) for name, (clips, _) in few.items()}
     alexnet = LPIPS.from_file(fetch_lpips("alex", options.ckpt), "alex").to(options.device)
     seen = {name: recognition_features(np.stack([clips.read(number) for number in range(len(clips))]), alexnet)
-            for name, clips in {"train": train, "real": real, **fakes}.items()}
+            for name, clips in {"train": train, **sets}.items()}
 
-    judge, by_i3d = Judge(seen["train"], train_labels), Judge(features["train"], train_labels)
+    judge, by_i3d = Judge(seen["train"], train_labels), Judge(features["train"], few["train"][1])
     scores = {name: judge(seen[name], labels_of(clips))
-              | {"class_consistency_i3d": by_i3d(features[name], labels_of(clips))["class_consistency"]}
-              for name, clips in {"real": real, **fakes}.items()}
+              | {"class_consistency_i3d": by_i3d(features[name], few[name][1])["class_consistency"],
+                 "fvd_clips": len(features[name])} for name, clips in sets.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # As many training clips as there are validation clips: what a perfect generator would score.
-        alike = spread(train_labels, len(real) // len(set(labels_of(real).tolist())))
-        scores["train"] = {"clips": len(alike)}
-        sets = {"train": features["train"][alike]} | {name: features[name] for name in fakes}
-        for name, fake in progress(sets.items(), len(sets), "distances", "sets"):
-            scores[name] |= distances(features["real"], fake, options.draws, options.seed)
+        # Training clips against held-out ones: what a perfect generator would score.
+        scores["train"] = {"clips": len(features["train"])}
+        for name in progress(("train", *SETS), 1 + len(SETS), "distances", "sets"):
+            scores[name] |= distances(features["real"], features[name], options.draws, options.seed)
         for name in ("predicted", "frozen"):
             scores[name]["fvd_to_reconstructions"] = frechet_distance(features["reconstruction"],
                                                                       features[f"{name}, own pictures"])
@@ -94,7 +94,8 @@ def own_pictures(run: Path) -> dict[str, Clips]:
     folder = run / SETS["reconstruction"]
     rebuilt = clips_of(clip_set.load(folder), predicted["path"], str(folder))
     continued = np.concatenate([rebuilt["video"][:, :given], predicted["video"][:, given:]], axis=1)
-    return {f"{name}, own pictures": Clips.from_array(f"{run}, {name} in the tokenizer's pictures", video)
+    return {f"{name}, own pictures": Clips.from_array(f"{run}, {name} in the tokenizer's pictures", video,
+                                                      rebuilt["label"])
             for name, video in (("predicted", continued), ("frozen", freeze(rebuilt["video"], given)))}
 
 
@@ -187,7 +188,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.quickstart.scores", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of the quickstart run")
     parser.add_argument("--data", required=True, help="data config, for the training clips of the class centroids")
-    parser.add_argument("--clips-per-centroid", type=int, default=12)
+    parser.add_argument("--clips-per-centroid", type=int, default=20, help="training clips of each class")
+    parser.add_argument("--fvd-clips-per-class", type=int, default=10, help="clips of each class that distances take")
     parser.add_argument("--draws", type=int, default=50, help="resampled sets for the intervals of distances")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--ckpt", default="ckpt", help="folder of fetched weights")

@@ -23,9 +23,10 @@ class Size(TypedDict):
     benchmark: tuple[str, ...]
 
 
+SAMPLING = ("--temperature", "0.8", "--top-p", "0.95")    # chosen on clips of training levels, docs/experiments.md
 FULL: Size = {
-    "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 1400, "val_clips": 60, "num_clips": 60,
-    "tokenizer": (), "generator": (), "scores": ("--clips-per-centroid", "6"), "benchmark": (),
+    "data": "configs/data/procgen.yaml", "root": "data/procgen", "train_clips": 2400, "val_clips": 240,
+    "num_clips": 240, "tokenizer": (), "generator": (), "scores": (), "benchmark": (),
 }
 SMOKE: Size = {
     "data": "configs/data/procgen_smoke.yaml", "root": "data/procgen-smoke", "train_clips": 24, "val_clips": 12,
@@ -36,25 +37,33 @@ SMOKE: Size = {
                   "loss.adversarial_warmup_steps=0"),
     "generator": ("max_steps=6", "batch_size=4", "trainer.val_every_steps=3", "trainer.val_batches=1",
                   "trainer.checkpoint_every_steps=2", "trainer.log_every_steps=1"),
-    "scores": ("--clips-per-centroid", "1", "--draws", "4"), "benchmark": ("--repeats", "1"),
+    "scores": ("--clips-per-centroid", "1", "--fvd-clips-per-class", "1", "--draws", "4"),
+    "benchmark": ("--repeats", "1"),
 }
 
 
-def run_quickstart(smoke: bool, out: str | Path | None = None) -> None:
-    """Run the stages that are not done in OUT; the arguments are those of the command."""
+def run_quickstart(smoke: bool, out: str | Path | None = None, minutes: float | None = None) -> None:
+    """Run the stages that are not done in OUT; the arguments are those of the command.
+
+    Raises:
+        ValueError: minutes for a smoke run, whose steps are fixed.
+    """
+    if smoke and minutes is not None:
+        raise ValueError(f"--minutes {minutes:g} with --smoke: a smoke run takes a fixed number of steps")
     out = Path(out or ("runs/smoke" if smoke else "runs/quickstart"))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is told to stop as well
-    run_stages(stages(out, SMOKE if smoke else FULL), out)
+    run_stages(stages(out, SMOKE if smoke else FULL, minutes), out)
     print(f"report: {out / 'report.html'}" + (" (a smoke run shows that everything works, not what it can reach)"
                                               if smoke else ""))
 
 
-def stages(out: Path, size: Size) -> list[Stage]:
+def stages(out: Path, size: Size, minutes: float | None = None) -> list[Stage]:
     """The commands of a run, in order.
 
     Args:
         out: run folder.
         size: `FULL` or `SMOKE`.
+        minutes: of training, half for each model; None: the steps of the run files.
 
     Returns:
         list of `Stage`.
@@ -62,8 +71,8 @@ def stages(out: Path, size: Size) -> list[Stage]:
     tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])
-    # The rate of Procgen's files; after five minutes of training much of what is unlikely is also wrong.
-    how = ("--num-clips", str(size["num_clips"]), "--fps", "15", "--temperature", "0.7")
+    how = ("--num-clips", str(size["num_clips"]), "--fps", "15", *SAMPLING)    # 15: the rate of Procgen's files
+    time = () if minutes is None else ("--minutes", f"{minutes / 2:g}")
 
     def stage(name: str, module: str, output: str | Path, *arguments: str) -> Stage:
         if isinstance(output, Path):      # the data set, which other runs use too: prepare makes it fit its arguments
@@ -75,10 +84,11 @@ def stages(out: Path, size: Size) -> list[Stage]:
         stage("prepare", "prepare", Path(size["root"]) / "train.txt", "procgen", "--root", size["root"],
               "--train-clips", str(size["train_clips"]), "--val-clips", str(size["val_clips"])),
         stage("tokenizer", "train", "tokenizer/model/config.json", "configs/tokenizer_procgen.yaml",
-              f"trainer.out={out}/tokenizer", f"data.root={size['root']}", *size["tokenizer"]),
+              f"trainer.out={out}/tokenizer", f"data.root={size['root']}", *size["tokenizer"], *time),
         stage("tokens", "tokenize", "tokens/val/meta.json", "--tokenizer", tokenizer, *data, "--out", f"{out}/tokens"),
         stage("generator", "train", "generator/model/config.json", "configs/generator_procgen.yaml",
-              f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size["generator"]),
+              f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size["generator"],
+              *time),
         stage("reconstruct", "reconstruct", "reconstruction/clips.npz", "--tokenizer", tokenizer, *data,
               "--lpips", "alex", "--out", f"{out}/reconstruction"),
         stage("generate", "generate", "generated/clips.npz", *models, *how, "--out", f"{out}/generated"),

@@ -92,7 +92,7 @@ def build_module(run: Run, step: int | None = None, tokenizer: TokenizerConfig |
     module: TokenizerModule | GeneratorModule
     with device:
         if isinstance(run, TokenizerRun):
-            run = dataclasses.replace(_terms_at(run, step), pooling_start=False, inflate_from=None)
+            run = dataclasses.replace(_terms_at(run, step), inflate_from=None)
             module = TokenizerModule(run, LPIPS("vgg") if run.loss.perceptual else None)
         elif run.data is None:
             module = GeneratorModule(run)

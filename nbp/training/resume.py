@@ -24,6 +24,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints
 
 T = TypeVar("T")
+REMOVED = ("pooling_start",)    # it only said which weights a run began with
 # Where and how a run works, not what it computes. Batch sizes and devices may change as long as their product stays.
 FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_files", "tokens", "tokenizer",
         "text_tokenizer", "trainer.out", "trainer.devices", "trainer.num_nodes", "trainer.accumulate",
@@ -131,13 +132,14 @@ class Ranks:
 
 def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Fields that differ between two nested dicts: dotted name -> (saved, current). Fields that the saved one lacks are
-    newer than it and left out; batch size, devices and accumulation appear as `global batch` where their product
-    differs."""
+    newer than it and left out, as are `REMOVED` ones; batch size, devices and accumulation appear as `global batch`
+    where their product differs."""
     old, new = _flat(saved), _flat(current)
     old["trainer.accumulate"], new["trainer.accumulate"] = _micro_batches(saved), _micro_batches(current)
     if old["trainer.precision"] == "auto":     # earlier code stored the word, not what it stood for
         old["trainer.precision"] = new["trainer.precision"]
-    changes = {name: (value, new.get(name)) for name, value in sorted(old.items()) if value != new.get(name)}
+    changes = {name: (value, new.get(name)) for name, value in sorted(old.items())
+               if name not in REMOVED and value != new.get(name)}
     batches = _global_batches(saved), _global_batches(current)
     if batches[0] != batches[1]:
         changes["global batch"] = batches

@@ -27,7 +27,6 @@ from nbp.hub.fetch import fetch_lpips
 from nbp.tokenizer import losses
 from nbp.tokenizer.discriminator import Discriminator
 from nbp.tokenizer.model import Tokenizer
-from nbp.tokenizer.pooling import start_as_pooling
 from nbp.training.data import Batch, ClipDataModule, Phase
 from nbp.training.module import TrainingModule, zero_loss
 from nbp.training.muon import muon_groups
@@ -46,8 +45,6 @@ class TokenizerModule(TrainingModule[Tokenizer]):
 
     def __init__(self, run: TokenizerRun, perceptual: nn.Module | None = None) -> None:
         model = Tokenizer(run.model)
-        if run.pooling_start:
-            start_as_pooling(model)
         if run.inflate_from is not None:
             load_inflated(model, run.inflate_from)
         super().__init__(model, run, perceptual)

@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_nested_names_are_checked():
     with pytest.raises(ValueError, match="unknown field model.width, did you mean model.widths"):
-        load_run(CONFIGS / "tokenizer_procgen.yaml", ["model.width=[8]"])
+        load_run("tests/fixtures/runs/tokenizer.yaml", ["model.width=[8]"])
 
 
 @pytest.mark.parametrize("name, override, message", [
@@ -82,14 +82,14 @@ def test_clips_of_a_length_that_no_tokenizer_takes_are_refused(name):
 ])
 def test_values_are_cross_checked(override, message):
     with pytest.raises(ValueError, match=message):
-        load_run(CONFIGS / "tokenizer_procgen.yaml", [override])
+        load_run("tests/fixtures/runs/tokenizer.yaml", [override])
 
 
 def test_a_clip_that_does_not_fit_the_positions_is_refused_before_any_work():
-    run = load_run(CONFIGS / "generator_procgen.yaml")
-    assert load_run(CONFIGS / "generator_procgen.yaml", [f"model.max_seq_len={run.model.seq_len}"])
+    run = load_run("tests/fixtures/runs/generator.yaml")
+    assert load_run("tests/fixtures/runs/generator.yaml", [f"model.max_seq_len={run.model.seq_len}"])
     with pytest.raises(ValueError, match=f"model.max_seq_len must be at least {run.model.seq_len} for .*got 5"):
-        load_run(CONFIGS / "generator_procgen.yaml", ["model.max_seq_len=5"])
+        load_run("tests/fixtures/runs/generator.yaml", ["model.max_seq_len=5"])
 
 
 @pytest.mark.parametrize("override, message", [
@@ -105,12 +105,12 @@ def test_a_clip_that_does_not_fit_the_positions_is_refused_before_any_work():
 ])
 def test_a_value_of_another_type_is_named_with_its_place(override, message):
     with pytest.raises(ValueError, match=message):
-        load_run(CONFIGS / "tokenizer_procgen.yaml", [override])
+        load_run("tests/fixtures/runs/tokenizer.yaml", [override])
 
 
 def test_numbers_fit_where_yaml_has_them_without_a_point_or_quotes():
     values = ["optim.lr=1", "data.name=101", "trainer.seed=${data.resolution}"]
-    run = load_run(CONFIGS / "tokenizer_procgen.yaml", values)
+    run = load_run("tests/fixtures/runs/tokenizer.yaml", values)
     assert (run.optim.lr, type(run.optim.lr), run.data.name, run.trainer.seed) == (1.0, float, "101", 64)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from nbp.config import load_run
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 
 
 @pytest.mark.parametrize("overrides, count", [

@@ -12,7 +12,7 @@ from nbp.config import load_run
 from nbp.planning.memory import Allocations, device_memory
 from nbp.training.flops import micro_batches
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 UNLOGGED = "trainer.log_every_steps=100"     # perf/tflops makes a step of its own, on paper
 
 

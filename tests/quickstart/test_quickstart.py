@@ -15,7 +15,7 @@ import pytest
 from nbp.evaluation.features import Clips
 from nbp.quickstart.runner import Stage, StageError, _bar, run_stages
 from nbp.quickstart.scores import Judge, distances, some_of_each_class, state
-from nbp.quickstart.stages import FULL, SMOKE, stages
+from nbp.quickstart.stages import FULL, SMOKE, run_quickstart, stages
 
 ROOT = Path(__file__).parents[2]
 COMMAND = '''
@@ -167,6 +167,14 @@ def test_every_stage_of_both_sizes_names_its_inputs_and_files():
         folders = {stage.name: stage.folder for stage in plan}
         assert folders["tokenizer"] == Path("runs/x/tokenizer") and folders["tokens"] == Path("runs/x/tokens")
         assert folders["prepare"] is folders["evaluate"] is None
+
+
+def test_minutes_are_shared_by_both_trainings_and_fit_no_smoke_run(tmp_path):
+    plain, timed = stages(Path("runs/x"), FULL), stages(Path("runs/x"), FULL, minutes=9)
+    more = {a.name: b.arguments[len(a.arguments):] for a, b in zip(plain, timed) if a != b}
+    assert more == {"tokenizer": ("--minutes", "4.5"), "generator": ("--minutes", "4.5")}
+    with pytest.raises(ValueError, match="--minutes 9 with --smoke"):
+        run_quickstart(smoke=True, out=tmp_path, minutes=9)
 
 
 def test_progress_lines_become_a_bar():

@@ -97,7 +97,7 @@ def test_levels_of_two_are_warned_of():
 
 def test_a_clip_that_patches_do_not_divide_stops_the_run():
     with pytest.raises(ValueError, match="1 \\+ 8k"):
-        load_run("configs/tokenizer_procgen.yaml", ["model.patch=[2,1,1]", "pooling_start=false"])
+        load_run("tests/fixtures/runs/tokenizer.yaml", ["model.patch=[2,1,1]"])
 
 
 def test_new_fields_are_off_for_older_files():

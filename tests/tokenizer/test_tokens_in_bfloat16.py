@@ -1,13 +1,13 @@
 """Tokens of natural video in bfloat16."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from nbp.config import TokenizerConfig
 from nbp.data.clips import fit_square, frames_to_video
 from nbp.data.cut import first, read_clip
 from nbp.tokenizer.model import Tokenizer
-from nbp.tokenizer.pooling import start_as_pooling
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +21,8 @@ def clips(sample_videos):
 
 @pytest.fixture
 def tokenizer():
-    """With weights whose tokens depend on the picture: colours, and two channels of random features."""
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(TokenizerConfig([8, 24, 48, 96], [1, 1, 1, 2], [[1, 2, 2], [2, 2, 2], [2, 2, 2]],
-                                          [8, 8, 8, 5, 5])).eval()
-    start_as_pooling(tokenizer)
-    return tokenizer
+    """Trained weights: tokens of a random network do not depend on the picture as much."""
+    return Tokenizer.from_pretrained(Path(__file__).parents[2] / "ckpt" / "NBP-procgen" / "tokenizer")
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from nbp.training.metrics_log import read_metrics
 from nbp.training.resume import config_changes
 from nbp.workflows import converting
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from nbp.generator.model import Generator
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["deepspeed_1", "deepspeed_3"])
 def test_deepspeed_to_fp32(launch, generator_run, tmp_path, strategy):
-    launch(2, "configs/generator_procgen.yaml",
+    launch(2, "tests/fixtures/runs/generator.yaml",
            *generator_run(tmp_path / "run", "trainer.ema_decay=0", f"trainer.strategy={strategy}"))
     folder = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert folder.is_dir()
@@ -27,7 +27,7 @@ def test_deepspeed_to_fp32(launch, generator_run, tmp_path, strategy):
 
 @pytest.mark.slow
 def test_a_bfloat16_run_exports_its_float32_weights(launch, generator_run, tmp_path):
-    launch(2, "configs/generator_procgen.yaml", *generator_run(
+    launch(2, "tests/fixtures/runs/generator.yaml", *generator_run(
         tmp_path / "run", "trainer.ema_decay=0", "trainer.strategy=deepspeed_1", "trainer.precision=bf16-mixed"))
     convert.main(["deepspeed-to-fp32", str(tmp_path / "run" / "checkpoints" / "last.ckpt"),
                   str(tmp_path / "weights.ckpt")])

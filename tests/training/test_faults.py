@@ -22,7 +22,7 @@ from nbp.training import checkpoints, fit
 from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 STOP_WITHIN_S = 300     # bounds a hang; how long a loaded machine takes is no matter
 
 

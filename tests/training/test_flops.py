@@ -14,7 +14,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 UNLOGGED = "trainer.log_every_steps=100"     # perf/tflops counts a step of its own
 
 

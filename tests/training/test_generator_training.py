@@ -12,7 +12,7 @@ from nbp.training import fit
 from nbp.training import generator as generator_builder
 from nbp.training.metrics_log import read_metrics
 
-GENERATOR = "configs/generator_procgen.yaml"
+GENERATOR = "tests/fixtures/runs/generator.yaml"
 
 
 def losses(out):

@@ -17,7 +17,7 @@ from nbp.training.guard import WARMUP, Guard
 from nbp.training.metrics_log import read_metrics
 from nbp.training.module import RollBack
 
-TOKENIZER = "configs/tokenizer_procgen.yaml"
+TOKENIZER = "tests/fixtures/runs/tokenizer.yaml"
 LONG = ("curriculum=[{steps: 40, num_frames: 1, batch_size: 2}]", "optim.lr=3e-4", "trainer.guard_patience=4",
         "trainer.val_samples=0", "trainer.val_every_steps=40", "trainer.checkpoint_every_steps=4")
 

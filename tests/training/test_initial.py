@@ -14,7 +14,7 @@ from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 from nbp.workflows import converting
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 PLAIN = ["model.condition=none", "model.condition_len=0", "model.num_condition_ids=0", "model.start=plain",
          "model.begin_token=false"]
 
@@ -26,14 +26,14 @@ def equal(model, other):
 
 def test_a_tokenizer_starts_from_a_model_folder_with_its_average(finished, load_tokenizer_run):
     source = Tokenizer.from_pretrained(finished / "model")
-    module = tokenizer_builder.build(load_tokenizer_run("pooling_start=false", f"init_from={finished / 'model'}"))[0]
+    module = tokenizer_builder.build(load_tokenizer_run(f"init_from={finished / 'model'}"))[0]
     assert equal(module.model, source) and equal(module.ema, source)
     assert all(p.requires_grad for p in module.model.parameters())
 
 
 def test_a_tuned_tokenizer_begins_where_the_other_ended(finished, tokenizer_run, tmp_path):
     """One step at learning rate 0: the validation scores are those of the weights it started from."""
-    still = ["pooling_start=false", "optim.lr=0.0", "loss.adversarial=0", "trainer.val_every_steps=1",
+    still = ["optim.lr=0.0", "loss.adversarial=0", "trainer.val_every_steps=1",
              "curriculum=[{steps: 1, num_frames: 5, batch_size: 2}]"]
     train.main([TOKENIZER, *tokenizer_run(tmp_path, *still, f"init_from={finished / 'model'}")])
     [found] = read_metrics(tmp_path)["val/psnr"].values()
@@ -73,11 +73,6 @@ def test_other_architectures_are_refused_by_field(generator_run, tmp_path, overr
         generator_builder.build(run)
 
 
-def test_a_new_model_and_given_weights_exclude_each_other(load_tokenizer_run):
-    with pytest.raises(ValueError, match="pooling_start=True and init_from='weights.pt': set only one"):
-        load_tokenizer_run("init_from=weights.pt")
-
-
 def test_another_kind_and_a_missing_file_are_refused(finished, generator_run, tmp_path):
     for path, message in ((finished / "model", "holds a tokenizer, expected a generator"),
                           (tmp_path / "nowhere.ckpt", "nowhere.ckpt")):
@@ -88,11 +83,11 @@ def test_another_kind_and_a_missing_file_are_refused(finished, generator_run, tm
 def test_a_video_tokenizer_starts_from_an_image_tokenizer(tokenizer_run, load_tokenizer_run, tmp_path):
     """The image run keeps time in its strides; one step at rate 0 shows what the video run starts with."""
     train.main([TOKENIZER, *tokenizer_run(
-        tmp_path / "images", "pooling_start=false", "model.strides=[[1,2,2],[1,2,2],[1,2,2]]", "trainer.ema_decay=0",
+        tmp_path / "images", "model.strides=[[1,2,2],[1,2,2],[1,2,2]]", "trainer.ema_decay=0",
         "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}]")])
     images = Tokenizer.from_pretrained(tmp_path / "images" / "model")
     module, data, _ = tokenizer_builder.build(load_tokenizer_run(
-        "pooling_start=false", f"inflate_from={tmp_path / 'images' / 'model'}"))
+        f"inflate_from={tmp_path / 'images' / 'model'}"))
     video = data.val[0]["video"][None]
     with torch.inference_mode():
         found = module.averaged(video)[0]
@@ -102,5 +97,5 @@ def test_a_video_tokenizer_starts_from_an_image_tokenizer(tokenizer_run, load_to
 
 
 def test_only_one_origin_of_weights(load_tokenizer_run):
-    with pytest.raises(ValueError, match="pooling_start=True and inflate_from='x': set only one"):
-        load_tokenizer_run("pooling_start=true", "inflate_from=x")
+    with pytest.raises(ValueError, match="init_from='w.pt' and inflate_from='x': set only one"):
+        load_tokenizer_run("init_from=w.pt", "inflate_from=x")

@@ -10,7 +10,7 @@ from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 from nbp.training.tokenizer import TokenizerModule
 
-TOKENIZER = "configs/tokenizer_procgen.yaml"
+TOKENIZER = "tests/fixtures/runs/tokenizer.yaml"
 PHASE = "curriculum=[{steps: 6, num_frames: 5, batch_size: 2}]"
 
 

@@ -14,7 +14,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints
 from nbp.training.metrics_log import read_metrics
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 COMPARED = ("train/loss", "val/loss", "val/psnr", "train/grad_norm_0")
 
 

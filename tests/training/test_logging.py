@@ -18,7 +18,7 @@ from nbp.training.flops import peak_flops
 from nbp.training.logs import MetricsLog, build_loggers, wandb_id, wandb_key
 from nbp.training.metrics_log import read_metrics
 
-GENERATOR, TOKENIZER = "configs/generator_procgen.yaml", "configs/tokenizer_procgen.yaml"
+GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
 
 
 class Averages(torch.nn.Module):

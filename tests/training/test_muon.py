@@ -86,7 +86,7 @@ def test_groups_hold_every_parameter_once():
 
 
 def test_a_tokenizer_gives_kernels_to_muon_and_critics_to_adamw():
-    run = load_run("configs/tokenizer_procgen.yaml", [*MUON, "loss.perceptual=0"])
+    run = load_run("tests/fixtures/runs/tokenizer.yaml", [*MUON, "loss.perceptual=0"])
     module = TokenizerModule(run)
     muon, rest, critics = module.parameter_groups()
     assert muon["muon"] and not rest["muon"] and not critics.get("muon", False)
@@ -97,7 +97,7 @@ def test_a_tokenizer_gives_kernels_to_muon_and_critics_to_adamw():
 
 @pytest.mark.parametrize("strategy", ["deepspeed_1", "deepspeed_2", "deepspeed_3"])
 def test_deepspeed_is_refused(strategy):
-    run = load_run("configs/generator_procgen.yaml", [*MUON, f"trainer.strategy={strategy}", "trainer.ema_decay=0"])
+    run = load_run("tests/fixtures/runs/generator.yaml", [*MUON, f"trainer.strategy={strategy}", "trainer.ema_decay=0"])
     with pytest.raises(ValueError, match="optim.optimizer=muon"):
         check_engine(run)
 
@@ -105,11 +105,11 @@ def test_deepspeed_is_refused(strategy):
 @pytest.mark.parametrize("overrides", [("optim.optimizer=muon",), ("optim.muon_lr=0.01",), ("optim.optimizer=lion",)])
 def test_half_a_choice_is_refused(overrides):
     with pytest.raises(ValueError, match="optim\\.(muon_lr|optimizer)"):
-        load_run("configs/generator_procgen.yaml", list(overrides))
+        load_run("tests/fixtures/runs/generator.yaml", list(overrides))
 
 
 PATCHED = ("model.widths=[16,16]", "model.num_res_blocks=[1,1]", "model.strides=[[1,2,2]]", "model.patch=[4,4,4]",
-           "model.units=split", "pooling_start=false", *MUON)
+           "model.units=split", *MUON)
 
 
 def final_weights(out):
@@ -120,14 +120,14 @@ def final_weights(out):
 def whole(tokenizer_run, tmp_path_factory):
     """A finished run of a patched tokenizer with Muon and critics."""
     out = tmp_path_factory.mktemp("muon")
-    train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(out, *PATCHED)])
+    train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(out, *PATCHED)])
     return out
 
 
 def test_a_resumed_run_gives_the_same_weights(whole, tokenizer_run, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     shutil.copy(whole / "checkpoints" / "step0000004.ckpt", tmp_path / "checkpoints" / "step0000004.ckpt")
-    train.main(["configs/tokenizer_procgen.yaml", *tokenizer_run(tmp_path, *PATCHED)])
+    train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(tmp_path, *PATCHED)])
     resumed = final_weights(tmp_path)
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in final_weights(whole).items())
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_gives_the_same_weights(whole, tokenizer_run, tmp_path):
 def test_two_processes_equal_one_with_their_batches(launch, generator_run, tmp_path):
     more = (*MUON, "trainer.val_samples=0")
     for processes, batch in ((1, 4), (2, 2)):
-        launch(processes, "configs/generator_procgen.yaml",
+        launch(processes, "tests/fixtures/runs/generator.yaml",
                *generator_run(tmp_path / str(processes), *more, "model.dropout=0", "model.condition_dropout=0",
                               f"batch_size={batch}", f"trainer.strategy={'ddp' if processes == 2 else 'auto'}"))
     one, two = (read_metrics(tmp_path / name)["val/loss"] for name in ("1", "2"))

@@ -34,7 +34,7 @@ def data(tmp_path):
 
 
 def train_tokenizer(data, out):
-    train.main(["configs/tokenizer_procgen.yaml", f"data.root={data.root}", f"data.resolution={data.resolution}",
+    train.main(["tests/fixtures/runs/tokenizer.yaml", f"data.root={data.root}", f"data.resolution={data.resolution}",
                 f"data.num_frames={NUM_FRAMES}", f"trainer.out={out}", "model.widths=[16,24,32,48]",
                 "loss.perceptual=0", "loss.adversarial=0", "loss.l2=4", "trainer.num_workers=0", "optim.lr=2.0e-3",
                 "optim.decay_steps=200", "trainer.ema_decay=0", "trainer.val_every_steps=40",
@@ -45,8 +45,9 @@ def train_tokenizer(data, out):
 
 
 def train_generator(tokens, out):
-    train.main(["configs/generator_procgen.yaml", f"tokenizer={out.parent / 'tokenizer' / 'model'}", f"tokens={tokens}",
-                f"trainer.out={out}", "model.grid=[2,4,4]", "model.block_shape=[1,1,4]", "model.num_condition_ids=1",
+    train.main(["tests/fixtures/runs/generator.yaml", f"tokenizer={out.parent / 'tokenizer' / 'model'}",
+                f"tokens={tokens}", f"trainer.out={out}",
+                "model.grid=[2,4,4]", "model.block_shape=[1,1,4]", "model.num_condition_ids=1",
                 "model.dropout=0", "model.condition_dropout=0", "trainer.ema_decay=0", "trainer.num_workers=0",
                 "model.num_layers=2", "optim.lr=2.0e-3", "optim.warmup_steps=20", "max_steps=200", "batch_size=3",
                 "trainer.val_every_steps=100", "trainer.checkpoint_every_steps=300", "trainer.log_every_steps=1",

@@ -11,7 +11,7 @@ from nbp.training import pace
 
 @pytest.fixture
 def tokenizer_run(tmp_path):
-    return load_run("configs/tokenizer_procgen.yaml", [f"trainer.out={tmp_path / 'run'}"])
+    return load_run("tests/fixtures/runs/tokenizer.yaml", [f"trainer.out={tmp_path / 'run'}"])
 
 
 def test_every_count_of_steps_is_scaled(tokenizer_run):
@@ -24,7 +24,7 @@ def test_every_count_of_steps_is_scaled(tokenizer_run):
             assert getattr(getattr(twice, section), name) == 2 * getattr(getattr(tokenizer_run, section), name), name
     assert 1 - twice.trainer.ema_decay == pytest.approx((1 - tokenizer_run.trainer.ema_decay) / 2)
     twice.check()
-    generator = load_run("configs/generator_procgen.yaml")
+    generator = load_run("tests/fixtures/runs/generator.yaml")
     assert pace.scale_steps(generator, 0.5).max_steps == generator.max_steps // 2
 
 

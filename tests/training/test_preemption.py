@@ -24,7 +24,7 @@ def test_a_script_saves_before_it_stops(generator_run, tmp_path, signum, to_all)
          "trainer.global_batch=null",
          *generator_run(tmp_path, "max_steps=100000", "trainer.val_every_steps=100000", "trainer.ema_decay=0",
                         "trainer.checkpoint_every_steps=100000")],
-        env=os.environ | {"PATH": path, "CONFIG": "configs/generator_procgen.yaml"},
+        env=os.environ | {"PATH": path, "CONFIG": "tests/fixtures/runs/generator.yaml"},
         stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         deadline = time.monotonic() + 600

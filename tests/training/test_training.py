@@ -12,7 +12,7 @@ from nbp.training import fit
 from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
-TOKENIZER = "configs/tokenizer_procgen.yaml"
+TOKENIZER = "tests/fixtures/runs/tokenizer.yaml"
 
 
 def losses(out, column="train/loss"):
@@ -77,7 +77,7 @@ def test_deepspeed_cannot_clip_the_two_sides_apart(load_tokenizer_run):
 
 
 def test_the_tokenizer_overfits_one_batch(load_tokenizer_run):
-    run = load_tokenizer_run("loss.adversarial=0", "model.fsq_levels=[8,8,8]", "pooling_start=false")
+    run = load_tokenizer_run("loss.adversarial=0", "model.fsq_levels=[8,8,8]")
     module, data, _ = tokenizer_builder.build(run)
     video = torch.stack([data.train[i]["video"][:, :5] for i in range(2)])
     optimizer = torch.optim.Adam(module.model.parameters(), 0.001)
