@@ -109,7 +109,7 @@ def generated(run: Run) -> str:
         "Clips from nothing but a class: the first that were made, none picked out. Half speed. Recognised are those "
         "whose nearest class centroid is that of their class."),
         page.clips(items, 180 if narrow else 1040),
-        page.figure(chart, "A clip counts where the nearest class centroid of AlexNet features, taken from training clips, "
+        page.figure(chart, "A clip counts where the nearest class centroid of AlexNet features, from training clips, "
                            "is that of its own class."))
 
 
