@@ -111,6 +111,7 @@ class GeneratorConfig(OfficialQuirks):
     rotary: bool = False                   # rotary positions in (t, h, w) besides the learned ones
     qk_norm: bool = False                  # queries and keys of unit variance
     activation: str = "gelu"               # gelu | relu2, the square of ReLU
+    code_levels: list[int] | None = None   # FSQ levels of the tokenizer: codes share what belongs to a level
 
     @property
     def block_size(self) -> int:
@@ -134,6 +135,8 @@ class GeneratorConfig(OfficialQuirks):
         self._require(self.activation in ("gelu", "relu2"), "activation", "gelu or relu2")
         self._require(not self.rotary or self.width // self.num_heads % 2 == 0, "rotary",
                       f"false for heads of an odd width, {self.width} / {self.num_heads}")
+        self._require(self.code_levels is None or math.prod(self.code_levels) == self.num_codes, "code_levels",
+                      f"null or the tokenizer's fsq_levels, whose product is num_codes={self.num_codes}")
         for name in ("dropout", "condition_dropout"):
             self._require(0 <= getattr(self, name) < 1, name, "in [0, 1)")
         self._require(self.begin_token or self.start == "plain", "begin_token", "true for a hybrid start")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Grid, Prefix
@@ -34,8 +34,9 @@ class CachedDecoder:
         cfg_scale: uncond + scale * (cond - uncond); None: no guidance.
     """
 
-    def __init__(self, transformer: Transformer, embedding: nn.Embedding, head: Callable[[Tensor], Tensor],
-                 layout: Layout, prefix: Prefix, length: int, pad_visibility: str, cfg_scale: float | None) -> None:
+    def __init__(self, transformer: Transformer, embedding: Callable[[Tensor], Tensor],
+                 head: Callable[[Tensor], Tensor], layout: Layout, prefix: Prefix, length: int, pad_visibility: str,
+                 cfg_scale: float | None) -> None:
         self.transformer, self.embedding, self.head = transformer, embedding, head
         self.layout, self.prefix = layout, prefix
         self.pad_visibility, self.cfg_scale = pad_visibility, cfg_scale

@@ -6,6 +6,7 @@ Legend: B batch, (t, h, w) latent grid, L = t*h*w, N block size, C condition tok
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance, to_step_order
 from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.head import Head
+from nbp.generator.levels import share_levels
 from nbp.generator.masks import attention_mask
 from nbp.generator.packed import PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
@@ -51,6 +53,9 @@ class Generator(nn.Module):
         self.head = Head(config.width, self.layout.vocab_size if config.full_head else config.num_codes)
         self._packed_head: PackedLinear | None = None
         self.reset_parameters()
+        if config.code_levels is not None:
+            share_levels(self.token_embedding, config.code_levels, self.layout.video_offset)
+            share_levels(self.head, config.code_levels, self.layout.video_offset if config.full_head else 0)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -65,7 +70,18 @@ class Generator(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into `folder`, ready to be uploaded as it is."""
-        models.save_model(folder, "generator", self.config, self.state_dict())
+        plain = self.without_code_levels()
+        models.save_model(folder, "generator", plain.config, plain.state_dict())
+
+    def without_code_levels(self) -> "Generator":
+        """This model, or an equal one whose weights are no longer sums (`nbp.generator.levels`)."""
+        if self.config.code_levels is None:
+            return self
+        state = {name: tensor for name, tensor in self.state_dict().items() if ".parametrizations." not in name}
+        plain = Generator(replace(self.config, code_levels=None))
+        plain.load_state_dict(state | {"token_embedding.weight": self.token_embedding.weight,
+                                       "head.weight": self.head.weight})
+        return plain.eval()
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu",
@@ -215,7 +231,8 @@ class Generator(nn.Module):
             pads = prefix.pads if prefix.pads is None else torch.cat([prefix.pads, torch.zeros_like(prefix.pads)])
             prefix = Prefix(torch.cat([prefix.embeddings, self._condition(None, batch).embeddings]), pads)
         head = self._packed_head or partial(F.linear, weight=self._drawn_head())
-        return CachedDecoder(self.transformer, self.token_embedding, head, layout, prefix, length,
+        embedding = partial(F.embedding, weight=self.token_embedding.weight)   # read once: it may be a sum
+        return CachedDecoder(self.transformer, embedding, head, layout, prefix, length,
                              config.pad_visibility, cfg_scale)
 
     def _drawn_head(self) -> Tensor:

@@ -15,6 +15,7 @@ from nbp.system.files import read_json, write_json
 from nbp.training.flops import build_module, loss_of, micro_batches, num_steps
 from nbp.training.logs import kind_of_step
 from nbp.training.strategies import resolve_precision
+from nbp.training.tokenizer import TokenizerModule
 
 TIMED_STEPS = 3
 OVERHEAD = 1.12     # reading clips, validation and checkpoints: measured on two cores with the quickstart's runs
@@ -55,10 +56,12 @@ def seconds_per_step(run: Run, step: int) -> float:
     """Seconds of one optimizer step of the kind that `step` is, the median of a few on random input."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = build_module(run, step, device=device)
+    mixed = resolve_precision(run.trainer.precision) == "bf16-mixed"
     if module.frozen is not None:
         module.frozen.to(device)
+    if isinstance(module, TokenizerModule):
+        module.lower_frozen(mixed)
     optimizer = module.configure_optimizers()["optimizer"]
-    mixed = resolve_precision(run.trainer.precision) == "bf16-mixed"
     times = []
     for _ in range(1 + TIMED_STEPS):        # the first one warms up
         start = time.perf_counter()

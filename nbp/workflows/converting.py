@@ -132,6 +132,11 @@ def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
 
 def _write_native(target: str | Path, model: StoredModel, source: str | Path) -> tuple[int, int]:
     models.check_state_dict(_empty_model(model.config), model.state, source)
+    if isinstance(model.config, GeneratorConfig) and model.config.code_levels is not None:
+        trained = Generator(model.config)
+        trained.load_state_dict(model.state)
+        plain = trained.without_code_levels()
+        model = model._replace(config=plain.config, state=plain.state_dict())
     models.save_model(target, *model)
     return models.count(model.state)
 
