@@ -56,7 +56,8 @@ def run(tmp_path):
         writer.add([0, 1, 2], np.zeros((3, 3, 2, 2), np.int64), [0, 1, 2], ["a", "b", "c"])
     tokenizer = load_config(TokenizerRun, "configs/tokenizer_procgen.yaml")
     generator = load_config(GeneratorRun, "configs/generator_procgen.yaml", [
-        "model.num_codes=64", "model.grid=[3,2,2]", "model.block_shape=[1,1,2]", "model.num_condition_ids=3"])
+        "model.num_codes=64", "model.code_levels=null", "model.grid=[3,2,2]", "model.block_shape=[1,1,2]",
+        "model.num_condition_ids=3"])
     for kind, config, metrics in (("tokenizer", tokenizer, ("train/reconstruction", "train/logit_real", "val/psnr")),
                                   ("generator", generator, ("train/loss", "val/loss", "val/top1"))):
         save_config(config, tmp_path / kind / "config.yaml")
