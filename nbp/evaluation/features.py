@@ -125,12 +125,8 @@ class Clips(Dataset[Tensor]):
 
 
 def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol, how: Extraction = ALONE) -> np.ndarray:
-    """Features of a set under a protocol, float32 (N,D) in the order of the set.
-
-    Raises:
-        ValueError: clips of unequal or too small size, wrong type or range, NaN features, here or at another rank, or
-            several ranks without a cache folder.
-    """
+    """Features of a set under a protocol, float32 (N,D) in the order of the set. ValueError: clips of unequal or too
+    small size, wrong type or range, NaN features, here or at another rank, or several ranks without a cache folder."""
     if network.name != protocol.network:
         raise ValueError(f"protocol {protocol.name} needs network {protocol.network}, got {network.name}")
     if how.world > 1 and (how.cache_dir is None or how.barrier is None):

@@ -171,11 +171,8 @@ class I3D(nn.Module):
 
 def load_i3d(path: str | Path, bn_eps: float = TF_BN_EPS) -> I3D:
     """An I3D with the weights of a file in the port's key names, batch norm folded: safetensors (as
-    `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`).
-
-    Raises:
-        ValueError: the file can't be read, or its keys or shapes are not those of the I3D.
-    """
+    `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`). ValueError: it can't be read,
+    or has other keys or shapes."""
     state, model = read_state(path), I3D(bn_eps)
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     try:

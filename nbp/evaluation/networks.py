@@ -41,11 +41,9 @@ class FeatureNetwork:
 def load_network(name: str, path: str | Path, device: str | torch.device = "cpu",
                  trust_torchscript: bool = False) -> FeatureNetwork:
     """Load the feature network `Protocol.network` from a weight file: what `nbp.hub.fetch.fetch_i3d` returns,
-    `i3d_pretrained_400.pt`, or for i3d-styleganv the user's `i3d_torchscript.pt`.
-
-    A TorchScript file is a program: one of unknown hash is loaded with `trust_torchscript` only. ValueError: unknown
-    network, missing file, other weights, or a file that is not trusted.
-    """
+    `i3d_pretrained_400.pt`, or for i3d-styleganv the user's `i3d_torchscript.pt`. A TorchScript file is a program: one
+    of unknown hash is loaded with `trust_torchscript` only. ValueError: that, unknown network, missing file, other
+    weights."""
     check_device(device)
     if not Path(path).is_file():
         raise ValueError(f"weights {path} of network {name} do not exist")
@@ -104,12 +102,10 @@ def network_features(network: FeatureNetwork, frames: Tensor | Sequence[Tensor],
 
 
 def run_network(network: FeatureNetwork, video: Tensor, precision: str) -> Tensor:
-    """The bare forward pass: video as `FeatureNetwork` says, precision "float32" or "bfloat16" (autocast).
-
-    bfloat16 moves logits by up to BFLOAT16_ERROR of the largest one (a slow test measures it).
-    On the CPU clips go through one at a time, which is as fast and makes features the same to the last bit in
-    batches of any size; on a GPU the batch size changes them by rounding.
-    """
+    """The bare forward pass: video as `FeatureNetwork` says, precision "float32" or "bfloat16" (autocast), which moves
+    logits by up to BFLOAT16_ERROR of the largest one (a slow test measures it). On the CPU clips go through one at a
+    time, which is as fast and makes features the same to the last bit in batches of any size; on a GPU that changes
+    them by rounding."""
     low = precision == "bfloat16"
     # TF32 convolutions, the default on GPUs, change logits by 1e-3 relative.
     with (torch.autocast(video.device.type, torch.bfloat16, enabled=low),

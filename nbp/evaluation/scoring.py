@@ -21,12 +21,9 @@ from nbp.evaluation.uncertainty import limit_notes, uncertainty
 
 def nearest_centroid_accuracy(train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray,
                               labels: np.ndarray) -> float:
-    """Share of clips (M,D), in [0,1], whose nearest class centroid of training clips (N,D) is their own class; labels
-    are ints.
-
-    Features are standardised with the training set's mean and deviation, so that no single one dominates. ValueError: a
-    label without training clips, or counts that do not fit.
-    """
+    """Share of clips (M,D) whose nearest class centroid of training clips (N,D) is their own class, an int. Features
+    are standardised with the training set's mean and deviation, so that no single one dominates. ValueError: a label
+    without training clips, or counts that do not fit."""
     train_features, features = (np.asarray(x, np.float64) for x in (train_features, features))
     train_labels, labels = np.asarray(train_labels), np.asarray(labels)
     if len(train_features) != len(train_labels) or len(features) != len(labels) or not len(labels):

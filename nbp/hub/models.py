@@ -60,11 +60,8 @@ def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mappin
 
 def load_model(path: str | Path, kind: str | None = None) -> StoredModel:
     """Read a native model folder or hub id, its weights memory-mapped; those kept in 16 bits are given in float32.
-
-    Raises:
-        ValueError: no such folder, another kind (None: any) or version, unknown or missing config fields, or a damaged
-            file; the message names the file.
-    """
+    ValueError, which names the file: no such folder, another kind (None: any) or version, unknown or missing config
+    fields, or damage."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -53,12 +53,9 @@ def quirks(hybrid: bool, conditional: bool, begin_token: bool) -> OfficialQuirks
 def generator_config(state: Mapping[str, Tensor], hyper_parameters: Mapping[str, Any] | None,
                      path: str | Path) -> GeneratorConfig:
     """Config of an official generator, from the shapes of its tensors (official names) and the checkpoint's
-    `hyper_parameters`; without them (DeepSpeed conversions) the shapes must be those of a released model.
-
-    Raises:
-        ValueError: a file without hyper-parameters whose architecture is not a released one, a feature that the
-            released models do not have, missing tensors or arguments, or arguments that contradict the tensors.
-    """
+    `hyper_parameters`; without them (DeepSpeed conversions) the shapes must be those of a released model. ValueError:
+    they are not, a feature that no released model has, missing tensors or arguments, or arguments that contradict the
+    tensors."""
     if missing := [name for name in ("tok_emb.weight", "pos_emb", "uncond_embedding") if name not in state]:
         raise ValueError(f"{path}: tensor {missing[0]} is missing")
     rows, width = state["tok_emb.weight"].shape

@@ -53,14 +53,8 @@ class Memory:
 
 def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision: bool,
                   micro_batch: MicroBatch) -> dict[str, Memory]:
-    """Memory of one device by strategy, in the middle of an optimizer step, where gradients of earlier micro-batches
-    exist.
-
-    Args:
-        world: number of devices.
-        low_precision: bf16-mixed; False: float32.
-        micro_batch: the largest of the run.
-    """
+    """Memory of one of `world` devices by strategy, in the middle of an optimizer step, where gradients of earlier
+    micro-batches exist; `micro_batch` is the largest of the run. `low_precision` is bf16-mixed, else float32."""
     strategies, result = list(strategies), {}
     for engine in (False, True):
         names = [name for name in strategies if name.startswith("deepspeed") == engine]

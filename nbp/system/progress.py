@@ -9,14 +9,8 @@ T = TypeVar("T")
 
 
 class LogLines:
-    """One line every ten seconds, so that a log stays readable: "train: 24/100 steps, 1.20 steps/s, 63 s left".
-
-    Args:
-        total: number of items of the whole task, `initial` included.
-        description: name of the task.
-        unit: what one item is, as in "clips".
-        initial: items done by an earlier, interrupted run.
-    """
+    """One line every ten seconds, so that a log stays readable: "train: 24/100 steps, 1.20 steps/s, 63 s left". `total`
+    includes `initial` items of an earlier, interrupted run."""
 
     every_s = 10.0
 

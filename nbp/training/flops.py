@@ -82,12 +82,9 @@ class MicroBatch:
 
 def build_module(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None,
                  device: torch.device = META) -> TokenizerModule | GeneratorModule:
-    """The training module of a run with untrained weights, in training mode; on the meta device nothing is stored or
-    computed.
-
+    """The training module of a run, untrained, in training mode; on the meta device nothing is stored or computed.
     `step` is the optimizer step whose loss terms are on (None: all that the run ever has), `tokenizer` the config of
-    the one that tokenizes a generator's videos (None: that of `run.tokenizer`).
-    """
+    the one that tokenizes a generator's videos (None: that of `run.tokenizer`)."""
     run = dataclasses.replace(run, init_from=None)
     module: TokenizerModule | GeneratorModule
     with device:

@@ -25,12 +25,9 @@ WARMUP = 20          # steps before a running mean is a reference
 
 @dataclass(frozen=True)
 class Watch:
-    """A value that must stay below (or above) a bound, function(best running mean so far) -> bound; `meaning` when it
-    is not.
-
-    A `relative` bound depends on the best mean, so there is none before `WARMUP` steps; `spike` times that of the
-    recent mean is the bound of a single value.
-    """
+    """A value that must stay below (or above) a bound, function(best running mean so far) -> bound; else it has
+    `meaning`. A `relative` bound depends on the best mean, so there is none before `WARMUP` steps; `spike` times that
+    of the recent mean is the bound of a single value."""
 
     name: str
     bound: Callable[[float], float]

@@ -24,11 +24,8 @@ FEWEST_STEPS = 20
 
 def fit_minutes(run: Run, minutes: float) -> Run:
     """The run, of one process, with as many steps as take `minutes` here, validation and checkpoints included, start-up
-    left out; what was measured is kept in OUT/pace.json and used again.
-
-    Raises:
-        ValueError: a run of several processes, or less time than `FEWEST_STEPS` steps take.
-    """
+    left out; what was measured is kept in OUT/pace.json and used again. ValueError: several processes, or less time
+    than `FEWEST_STEPS` steps take."""
     if run.trainer.devices * run.trainer.num_nodes > 1:
         raise ValueError(f"--minutes measures one process, but trainer.devices={run.trainer.devices} and "
                          f"trainer.num_nodes={run.trainer.num_nodes}; set the run's steps instead")

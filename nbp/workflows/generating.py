@@ -162,11 +162,8 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
 def wanted(config: GeneratorConfig, about: About, classes: Sequence[str | int] | None = None,
            prompts: Sequence[str] | None = None) -> tuple[list[int] | None, list[str] | None]:
     """(labels, texts) of classes (names, or ids, also as text) and prompts (None: the names of the classes), for
-    `list_requests`; each None where it plays no part.
-
-    Raises:
-        ValueError: a class that the model does not know, or classes or prompts for a model that takes none.
-    """
+    `list_requests`; each None where it plays no part. ValueError: a class that the model does not know, or classes or
+    prompts for a model that takes none."""
     if prompts and config.condition != "text":
         kind = "classes" if config.condition == "label" else "no condition"
         raise ValueError(f"prompts are for models conditioned on text; this one takes {kind}")

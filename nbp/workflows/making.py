@@ -59,19 +59,9 @@ class Made:
 def generate_clips(generator: Generator, tokenizer: Tokenizer, requests: Sequence[Request], encode: Encoder | None,
                    continued: Continued | None = None, seed: int = 0, num_frames: int | None = None,
                    **sampling: Unpack[SamplingOptions]) -> Made | None:
-    """Generate one batch; given frames stay as they were.
-
-    Args:
-        generator, tokenizer: models in eval mode on one device.
-        requests: what to make.
-        encode: see `condition_encoder`; None: unconditional.
-        continued: where given frames come from.
-        seed: clip i draws from its own stream, seeded by (seed, i).
-        num_frames: of a clip; None: the model's.
-
-    Returns:
-        None where no file of the batch can be read; requests of bad files, up to `data.max_bad_files`, are left out.
-    """
+    """Generate one batch, of `num_frames` each or as the model's clips, with models in eval mode on one device; given
+    frames stay as they were. Clip i draws from its own stream, seeded by (seed, i). Requests of bad files, up to
+    `data.max_bad_files`, are left out; None where no file of the batch can be read."""
     if num_frames is not None:
         met, pieces = clip_pieces(generator, tokenizer, requests, encode, continued, seed, num_frames, **sampling)
         return Made(met, np.concatenate([video_to_frames(piece) for piece in pieces], axis=1), None) if met else None

@@ -66,13 +66,9 @@ def check_sets(real: Clips, fake: Clips) -> None:
 def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNetwork, how: Extraction,
                 out: str | Path, open_pair: Callable[[Protocol], tuple[Clips, Clips]],
                 load: Callable[[Protocol], FeatureNetwork], max_clips: int = 256, seed: int = 0) -> None:
-    """Make all three parts for one pair of sets; rank 0 prints and writes them.
-
-    Args:
-        real, fake: under `protocol`, that of the sample curve and of the damage.
-        open_pair: gives the pair cut as another protocol says; `load` its network.
-        max_clips: real clips that are damaged, drawn by the seed.
-    """
+    """Make all three parts for one pair of sets under `protocol`, that of the sample curve and of the damage, which is
+    done to `max_clips` real clips; rank 0 prints and writes them. `open_pair` gives the pair cut as another protocol
+    says, `load` its network."""
     real_features, fake_features = (extract_features(clips, network, protocol, how) for clips in (real, fake))
     few = real
     if len(real) > max_clips:

@@ -18,14 +18,8 @@ from nbp.workflows.describing import describe_model
 def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None,
                      profile: bool = False) -> int:
     """Train, or go on training, and write `model/` into the run folder; with `minutes`, scale the run's steps to take
-    this long here (`nbp.training.pace`); with `profile`, trace a few steps.
-
-    Returns:
-        Exit code: 0, or 128 and the number of the signal that stopped the run.
-
-    Raises:
-        ValueError, UserError: as `load_run` and `fit`.
-    """
+    this long here (`nbp.training.pace`); with `profile`, trace a few steps. Returns the exit code: 0, or 128 and the
+    number of the signal that stopped the run. ValueError, UserError: as `load_run` and `fit`."""
     run = load_run(config, overrides)
     if minutes is not None:
         run = fit_minutes(run, minutes)
