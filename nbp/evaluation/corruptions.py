@@ -58,11 +58,8 @@ CORRUPTIONS: dict[str, tuple[Damage, tuple[float, ...], str]] = {
 
 
 def corrupted(clips: Clips, name: str, damage: Damage, level: float, num_frames: int | None = None) -> Clips:
-    """A set with every clip damaged as far as `level` says; the random part of it depends on the clip's number only.
-
-    `name` goes into the set's name and fingerprint. Only the first `num_frames`, which are scored, are damaged; None:
-    all.
-    """
+    """A set with every clip damaged as far as `level` says, in its first `num_frames` or all; the random part depends
+    on the clip's number only. `name` goes into the set's name and fingerprint."""
     def read(number: int) -> np.ndarray:
         frames = clips[number][:num_frames].numpy()
         if frames.dtype != np.uint8:

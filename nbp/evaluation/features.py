@@ -99,11 +99,7 @@ class Clips(Dataset[Tensor]):
                      self.rates)
 
     def window(self, first: int, size: int) -> "Clips":
-        """`size` frames of each clip, from `first` on.
-
-        Raises:
-            ValueError: when a clip is read that is too short.
-        """
+        """`size` frames of each clip, from `first` on. ValueError, when it is read: a clip that is too short."""
         def read(number: int) -> np.ndarray:
             frames = self.read(number)[first:first + size]
             if len(frames) < size:

@@ -26,10 +26,8 @@ from nbp.evaluation.uncertainty import uncertainty
 
 
 class ExactMetric(Metric):
-    """A metric whose states keep their dtype: sums in half precision stop growing after a few hundred clips.
-
-    Moving the module it belongs to (`.to(torch.bfloat16)`, Lightning's bf16-true) changes the states' device only.
-    """
+    """A metric whose states keep their dtype: sums in half precision stop growing after a few hundred clips. Moving its
+    module (`.to(torch.bfloat16)`, Lightning's bf16-true) changes the states' device only."""
 
     full_state_update = False
 
@@ -38,11 +36,8 @@ class ExactMetric(Metric):
 
 
 class ClipMean(ExactMetric):
-    """Mean over clips of a paired score: `update(video, target)` with float (B,C,T,H,W) in [0,1].
-
-    `score` is a function(video, target) -> (B,), as `quality.psnr` and the others there; `name` the function's by
-    default.
-    """
+    """Mean over clips of a paired score, function(video, target) -> (B,) as `quality.psnr`: `update(video, target)`
+    with float (B,C,T,H,W) in [0,1]; `name` is the function's by default."""
 
     def __init__(self, score: Callable[[Tensor, Tensor], Tensor], name: str | None = None, **kwargs: object) -> None:
         super().__init__(**kwargs)

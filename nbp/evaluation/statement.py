@@ -41,10 +41,8 @@ class SetStatement(TypedDict):
 
 
 class Report(Provenance):
-    """Scores of a pair of sets with everything needed to get them again; `scores.json` holds a list of these.
-
-    The last two are those of reconstructions: the network of LPIPS, and meta.json of the clip set.
-    """
+    """Scores of a pair of sets with everything needed to get them again; `scores.json` holds a list of these. The last
+    two are those of reconstructions: the network of LPIPS, and meta.json of the clip set."""
 
     protocol: str
     protocol_fields: dict[str, Any]

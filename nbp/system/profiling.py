@@ -12,11 +12,8 @@ TOP = 15
 
 
 class Trace:
-    """What is done between `start` and `stop`.
-
-    Args:
-        folder: receives trace.json, which ui.perfetto.dev and chrome://tracing show, and top.txt.
-    """
+    """What is done between `start` and `stop`; `folder` receives top.txt and trace.json for ui.perfetto.dev or
+    chrome://tracing."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)

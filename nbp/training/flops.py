@@ -169,9 +169,7 @@ def _video(data: DataConfig, micro_batch: MicroBatch, device: torch.device) -> T
 
 def flops_per_step(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None) -> float:
     """Model FLOPs of optimizer step `step` (None: the last), forward and backward: all devices, all micro-batches.
-
-    Costs seconds, one pass on the meta device per kind of micro-batch: call it once per phase of a curriculum.
-    """
+    Costs seconds, one pass on the meta device per kind of micro-batch: call it once per phase of a curriculum."""
     world = run.trainer.devices * run.trainer.num_nodes
     return world * run.accumulate * micro_batch_flops(run, step, tokenizer=tokenizer)
 

@@ -51,9 +51,7 @@ WATCHES = {watch.name: watch for watch in (
 
 class Guard(Callback):
     """Watches `module.watched`, a dict of scalar tensors that `training_step` fills; the same verdict on every rank.
-
-    `patience` wrong steps in a row are an alarm (0: never); `doubt` says why the last step is doubtful, or is None.
-    """
+    `patience` wrong steps in a row are an alarm (0: never); `doubt` says why the last step is doubtful, or is None."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience

@@ -19,10 +19,8 @@ STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon in the parameter groups with `"muon": True`, AdamW with `betas` in the others; both decay weights decoupled.
-
-    `momentum` is in Nesterov's form. ValueError: a vector or scalar in a Muon group.
-    """
+    """Muon, in Nesterov's form, in the parameter groups with `"muon": True`, AdamW with `betas` in the others; both
+    decay weights decoupled. ValueError: a vector or scalar in a Muon group."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.99),
                  momentum: float = 0.95, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
@@ -75,9 +73,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest (semi-)orthogonal matrix (m, n), roughly, by five Newton-Schulz steps; in bfloat16 where it is fast.
-
-    On a CPU that emulates bfloat16 these steps took three quarters of a generator's training step (AVX2).
-    """
+    On a CPU that emulates it these steps took three quarters of a generator's training step (AVX2)."""
     a, b, c = COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     x = x.bfloat16() if multiplies_bfloat16(matrix.device.type) else x.float()

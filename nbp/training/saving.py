@@ -56,9 +56,7 @@ def save_error(path: str | Path, error: Exception) -> OSError:
 
 class Checkpoints(pl.callbacks.Checkpoint):
     """Writes, links and prunes the checkpoints of a run, and stops it on a signal; `guard` may hold one back.
-
-    `newest_written` is the path of the last checkpoint that this object wrote, or None.
-    """
+    `newest_written` is the path of the last checkpoint that this object wrote, or None."""
 
     def __init__(self, guard: Guard, resume: Resume) -> None:
         config = resume.run.trainer

@@ -88,11 +88,8 @@ def _hyper_parameters(config: GeneratorConfig) -> dict[str, Any]:
 
 
 def deepspeed_to_fp32(source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Gather a DeepSpeed checkpoint folder (ZeRO 1, 2 or 3) into one file with a float32 `state_dict`. ValueError: it
-    is none.
-
-    DeepSpeed unpickles the folder: convert only what you or people you trust have trained.
-    """
+    """Gather a DeepSpeed checkpoint folder (ZeRO 1, 2 or 3; ValueError: any other) into one file with a float32
+    `state_dict`. DeepSpeed unpickles the folder: convert only what you or people you trust have trained."""
     if not (Path(source) / "latest").is_file():
         raise ValueError(f"{source} is not a DeepSpeed checkpoint folder: it has no file `latest`")
     from pytorch_lightning.utilities.deepspeed import convert_zero_checkpoint_to_fp32_state_dict

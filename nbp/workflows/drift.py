@@ -25,11 +25,8 @@ class Drift(TypedDict):
 
 
 def windows(clips: Clips, size: int) -> list[tuple[int, Clips]]:
-    """(first frame, the clips from there on) of every whole stretch of `size` frames, one behind the other.
-
-    Raises:
-        ValueError: clips too short for two of them.
-    """
+    """(first frame, the clips from there on) of every whole stretch of `size` frames, one behind the other. ValueError:
+    clips too short for two of them."""
     length = len(clips[0])
     if length < 2 * size:
         raise ValueError(f"--drift compares stretches of {size} frames of a clip, the clips of {clips.name} have "
@@ -39,11 +36,8 @@ def windows(clips: Clips, size: int) -> list[tuple[int, Clips]]:
 
 def report_drift(real: Clips, fakes: Sequence[Clips], protocol: Protocol, network: FeatureNetwork, how: Extraction,
                  out: str, allow_fewer: bool, seed: int) -> list[Drift]:
-    """Score every stretch of every set against the real one, print them and write OUT/drift.json.
-
-    Raises:
-        ValueError: a protocol that looks at whole clips, clips that are too short, or as `evaluate_sets`.
-    """
+    """Score every stretch of every set against the real one, print them and write OUT/drift.json. ValueError: a
+    protocol that looks at whole clips, clips that are too short, or as `evaluate_sets`."""
     if protocol.num_frames is None:
         raise ValueError(f"--drift needs the length of a stretch, protocol {protocol.name} looks at whole clips: "
                          "--set frames=N")

@@ -46,10 +46,8 @@ class Continued:
 
 @dataclass(frozen=True)
 class Made:
-    """Clips of a batch: the requests that were met, frames uint8 (B, T, H, W, 3), indices int32 (B, t, h, w).
-
-    Clips of another length than the model's are drawn in windows, which have no common indices.
-    """
+    """Clips of a batch: the requests that were met, frames uint8 (B, T, H, W, 3), indices int32 (B, t, h, w). Clips of
+    another length than the model's are drawn in windows, which have no common indices."""
 
     requests: list[Request]
     frames: np.ndarray
@@ -78,11 +76,8 @@ def generate_clips(generator: Generator, tokenizer: Tokenizer, requests: Sequenc
 def clip_pieces(generator: Generator, tokenizer: Tokenizer, requests: Sequence[Request], encode: Encoder | None,
                 given: Continued | None = None, seed: int = 0, num_frames: int | None = None,
                 **sampling: Unpack[SamplingOptions]) -> tuple[list[Request], Iterator[Tensor]]:
-    """The requests that can be met, and their frames as they are finished; arguments as for `generate_clips`.
-
-    Returns:
-        (requests, float32 (B, 3, T, H, W) each, which together are the clips, given frames first).
-    """
+    """The requests that can be met, and their frames as they are finished, float32 (B, 3, T, H, W) each, which together
+    are the clips, given frames first; arguments as for `generate_clips`."""
     met, video = given_frames(requests, given)
     if not met:
         return [], iter(())
@@ -100,10 +95,8 @@ def clip_pieces(generator: Generator, tokenizer: Tokenizer, requests: Sequence[R
 
 def stream_clips(out: Path, requests: Sequence[Request], batch_size: int, fps: float,
                  make: Callable[[list[Request]], tuple[list[Request], Iterator[Tensor]]]) -> None:
-    """Write OUT/mp4/NNNNN.mp4 of each request while it is drawn; `make` is as `clip_pieces`.
-
-    The files can be watched meanwhile. Memory does not grow with their length; a stopped run begins anew.
-    """
+    """Write OUT/mp4/NNNNN.mp4 of each request while it is drawn, so that it can be watched meanwhile; `make` is as
+    `clip_pieces`. Memory does not grow with the length; a stopped run begins anew."""
     rank, world = rank_and_world()
     mine = list(requests[rank::world])
     for first in range(0, len(mine), batch_size):
