@@ -1,6 +1,6 @@
 """Measure how fast this machine is, each figure beside the official method and what the hardware allows.
 
-python -m nbp.benchmark sampling|training|tokenizer|data [--size smoke|paper|700M|3B] [--out FILE.json]
+python -m nbp.benchmark sampling|training|tokenizer|data|growth [--size smoke|paper|700M|3B] [--out FILE.json]
 python -m nbp.benchmark sampling --generator RUN/model --tokenizer RUN/model    blocks against single tokens
 python -m nbp.benchmark evaluation --clips runs/quickstart/generated/mp4 --protocol nbp-rfvd+frames=16
 `sampling` may be left out. All of them: scripts/benchmark.sh
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from nbp.benchmarking.data import benchmark_data
 from nbp.benchmarking.evaluation import benchmark_evaluation
+from nbp.benchmarking.growth import benchmark_growth
 from nbp.benchmarking.sampling import SIZES, benchmark_sampling
 from nbp.benchmarking.tokenizer import benchmark_tokenizer
 from nbp.benchmarking.training import RECIPES, benchmark_training
@@ -44,6 +45,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     training.add_argument("--recipes", nargs="*", default=list(RECIPES), help="run files whose rate is stated")
     tokenizer = benchmarks.add_parser("tokenizer", parents=[sized], help="encoding and decoding, also in chunks")
     tokenizer.set_defaults(measure=benchmark_tokenizer)
+    growth = benchmarks.add_parser("growth", parents=[sized], help="cost against lengths, clips, ids and frames")
+    growth.set_defaults(measure=benchmark_growth)
     data = benchmarks.add_parser("data", parents=[sized], help="clips from files")
     data.set_defaults(measure=benchmark_data)
     data.add_argument("--num-workers", type=at_least(0), default=0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nbp import benchmark
-from nbp.benchmarking import evaluation, sampling, timing
+from nbp.benchmarking import evaluation, growth, sampling, timing
 from nbp.benchmarking.machine import Machine, in_turns, line
 from nbp.benchmarking.training import RECIPES, recipe_line
 from nbp.config import GeneratorConfig, TokenizerConfig, load_run
@@ -76,7 +76,8 @@ def test_the_floor_of_a_clip_counts_weights_and_cache():
 
 @pytest.mark.parametrize("what, words", [
     (["sampling"], "64 tokens one by one, bfloat16"), (["training", "--recipes"], "memory of a step, batch 4"),
-    (["tokenizer"], "33 frames of 64x64 in chunks"), (["data"], "4 clips of 17x32x32 from mp4")])
+    (["tokenizer"], "33 frames of 64x64 in chunks"), (["data"], "4 clips of 17x32x32 from mp4"),
+    (["growth"], "1248 cached positions")])
 def test_each_benchmark_in_miniature(tmp_path, capsys, what, words, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     benchmark.main([*what, "--size", "smoke", "--device", "cpu", "--out", str(tmp_path / "figures.json")])
@@ -89,6 +90,13 @@ def test_each_benchmark_in_miniature(tmp_path, capsys, what, words, monkeypatch)
         facts = made.get("facts", {})
         assert facts.get("same_tokens", True) and facts.get("gradient_cosine", 1) > 0.99
         assert facts.get("largest_pixel_error", 0) < 1e-5 and facts.get("share_of_the_official", 0) < 0.6
+
+
+def test_memory_is_flat_in_the_number_of_frames(tmp_path):
+    few, many = (growth.stream_bytes(count) for count in (65, 257))
+    assert many <= 1.02 * few
+    growth.draw({"frames": [(17, 1e6), (33, 1e6)], "clips": [(1, 0.1), (2, 0.2)]}, tmp_path / "plots.png")
+    assert (tmp_path / "plots.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
