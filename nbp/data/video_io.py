@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nbp.data.video_file import VIDEO_SUFFIXES, File, VideoError, open_video
+from nbp.data.video_packets import SteadyPackets, pictures_of
 from nbp.data.video_timeline import Timeline, VideoInfo, timeline
 from nbp.data.video_writing import write_video
 
@@ -65,7 +66,8 @@ def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict
         if (frames := _read_decord(path, line, indices)) is not None:
             return frames
     wanted = sorted(set(indices))
-    found = _read_behind_seek(path, line, wanted, strict) if wanted[0] > 2 * _SEEK_MARGIN else None
+    seek = wanted[0] > 2 * _SEEK_MARGIN and not line.from_start
+    found = _read_behind_seek(path, line, wanted, strict) if seek else None
     if found is None:
         with open_video(path, strict) as (container, stream):
             found = _collect(_decode(path, container, stream, line, strict), wanted, line) or {}
@@ -119,21 +121,17 @@ def _read_behind_seek(path: File, line: Timeline, wanted: list[int], strict: boo
 
 def _decode(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", line: Timeline,
             strict: bool) -> Iterator[tuple[int, "av.VideoFrame"]]:
-    """Yield (frame number, picture) in the order in which they are shown.
-
-    AVI stores no presentation times and what FFmpeg guesses is out of order for h264 inside it; so there only the
-    picture behind a seek, a key frame, is placed by time, and those that follow by the chunks that hold something.
-    """
+    """Yield (frame number, picture) in the order in which they are shown."""
     number = None
-    for frame in container.decode(stream):
+    for frame in pictures_of(SteadyPackets(container, stream) if line.from_start else container.demux(stream)):
         if strict and frame.is_corrupt:
             raise VideoError(f"the frame at {frame.time} s is damaged", path)
-        if frame.pts is not None and (number is None or not line.by_count):
-            number = line.number(frame.pts)
-        elif number is None:
-            continue
-        else:
+        if (known := line.number(frame)) is not None:
+            number = known
+        elif number is not None:   # the end of a file lets out pictures without a time
             number = line.following(number)
+        else:
+            continue
         yield number, frame
 
 
@@ -154,7 +152,8 @@ def _collect(pictures: Iterable[tuple[int, "av.VideoFrame"]], wanted: list[int],
 
     def pixels(picture: "av.VideoFrame") -> np.ndarray:
         size = line.display.width, line.display.height
-        return converter.reformat(picture, *size, format="rgb24", threads=1).to_ndarray()
+        # Bicubic, as FFmpeg's program; it only counts where pixels are scaled or hold more than 8 bits.
+        return converter.reformat(picture, *size, format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
 
     found: dict[int, np.ndarray] = {}
     shown: av.VideoFrame | None = None

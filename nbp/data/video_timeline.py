@@ -4,13 +4,14 @@ Frame i of a file is the picture on screen i / fps seconds after its first one, 
 rate is the header's, unless most pictures follow one another at another one. The length reaches from the first picture
 that is shown to the end of the last, counted over packets: what an edit list hides, other streams, missing lengths and
 the place of the start make no difference. A file that was cut off keeps the length that its header announces, so that
-frames behind its end are errors. Indexes of mp4 and mov that are plain are taken at their word; all else is counted
-once and remembered.
+frames behind its end are errors. Indexes of mp4 and mov that are plain, which both ends of the file are asked for, are
+taken at their word; all else is counted once and remembered.
 Legend: n pictures.
 """
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -20,11 +21,14 @@ import numpy as np
 
 from nbp.data.video_display import Display
 from nbp.data.video_file import File, VideoError, open_video
+from nbp.data.video_packets import SteadyPackets, pictures_of
 
 if TYPE_CHECKING:
     import av
 
-REMEMBERED = 8192   # files
+REMEMBERED = 8192       # files
+TAIL = 32               # packets; more than any codec's pictures are out of order
+UNKNOWN = 2 ** 30       # frames in the header of an AVI file that was written to a pipe
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ class Timeline:
     ticks: float                  # frames in a unit of time stamps
     numbers: np.ndarray | None    # frame number of each picture, ascending (n,); None: every frame has its own
     num_shown: int                # frames that the pictures in the file cover
-    by_count: bool                # time stamps of decoded pictures tell nothing
+    by_chunk: bool                # AVI: a picture is shown when the chunk arrives that lets the decoder put it out
+    from_start: bool              # behind a seek nothing tells which picture it is
 
-    def number(self, time: int) -> int:
-        """Frame number of the picture with a time stamp."""
-        return round((time - self.first) * self.ticks)
+    def number(self, picture: "av.VideoFrame") -> int | None:
+        """Frame number of a decoded picture; None for one without a time stamp."""
+        time = shown_at(picture, self.by_chunk)
+        return None if time is None else round((time - self.first) * self.ticks)
 
     def following(self, number: int) -> int:
         """Number of the picture behind the one with this number."""
@@ -69,12 +75,20 @@ class Timeline:
         return int(self.numbers[max(0, int(np.searchsorted(self.numbers, index, "right")) - 1)])
 
 
+def shown_at(picture: "av.VideoFrame", by_chunk: bool) -> int | None:
+    """Time stamp of a decoded picture; AVI holds only those of the chunks."""
+    return picture.dts if by_chunk else picture.pts
+
+
 class Packets(NamedTuple):
     """What the packets of a stream say about its shown pictures, in units of time stamps."""
 
     picture: "av.VideoFrame"   # the first one, decoded
     times: np.ndarray          # int64 (n,), ascending
+    delay: int                 # chunks before the one that lets the first picture out
     end: int                   # of the last one; its start where its duration is unknown
+    num_packets: int           # with those that cannot be decoded or that hold nothing
+    moved: bool                # the file's clock jumps
 
 
 def timeline(path: File) -> Timeline:
@@ -96,25 +110,37 @@ def _timeline(path: str, size: int, changed: int) -> Timeline:
         rate, unit = stream.average_rate or stream.guessed_rate, stream.time_base
         if not rate or not unit:
             raise VideoError("the file states no frame rate", path)
-        by_count, index = container.format.name == "avi", _index(stream)
-        numbers = None
-        if _is_plain(container, stream, index, float(rate * unit)):
-            picture = _read_packets(path, container, stream, by_count, only_first=True).picture
-            num_shown = num_frames = stream.frames
-        else:
-            announced = stream.frames / rate   # before the rate may change: AVI's length in seconds
-            picture, times, end = _read_packets(path, container, stream, by_count)
-            rate = _shown_rate(times, rate, stream.guessed_rate, unit)
-            numbers = np.rint((times - times[0]) * float(rate * unit)).astype(np.int64)
-            num_shown = max(round((end - int(times[0])) * float(rate * unit)), int(numbers[-1]) + 1)
-            num_frames = max(num_shown, _promised(container, stream, index, times, num_shown, rate, announced))
-            if by_count and len(index) > 1:    # whole, so the chunks that lack at its end hold the last picture
-                num_shown = num_frames
-            numbers = None if np.array_equal(numbers, np.arange(num_shown)) else numbers
-        display = Display.of(stream, picture)
-        height, width = display.shown_size
-        info = VideoInfo(num_frames, float(rate), width, height, num_frames / float(rate), picture.interlaced_frame)
-        return Timeline(info, display, picture.pts or 0, float(rate * unit), numbers, num_shown, by_count)
+        if _is_plain(container, stream, _index(stream), float(rate * unit)) and (
+                picture := _plain_picture(path, container, stream, float(rate * unit))):
+            return _line(stream, picture, rate, stream.frames, None, stream.frames, container.format.name == "avi")
+    with open_video(path) as (container, stream):
+        return _counted(path, container, stream, rate, unit)
+
+
+def _line(stream: "av.VideoStream", picture: "av.VideoFrame", rate: Fraction, num_frames: int,
+          numbers: np.ndarray | None, num_shown: int, by_chunk: bool, from_start: bool = False) -> Timeline:
+    display = Display.of(stream, picture)
+    height, width = display.shown_size
+    info = VideoInfo(num_frames, float(rate), width, height, num_frames / float(rate), picture.interlaced_frame)
+    ticks = float(rate * (stream.time_base or 1))
+    return Timeline(info, display, shown_at(picture, by_chunk) or 0, ticks, numbers, num_shown, by_chunk, from_start)
+
+
+def _counted(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", rate: Fraction,
+             unit: Fraction) -> Timeline:
+    """The time line of a file by all of its packets."""
+    by_chunk, index = container.format.name == "avi", _index(stream)
+    announced = stream.frames / rate   # before the rate may change: AVI's length in seconds
+    packets = _read_packets(path, container, stream, by_chunk)
+    times = packets.times
+    rate = _shown_rate(times, rate, stream.guessed_rate, unit)
+    numbers = np.rint((times - times[0]) * float(rate * unit)).astype(np.int64)
+    num_shown = max(round((packets.end - int(times[0])) * float(rate * unit)), int(numbers[-1]) + 1)
+    num_frames = max(num_shown, _promised(container, stream, index, packets, num_shown, rate, announced))
+    if by_chunk and len(index) > 1:    # whole, so the chunks that lack at its end hold the last picture
+        num_shown = num_frames
+    uneven = None if np.array_equal(numbers, np.arange(num_shown)) else numbers
+    return _line(stream, packets.picture, rate, num_frames, uneven, num_shown, by_chunk, packets.moved)
 
 
 def _index(stream: "av.VideoStream") -> list[tuple[int, bool]]:
@@ -134,25 +160,49 @@ def _is_plain(container: "av.container.InputContainer", stream: "av.VideoStream"
     return container.format.name == "avi" or "mp4" in container.format.name and abs(length - len(index)) < 0.5
 
 
-def _read_packets(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", by_count: bool,
+def _plain_picture(path: File, container: "av.container.InputContainer", stream: "av.VideoStream",
+                   ticks: float) -> "av.VideoFrame | None":
+    """The first picture of a file with a plain index; None if pictures lack at an end, where a cut parted them from
+    those that they refer to."""
+    by_chunk = container.format.name == "avi"
+    head = _read_packets(path, container, stream, by_chunk, only_first=True)
+    if by_chunk or not stream.codec_context.has_b_frames:
+        return head.picture
+    container.seek(stream.index_entries[-min(TAIL, stream.frames)].timestamp, stream=stream, any_frame=True)
+    tail = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    length = (max(tail, default=0) - head.times[0]) * ticks + 1
+    whole = head.num_packets == len(head.times) and abs(length - stream.frames) < 0.5
+    return head.picture if whole else None
+
+
+def _read_packets(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", by_chunk: bool,
                   only_first: bool = False) -> Packets:
     """Decode the first picture and go through all packets, or only up to it."""
-    picture, packets = None, []
-    for packet in container.demux(stream):
-        if picture is None and (frames := packet.decode()):
-            picture = frames[0]
-        time = packet.dts if by_count or packet.pts is None else packet.pts
-        if time is not None and packet.size and not packet.is_discard:
-            packets.append((time, packet.duration or 0))
-        if picture is not None and only_first:
-            break
-    if picture is None or picture.pts is None:
+    seen: list[tuple[int, int, bool]] = []   # (time, duration, whether it holds something)
+    packets = SteadyPackets(container, stream)
+
+    def noted() -> Iterator["av.Packet"]:
+        for packet in packets:
+            time = packet.dts if by_chunk or packet.pts is None else packet.pts
+            if time is not None and not packet.is_discard:
+                seen.append((time, packet.duration or 0, packet.size > 0))
+            yield packet
+
+    rest = noted()
+    picture = next(pictures_of(rest), None)
+    if not only_first:
+        for _ in rest:
+            pass
+    first = None if picture is None else shown_at(picture, by_chunk)
+    if picture is None or first is None:
         raise VideoError("no picture in it can be decoded", path)
     # Before the first picture lie packets that cannot be decoded: what they refer to was cut off.
-    packets = [packet for packet in packets if by_count or only_first or packet[0] >= picture.pts]
-    times = np.unique(np.array([time for time, _ in packets], np.int64))
-    last, duration = max(packets, default=(picture.pts, 0))
-    return Packets(picture, times if len(times) else np.array([picture.pts]), last + duration)
+    shown = [(time, duration) for time, duration, full in seen if full and time >= first]
+    last, duration = max(shown, default=(first, 0))
+    delay = sum(full and time < first for time, _, full in seen) if by_chunk else 0
+    late = [last + step * duration for step in range(1, delay + 1)]   # pictures that the end of the file lets out
+    times = np.unique(np.array([first, *(time for time, _ in shown), *late], np.int64))
+    return Packets(picture, times, delay, last + (delay + 1) * duration, len(seen), packets.moved)
 
 
 def _shown_rate(times: np.ndarray, stated: Fraction, guessed: Fraction | None, unit: Fraction) -> Fraction:
@@ -173,19 +223,20 @@ def _shown_rate(times: np.ndarray, stated: Fraction, guessed: Fraction | None, u
 
 
 def _promised(container: "av.container.InputContainer", stream: "av.VideoStream", index: list[tuple[int, bool]],
-              times: np.ndarray, num_shown: int, rate: Fraction, announced: Fraction) -> int:
+              packets: Packets, num_shown: int, rate: Fraction, announced: Fraction) -> int:
     """Frames that a file was meant to hold: more than it shows where it was cut off. 0: it does not say.
 
     Lengths of whole containers are no promise: they may be those of the sound.
     """
     if container.format.name == "avi":
-        return round(announced * rate)
-    lacking = sum(not hidden for _, hidden in index) - len(times)
+        hidden = packets.times[0] * float(rate * (stream.time_base or 0)) - packets.delay
+        return round(float(announced * rate) - hidden) if stream.frames < UNKNOWN else 0
+    lacking = sum(not hidden for _, hidden in index) - packets.num_packets
     if "mp4" in container.format.name and lacking > 1:
         return num_shown + lacking
     hours, minutes, seconds = (stream.metadata.get("DURATION", "").split(":") + ["", "", ""])[:3]
     with contextlib.suppress(ValueError):
         end = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-        frames = round((end - float(int(times[0]) * (stream.time_base or 0))) * rate)
+        frames = round((end - float(int(packets.times[0]) * (stream.time_base or 0))) * rate)
         return frames if frames > num_shown + 2 else 0   # tags are rounded, and some count from the start of the file
     return 0

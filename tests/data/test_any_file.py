@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from files import DROPPED, LIVE, TIMES, Pipe, make, reference, stretch, to_pipe, turn
+from files import DROPPED, LIVE, TIMES, make, reference, stretch, to_pipe, turn
 from videos import number_of, numbered
 
 from nbp.data.video_io import READERS, VideoError, check_video, probe, read_frames
@@ -168,8 +168,3 @@ def test_a_time_line_is_read_anew_where_the_file_has_changed(tmp_path):
     (tmp_path / "a.mkv").unlink()
     with pytest.raises(VideoError, match="a.mkv: no such file"):
         probe(tmp_path / "a.mkv")
-
-
-def test_a_pipe_is_no_seekable_file(tmp_path):
-    with Pipe(tmp_path / "x") as pipe:
-        assert not pipe.seekable()
