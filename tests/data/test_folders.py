@@ -80,7 +80,7 @@ def test_hidden_and_system_files_are_no_data(tmp_path, put, caplog):
 
 
 def test_every_suffix_that_is_read_is_found_and_others_are_counted(tmp_path, put, caplog):
-    put("a/0.m4v", "a/1.M4V", "b/0.MP4", "b/1.mov", "c/0.mp4", "c/1.mp4")
+    put("a/0.m4v", "a/1.M4V", "b/0.MPG", "b/1.mpg", "c/0.mp4", "c/1.mov")
     put("c/info.json", "c/0.srt", "c/1.srt", data=b"text")
     with caplog.at_level(logging.WARNING):
         assert len(prepared(tmp_path)) == 6
