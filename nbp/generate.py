@@ -35,8 +35,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "default: those that the model knows")
     add("--text-tokenizer", help="Hugging Face tokenizer folder, for text-conditioned models; default: the model's")
     add("--data", help="data config whose validation clips are continued")
-    add("--clips-per-video", type=at_least(1), default=1, help="with --data: clips of each file, evenly spaced")
-    add("--prefix-frames", type=at_least(1), default=5, help="with --data: frames that are given, 1 + 4k")
+    add("--clips-per-video", type=at_least(1), help="with --data: clips of each file, evenly spaced")
+    add("--prefix-frames", type=at_least(1), help="with --data: frames that are given, 1 + 4k (default: 5)")
     add("--num-frames", type=at_least(2), help="length of a clip, also beyond what the model was trained on")
     add("--stream", action="store_true", help="write OUT/mp4 only, while it is drawn: memory for a batch of windows")
     add("--profile", action="store_true", help="trace the first batch into OUT/profile and print its top")
@@ -58,6 +58,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.generator, options.tokenizer = options.generator or model, options.tokenizer or model
     if not (options.generator and options.tokenizer):
         parser.error("give MODEL, or --generator and --tokenizer")
+    for name, default in (("prefix_frames", 5), ("clips_per_video", 1)):
+        if options.data is None and getattr(options, name) is not None:
+            parser.error(f"--{name.replace('_', '-')} belongs to --data, whose clips are continued; add --data CONFIG")
+        setattr(options, name, getattr(options, name) or default)
     if Path(options.out).is_file():
         parser.error(f"--out {options.out} is a file")
     return options

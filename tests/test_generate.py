@@ -192,6 +192,13 @@ def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message)
         generate.main([*models, "--out", str(tmp_path), *arguments])
 
 
+@pytest.mark.parametrize("option", ["--prefix-frames", "--clips-per-video"])
+def test_what_belongs_to_continued_clips_needs_them(models, tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as stop:
+        generate.main([*models, "--out", str(tmp_path), option, "5"])
+    assert stop.value.code == 2 and f"{option} belongs to --data" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option, message", [
     ("--temperature", "--temperature: must be a number above 0, got 0"),
     ("--num-clips", "--num-clips: must be at least 1, got 0"),

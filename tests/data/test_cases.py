@@ -1,9 +1,9 @@
-"""Files that people reported elsewhere, written by ffmpeg 5.1 (`tests/fixtures/cases`) or made here, through what people
-type: lists, the scan, training clips and the set that is scored.
+"""Files that people reported elsewhere, written by ffmpeg 5.1 (`tests/fixtures/cases`) or made here, through what
+people type: lists, the scan, training clips and the set that is scored.
 
 Others of these reports are held where their part is: names, hidden files, links, suffixes and UCF-101's lists in
-`test_folders`, pointers in `tests/hub/test_any_weights.py`, stored indices in `tests/tokenizer/test_tokenizer.py`, mixed
-sizes in `tests/test_evaluate.py`, few validation clips in `tests/test_reconstruct.py`.
+`test_folders`, pointers in `hub/test_any_weights.py`, stored indices in `tokenizer/test_tokenizer.py`, mixed sizes in
+`test_evaluate.py`, few validation clips in `test_reconstruct.py`.
 """
 
 import shutil
