@@ -9,17 +9,20 @@ from nbp.config.runs import Run
 from nbp.planning.plan import Plan, plan_run
 from nbp.training.flops import Gpu, known_gpu
 
-UTILISATION = 0.4       # as `nbp.plan` assumes
+# Shares of the peak rate: as `nbp.plan` assumes, and what the quickstart's runs reached of the products of a CPU, in
+# float32 with AVX2 and in bfloat16 with AMX, where small layers leave most of it unused.
+GPU_SHARE, FLOAT32_SHARE, BFLOAT16_SHARE = 0.4, 0.8, 0.12
+NUM_PRODUCTS = 20
 
 
 def start_table(run: Run) -> str:
     """Parameters, data, batch, steps, memory and hours of a run of resolved precision on this machine, a line each."""
     low = run.trainer.precision == "bf16-mixed"
-    device, rate = this_device(low)
+    device, share, rate = this_device(low)
     strategy = run.trainer.strategy
     if strategy == "auto" and run.trainer.devices * run.trainer.num_nodes > 1:
         strategy = "ddp"
-    plan = plan_run(run, device, UTILISATION, [strategy])
+    plan = plan_run(run, device, share, [strategy])
     flops = sum(stretch.steps * stretch.model_flops_per_step for stretch in plan.stretches)
     batch_size = run.curriculum[-1].batch_size if isinstance(run, TokenizerRun) else run.batch_size
     trained = sum(count for name, count in plan.parameters.items() if "frozen" not in name)
@@ -30,25 +33,27 @@ def start_table(run: Run) -> str:
             "steps": f"{plan.steps}, {flops:.2e} FLOPs in all",
             "memory": f"{plan.memory[strategy].total / 1e9:.2f} GB of a device by the plan; {strategy}, "
                       f"{run.trainer.precision}",
-            "time": f"{took} by the plan, at {UTILISATION:.0%} of {rate}"}
+            "time": f"{took} by the plan, at {share:.0%} of {rate}"}
     return "\n".join([f"{run.kind} -> {run.trainer.out}", *(f"  {name:11s} {text}" for name, text in rows.items())])
 
 
-def this_device(low_precision: bool) -> tuple[Gpu, str]:
-    """The device here and where its rate is from; measured in a tenth of a second if no data sheet is known."""
+def this_device(low_precision: bool) -> tuple[Gpu, float, str]:
+    """The device here, the share of its rate that a run reaches, and where the rate is from: measured in a tenth of a
+    second if no data sheet is known."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     if (gpu := known_gpu(name)) is not None:
-        return gpu, f"{name}'s peak rate"
+        return gpu, GPU_SHARE, f"{name}'s peak rate"
     rate = product_rate(torch.bfloat16 if low_precision else torch.float32) / 1e12
-    return (Gpu(name or "cpu", 0, rate if low_precision else 0, rate),
+    share = GPU_SHARE if name else BFLOAT16_SHARE if low_precision else FLOAT32_SHARE
+    return (Gpu(name or "cpu", 0, rate if low_precision else 0, rate), share,
             f"the {rate * 1e3:.0f} GFLOP/s of matrix products here")
 
 
-def product_rate(dtype: torch.dtype, side: int = 1024) -> float:
-    """Operations a second of square matrix products, the best of a few."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def product_rate(dtype: torch.dtype) -> float:
+    """Operations a second of square matrix products, the best of a few; a CPU's are short, so seldom interrupted."""
+    device, side = ("cuda", 4096) if torch.cuda.is_available() else ("cpu", 512)
     matrix, best = torch.ones(side, side, dtype=dtype, device=device), float("inf")
-    for _ in range(4):
+    for _ in range(NUM_PRODUCTS):
         start = time.perf_counter()
         float((matrix @ matrix)[0, 0])      # waits for a GPU
         best = min(best, time.perf_counter() - start)
