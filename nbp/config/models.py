@@ -109,8 +109,6 @@ class GeneratorConfig(OfficialQuirks):
     condition_dropout: float = 0.1         # share of training clips that see the unconditional embedding
     activation_checkpointing: bool = False
     rotary: bool = False                   # rotary positions in (t, h, w) besides the learned ones
-    qk_norm: bool = False                  # queries and keys of unit variance
-    activation: str = "gelu"               # gelu | relu2, the square of ReLU
     code_levels: list[int] | None = None   # FSQ levels of the tokenizer: codes share what belongs to a level
 
     @property
@@ -132,7 +130,6 @@ class GeneratorConfig(OfficialQuirks):
         self._require(self.start in ("plain", "hybrid"), "start", "plain or hybrid")
         self._require(self.pad_visibility in ("never", "causal", "decoding"), "pad_visibility",
                       "never, causal or decoding")
-        self._require(self.activation in ("gelu", "relu2"), "activation", "gelu or relu2")
         self._require(not self.rotary or self.width // self.num_heads % 2 == 0, "rotary",
                       f"false for heads of an odd width, {self.width} / {self.num_heads}")
         self._require(self.code_levels is None or math.prod(self.code_levels) == self.num_codes, "code_levels",

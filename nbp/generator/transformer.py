@@ -49,9 +49,9 @@ class KVCache:
 class Attention(nn.Module):
     """Multi-head self-attention with one projection for query, key and value."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float, qk_norm: bool = False) -> None:
+    def __init__(self, width: int, num_heads: int, dropout: float) -> None:
         super().__init__()
-        self.num_heads, self.qk_norm = num_heads, qk_norm
+        self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
@@ -60,8 +60,6 @@ class Attention(nn.Module):
                 turn: Tensor | None = None) -> Tensor:
         # Plain views, since einops takes as long as a small step's attention: (B, n, 3D) -> three of (B, H, n, D/H)
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        if self.qk_norm:      # a layer norm, because PyTorch's RMS norm takes 4.5 times as long on a CPU
-            query, key = (F.layer_norm(t, t.shape[-1:]) for t in (query, key))
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         if cache is not None:
@@ -71,24 +69,16 @@ class Attention(nn.Module):
         return self.drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
-class SquaredReLU(nn.Module):
-    """max(x, 0)^2 (Primer, arXiv 2109.08668)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x).square()
-
-
 class TransformerLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU or a squared ReLU."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), with an exact GELU."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         width = config.width
         self.norm1 = nn.LayerNorm(width)
-        self.attention = Attention(width, config.num_heads, config.dropout, config.qk_norm)
+        self.attention = Attention(width, config.num_heads, config.dropout)
         self.norm2 = nn.LayerNorm(width)
-        activation = nn.GELU() if config.activation == "gelu" else SquaredReLU()
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), activation, nn.Linear(4 * width, width),
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
                                  nn.Dropout(config.dropout))
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,

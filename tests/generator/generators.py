@@ -31,8 +31,8 @@ VARIANTS = {
     "text hybrid, pads causal": dict(block_shape=[1, 1, 4], start="hybrid", pad_token=2, pad_visibility="causal",
                                      **TEXT),
     "full head": dict(block_shape=[1, 1, 4], full_head=True),
-    "rotary": dict(block_shape=[1, 1, 8], rotary=True, qk_norm=True, activation="relu2"),
-    "rotary hybrid 2x2x2": dict(block_shape=[2, 2, 2], start="hybrid", rotary=True, qk_norm=True),
+    "rotary": dict(block_shape=[1, 1, 8], rotary=True),
+    "rotary hybrid 2x2x2": dict(block_shape=[2, 2, 2], start="hybrid", rotary=True),
     "rotary, no begin": dict(block_shape=[1, 1, 8], begin_token=False, rotary=True, **UNCONDITIONAL),
 }
 

@@ -44,10 +44,8 @@ def test_longer_clips_continue_and_wider_ones_are_refused():
 
 def test_fields_are_off_by_default():
     settings = config()
-    assert not settings.rotary and not settings.qk_norm and settings.activation == "gelu"
+    assert not settings.rotary and settings.code_levels is None
     assert build().transformer.turns is None
-    with pytest.raises(ValueError, match="activation must be"):
-        config(activation="swish").check()
     with pytest.raises(ValueError, match="odd width"):
         config(rotary=True, width=6, num_heads=2).check()
     assert torch.isfinite(build(rotary=True)(codes(), torch.tensor([0, 1]))).all()
