@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nbp import train
 from nbp.config import load_run
 from nbp.planning.memory import Allocations, device_memory
+from nbp.training.fit import fit
 from nbp.training.flops import micro_batches
 
 GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
@@ -64,7 +64,7 @@ def test_a_generator_run_needs_what_is_planned(generator_run, tmp_path, monkeypa
     monkeypatch.setattr(F, "scaled_dot_product_attention", fused_attention)
     overrides = generator_run(tmp_path / "run", "max_steps=2", "batch_size=8", "trainer.accumulate=2", "model.width=64",
                               "model.num_layers=4", UNLOGGED, *more)
-    measured = measured_peak(lambda: train.main([GENERATOR, *overrides]))
+    measured = measured_peak(lambda: fit(load_run(GENERATOR, overrides)))
     memory = planned(GENERATOR, overrides)
     assert memory.total == pytest.approx(measured, rel=bound)
     assert memory.activations > memory.weights
@@ -74,7 +74,7 @@ def test_a_generator_run_needs_what_is_planned(generator_run, tmp_path, monkeypa
 def test_a_tokenizer_run_needs_what_is_planned(tokenizer_run, tmp_path, more):
     overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 2, num_frames: 9, batch_size: 2}]",
                               "trainer.accumulate=2", "loss.adversarial_start_step=0", UNLOGGED, *more)
-    measured = measured_peak(lambda: train.main([TOKENIZER, *overrides]))
+    measured = measured_peak(lambda: fit(load_run(TOKENIZER, overrides)))
     assert planned(TOKENIZER, overrides).total == pytest.approx(measured, rel=0.1)
 
 
@@ -90,14 +90,15 @@ def test_zero_divides_what_it_says():
     assert [memory[name].gradients for name in memory] == [4 * count, 2 * count, 2 * count // 8, 2 * count // 8]
     assert [memory[name].optimizer for name in memory] == [8 * count] + 3 * [12 * count // 8]
     assert (moved.gradients, moved.optimizer, moved.host) == (0, 0, 12 * count // 8 + 4 * count // 8)
-    assert memory["ddp"].logits >= 4 * 1280 * 64000 * (4 + 4)      # the float32 softmax and its gradient
+    # Those of the positions that the loss takes at a time, in bfloat16 and float32, and never those of all positions.
+    assert (2 + 4) * 64000 * 500 < memory["ddp"].logits < 2 * 4 * 1280 * 64000
 
 
 def test_checkpointed_activations_and_low_precision_are_smaller():
     runs = [load_run("configs/generator_ucf101_base.yaml", [
-        f"model.activation_checkpointing={word}", "model.num_layers=6"])
+        f"model.activation_checkpointing={word}", "model.num_layers=12"])
             for word in ("true", "false")]
     [(_, batch)] = micro_batches(runs[0])
     small, large = (device_memory(run, ["ddp"], 8, True, batch)["ddp"].activations for run in runs)
     full = device_memory(runs[1], ["ddp"], 8, False, batch)["ddp"].activations
-    assert 3 * small < large < 0.8 * full
+    assert 2 * small < large < 0.9 * full
