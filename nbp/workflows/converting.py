@@ -58,6 +58,8 @@ def generator_checkpoint(config: GeneratorConfig, state: Mapping[str, Tensor], s
     if config.condition == "text" and config.num_condition_ids != official.TEXT_VOCABULARY:
         raise ValueError(f"{source}: the official code has no text model with num_condition_ids="
                          f"{config.num_condition_ids} (it would be {official.TEXT_VOCABULARY})")
+    if config.grid[1] != config.grid[2]:
+        raise ValueError(f"{source}: the official code has no model of clips that are not square (grid={config.grid})")
     hyper_parameters = _hyper_parameters(config)
     read_back = official.generator_config(state, hyper_parameters, source)
     free = FREE_FIELDS | ({"pad_visibility"} if config.pad_token is None else set())

@@ -376,6 +376,7 @@ def test_grid_of_an_official_file(tmp_path, changes, grid):
     (dict(full_head=False, clamp_samples=False), "full_head=False"),
     (dict(block_shape=[1, 2, 2]), r"block_shape=\[1, 2, 2\]"),
     (dict(condition="text", num_condition_ids=500, condition_len=8), "num_condition_ids=500"),
+    (dict(grid=[5, 2, 4]), r"not square \(grid=\[5, 2, 4\]"),
 ])
 def test_models_the_official_code_cannot_express(tmp_path, changes, field):
     Generator(official_config(**changes)).save_pretrained(tmp_path)
