@@ -5,7 +5,7 @@ Legend: B batch, (t, h, w) latent grid, L = t*h*w, N block size, C condition tok
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -231,7 +231,9 @@ class Generator(nn.Module):
             pads = prefix.pads if prefix.pads is None else torch.cat([prefix.pads, torch.zeros_like(prefix.pads)])
             prefix = Prefix(torch.cat([prefix.embeddings, self._condition(None, batch).embeddings]), pads)
         head = self._packed_head or partial(F.linear, weight=self._drawn_head())
-        embedding = partial(F.embedding, weight=self.token_embedding.weight)   # read once: it may be a sum
+        embedding: Callable[[Tensor], Tensor] = self.token_embedding     # called as a module: ZeRO-3 gathers its weight
+        if config.code_levels is not None:
+            embedding = partial(F.embedding, weight=self.token_embedding.weight)      # the sum once, not at each step
         return CachedDecoder(self.transformer, embedding, head, layout, prefix, length,
                              config.pad_visibility, cfg_scale)
 
