@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,8 @@ from nbp.system.files import AnyPath, write_text
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+REMOVED = ("pooling_start",)    # fields of earlier runs that only said which weights they began with
 
 
 def load_run(path: AnyPath, overrides: Iterable[str] = ()) -> TokenizerRun | GeneratorRun:
@@ -88,6 +91,9 @@ def _read_yaml(path: AnyPath) -> DictConfig:
     if not OmegaConf.is_dict(layer):
         raise ValueError(f"config file {path} must hold a mapping of fields")
     layer = cast("DictConfig", layer)
+    for name in REMOVED:        # a finished or stopped run's file is still read
+        if layer.pop(name, False):
+            warnings.warn(f"{path}: {name} is no longer offered and ignored; new runs start from random weights")
     bases = layer.pop("base", [])
     return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base) for base in bases], layer))
 

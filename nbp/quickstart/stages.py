@@ -100,5 +100,5 @@ def stages(out: Path, size: Size, minutes: float | None = None) -> list[Stage]:
         stage("evaluate", "quickstart.scores", "scores.json", str(out), *data, *size["scores"]),
         stage("benchmark", "benchmark", "benchmark.json", *models, "--out", f"{out}/benchmark.json",
               *size["benchmark"]),
-        stage("report", "reporting", "report.html", str(out)),
+        stage("report", "report", "report.html", str(out)),
     ]

@@ -201,7 +201,8 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: torch._ops.OpOverload, types: Sequence[type], args: tuple = (),
                            kwargs: dict[str, Any] | None = None) -> object:
         kwargs = kwargs or {}
-        formula = flop_registry.get(func._overloadpacket)
+        aten, packet = torch.ops.aten, func._overloadpacket
+        formula = flop_registry.get(aten.addmm if packet == aten.addmm_ else packet)
         if formula is None:
             with self:
                 out = func.decompose(*args, **kwargs)

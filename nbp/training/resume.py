@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from nbp.config import to_dict
+from nbp.config.loading import REMOVED
 from nbp.config.runs import Run
 from nbp.generator.model import Generator
 from nbp.hub import models
@@ -24,7 +25,6 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints
 
 T = TypeVar("T")
-REMOVED = ("pooling_start",)    # it only said which weights a run began with
 # Where and how a run works, not what it computes. Batch sizes and devices may change as long as their product stays.
 FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_files", "tokens", "tokenizer",
         "text_tokenizer", "trainer.out", "trainer.devices", "trainer.num_nodes", "trainer.accumulate",

@@ -31,7 +31,7 @@ MISTAKES = {  # command: what is typed, and what the line names
                               "--tokenizer", "nowhere", "--tokens", "nowhere", "--out", "out"], "nowhere.npz"),
     "quickstart.scores": (["nowhere", "--data", "nowhere.yaml"], "nowhere"),
     "reconstruct": (["--tokenizer", "nowhere", "--data", "nowhere.yaml", "--out", "out"], "nowhere"),
-    "reporting": (["nowhere"], "nowhere"),
+    "report": (["nowhere"], "nowhere"),
     "tokenize": (["--tokenizer", "nowhere", "--data", "nowhere.yaml", "--out", "out"], "nowhere"),
     "train": (["nowhere.yaml"], "nowhere.yaml"),
 }

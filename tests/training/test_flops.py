@@ -7,11 +7,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from nbp import train
 from nbp.config import load_run
 from nbp.evaluation.lpips import LPIPS
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import tokenizer as tokenizer_builder
+from nbp.training.fit import fit
 from nbp.training.flops import count_flops, flops_per_step, micro_batch_flops
 
 GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
@@ -63,7 +63,7 @@ def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path,
                               "trainer.accumulate=2", "loss.adversarial_start_step=0", UNLOGGED, *more)
     # PyTorch's own counter where it can: its hooks do not survive the penalty's autograd.grad.
     measure = count_flops if "loss.gradient_penalty=1" in more else flop_counter
-    measured = measure(lambda: train.main([TOKENIZER, *overrides]))
+    measured = measure(lambda: fit(load_run(TOKENIZER, overrides)))
     assert flops_per_step(load_run(TOKENIZER, overrides)) == pytest.approx(measured, rel=0.1)
 
 
@@ -71,7 +71,7 @@ def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path,
 def test_a_real_generator_step_executes_what_is_planned(generator_run, tmp_path, checkpointing):
     overrides = generator_run(tmp_path / "run", "max_steps=1", "trainer.accumulate=2", UNLOGGED,
                               f"model.activation_checkpointing={checkpointing}")
-    measured = flop_counter(lambda: train.main([GENERATOR, *overrides]))
+    measured = flop_counter(lambda: fit(load_run(GENERATOR, overrides)))
     run = load_run(GENERATOR, overrides)
     assert 2 * micro_batch_flops(run, executed=True) == pytest.approx(measured, rel=0.1)
     assert flops_per_step(run) == pytest.approx(

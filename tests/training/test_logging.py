@@ -14,6 +14,7 @@ from nbp.evaluation.networks import FeatureNetwork
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import generator as generator_builder
 from nbp.training import tokenizer as tokenizer_builder
+from nbp.training.fit import fit
 from nbp.training.flops import peak_flops
 from nbp.training.logs import MetricsLog, build_loggers, wandb_id, wandb_key
 from nbp.training.metrics_log import read_metrics
@@ -109,8 +110,8 @@ def test_speed_is_logged_whatever_the_tokenizer_is_stored_as(generator_run, fini
     monkeypatch.setattr(Tokenizer, "from_pretrained", lambda *arguments: tokenizer)
     fields = dict(line.split(": ") for line in data_config.read_text().splitlines())
     online = (f"data.{name}={value}" for name, value in fields.items())
-    train.main([GENERATOR, *generator_run(tmp_path, "tokens=null", f"tokenizer={path}", "trainer.val_samples=0",
-                                          "max_steps=1", *online)])
+    fit(load_run(GENERATOR, generator_run(tmp_path, "tokens=null", f"tokenizer={path}", "trainer.val_samples=0",
+                                          "max_steps=1", *online)))
     assert read_metrics(tmp_path)["perf/tflops"][0] > 0
 
 

@@ -4,7 +4,7 @@ import json
 
 from nbp import train
 
-GENERATOR = "configs/generator_procgen.yaml"
+GENERATOR = "tests/fixtures/runs/generator.yaml"
 
 
 def test_a_few_steps_are_traced(generator_run, tmp_path, capsys):
