@@ -127,8 +127,8 @@ def _nucleus(logits: Tensor, ranked: Tensor, top_p: float, ties_by_id: bool) -> 
         tied = np.flatnonzero((kept == edge).numpy())          # by row, then by id
         rows = tied // kept.shape[-1]
         first = np.searchsorted(rows, np.arange(room.numel()))
-        late = np.arange(len(rows)) - first[rows] >= room.numpy().reshape(-1)[rows]
-        kept.numpy().reshape(-1)[tied[late]] = -math.inf
+        too_late = np.arange(len(rows)) - first[rows] >= room.numpy().reshape(-1)[rows]
+        kept.numpy().reshape(-1)[tied[too_late]] = -math.inf
         return kept
     for index in crowded[..., 0].nonzero():
         at = tuple(index)
