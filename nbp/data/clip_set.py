@@ -4,6 +4,7 @@ clips.npz holds video uint8 (N,T,H,W,3), label int64 (N,), -1 without a class, p
 are tokens, indices int32 (N,t,h,w); meta.json says how it was made. `numpy.load("clips.npz")["video"]` reads it.
 """
 
+import shutil
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -137,11 +138,15 @@ class Parts:
         """Whether the set is merged."""
         return (self.folder / "clips.npz").is_file()
 
+    def _files(self) -> list[Path]:
+        """The parts that are whole: what another rank is writing has a name that begins with a dot."""
+        return sorted(self.parts.glob("[!.]*.npz"))
+
     def done(self) -> set[int]:
         """Numbers of the clips that are stored."""
         if self.finished:
             return set(range(len(load(self.folder)["label"])))
-        return {int(n) for path in self.parts.glob("*.npz") for n in read_arrays(path)["number"]}
+        return {int(n) for path in self._files() for n in read_arrays(path)["number"]}
 
     def add(self, numbers: list[int], **arrays: np.ndarray) -> None:
         """Store a batch of clips under their numbers."""
@@ -160,7 +165,7 @@ class Parts:
         target = self.folder / "clips.npz"
         if target.is_file():
             return
-        files = sorted(self.parts.glob("*.npz"))
+        files = self._files()
         places: dict[int, tuple[Path, int]] = {}
         kinds: dict[str, list[np.ndarray]] = {}
         for path in files:
@@ -177,9 +182,7 @@ class Parts:
                 rows = (opened(path)[name][row] for path, row in map(places.__getitem__, sorted(places)))
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     _write_rows(member, rows, len(places), np.concatenate(empty))
-        for path in files:
-            path.unlink()
-        self.parts.rmdir()
+        shutil.rmtree(self.parts)
 
 
 def _write_rows(file: IO[bytes], rows: Iterable[np.ndarray], count: int, like: np.ndarray) -> None:

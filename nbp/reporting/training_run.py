@@ -56,7 +56,7 @@ def _tiles(curves: Curves, done: int, total: int) -> dict[str, str]:
 
 def _samples(folder: Path) -> Iterator[str]:
     """Pictures of samples, spread evenly over the run, the last among them."""
-    found = sorted((folder / "samples").glob("*.png"))
+    found = sorted((folder / "samples").glob("[!.]*.png"))
     chosen = sorted({round(number * (len(found) - 1) / max(1, NUM_SAMPLES - 1)) for number in range(NUM_SAMPLES)})
     for path in [found[number] for number in chosen] if found else []:
         data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

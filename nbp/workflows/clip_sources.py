@@ -222,7 +222,7 @@ def _tokens(folder: Path, tokenizer: Tokenizer | None) -> Clips:
         video = tokenizer.decode_from_code_indices(tokens[number]["indices"][None].to(device))
         return rearrange(video[0].float().clamp(0, 1), "c t h w -> t h w c").cpu().numpy()
 
-    digests = _digests(sorted(folder.glob("*.safetensors")))
+    digests = _digests(sorted(folder.glob("[!.]*.safetensors")))
     return Clips(str(folder), len(tokens), read, _fingerprint(digests, model_hash(tokenizer)), tokens.labels,
                  forkable=False, content=_content(digests))
 
