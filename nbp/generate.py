@@ -1,6 +1,6 @@
 """Generate video: class- or text-conditional clips, or continuations of given frames.
 
-python -m nbp.generate ckpt/NBP-procgen --labels coinrun maze --num-clips 96 --out runs/generated
+python -m nbp.generate ckpt/NBP-procgen --labels coinrun ninja --num-clips 96 --out runs/generated
 python -m nbp.generate --generator RUN/model --tokenizer RUN/model --out runs/generated
 python -m nbp.generate ... --data configs/data/procgen.yaml --prefix-frames 5     continue validation clips
 python -m nbp.generate ... --num-frames 129 --stream     of any length, in videos that can be watched meanwhile

@@ -23,7 +23,8 @@ from nbp.hub.locating import locate
 from nbp.system.distributed import default_device
 from nbp.system.files import write_json
 from nbp.tokenizer.model import Tokenizer
-from nbp.workflows.drafting import AskedSampling, VideoDraft, continued, random_streams
+from nbp.tokenizer.streaming import ChunkDecoder
+from nbp.workflows.drafting import AskedSampling, VideoDraft, as_batch, continued, random_streams
 from nbp.workflows.generating import DEFAULT_FPS, advised, list_requests, wanted
 from nbp.workflows.making import Encoder, Request, conditions
 
@@ -136,16 +137,19 @@ class VideoPipeline:
             requests = self._requests(classes, prompts, num_clips)
             numbers, condition = [request.number for request in requests], conditions(requests, self.encoder)
         else:
+            video = as_batch(video)
+            if num_clips not in (None, len(video)):
+                raise ValueError(f"num_clips is for clips from nothing, got {num_clips} and {len(video)} to continue")
             requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
             numbers, condition = list(range(len(video))), conditions(requests, self.encoder) if requests else None
         return continued(self._sampler(), self.tokenizer, condition, random_streams(seed, numbers, self.device), video,
-                         num_frames or self.num_frames, **advised(self.about, **sampling))
+                         self.num_frames if num_frames is None else num_frames, **advised(self.about, **sampling))
 
     def drafts(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
                num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
                **sampling: Unpack[AskedSampling]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
         """As `pieces`, but with all frames so far: those of a video that is continued in front."""
-        frames = video
+        frames = None if video is None else as_batch(video).cpu()
         for draft, piece in self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling):
             if piece is not None:
                 frames = piece if frames is None else torch.cat([frames, piece], dim=2)
@@ -157,15 +161,15 @@ class VideoPipeline:
         """Generate one batch of any length, or continue one; arguments as for `pieces`.
 
         Yields:
-            Frames as soon as the last block that they need is drawn, float32 (B, 3, T', H, W) in [0, 1], T' at least
-            1, those of a video that is continued first. Joined along T they are the whole clips, to rounding in the
-            convolutions. Memory does not grow with their number.
+            Frames as soon as the last block that they need is drawn, float32 (B, 3, T', H, W) in [0, 1] on the CPU,
+            T' at least 1, those of a video that is continued first. Joined along T they are the whole clips, bit for
+            bit. Memory does not grow with their number.
         """
+        pieces = self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling)
+        next(pieces)
         if video is not None:
-            yield video
-        for _, piece in self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling):
-            if piece is not None:
-                yield piece
+            yield as_batch(video).cpu()
+        yield from (piece for _, piece in pieces if piece is not None)
 
     def extend(self, video: Tensor, num_frames: int, classes: Sequence[str | int] | None = None,
                prompts: Sequence[str] | None = None, seed: int = 0, **sampling: Unpack[AskedSampling]) -> Tensor:
@@ -182,23 +186,20 @@ class VideoPipeline:
         Returns:
             float32 (3, num_frames, H, W), or with B in front as `video` has it, on the CPU.
         """
-        batch = video if video.ndim == 5 else video[None]
-        drawn = self.pieces(classes, prompts, None, seed, batch, num_frames, **sampling)
-        frames = torch.cat([batch, *(piece for _, piece in drawn if piece is not None)], dim=2)
+        frames = torch.cat(list(self.stream(classes, prompts, None, seed, video, num_frames, **sampling)), dim=2)
         return frames if video.ndim == 5 else frames[0]
 
     @torch.no_grad()
     def encode(self, video: Tensor) -> Tensor:
         """Video, float ([B,] 3, T, H, W) in [0, 1], T = 1 + 4k -> tokens, int32 ([B,] t, h, w), on the CPU."""
-        batch = video if video.ndim == 5 else video[None]
-        indices = self.tokenizer.encode(batch.to(self.device))[1].cpu()
+        indices = self.tokenizer.encode(as_batch(video).to(self.device))[1].cpu()
         return indices if video.ndim == 5 else indices[0]
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
         """Tokens, integer ([B,] t, h, w) -> video, float32 ([B,] 3, T, H, W) in [0, 1], on the CPU."""
         batch = indices if indices.ndim == 4 else indices[None]
-        video = self.tokenizer.decode_from_code_indices(batch.to(self.device)).float().clamp(0, 1).cpu()
+        video = ChunkDecoder(self.tokenizer).shown(self.tokenizer.check_indices(batch))
         return video if indices.ndim == 4 else video[0]
 
     def save_pretrained(self, folder: str | Path) -> None:

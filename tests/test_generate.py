@@ -119,6 +119,18 @@ def test_clips_beyond_the_trained_length(models, one_by_one, tmp_path, capsys):
     assert not (tmp_path / "stream" / "clips.npz").exists()
 
 
+@pytest.mark.parametrize("length", [[], ["--num-frames", "30"]], ids=["trained length", "longer"])
+def test_streamed_frames_are_the_whole_clip_s(models, tmp_path, monkeypatch, length):
+    """Before h264: what is written while it is drawn is bit for bit what is drawn as a whole."""
+    written = {}
+    monkeypatch.setattr(GrowingVideo, "add", lambda self, frames: written.setdefault(self.path.stem, []).append(frames))
+    generate.main([*models, *length, "--out", str(tmp_path / "stream"), "--stream"])
+    generate.main([*models, *length, "--out", str(tmp_path / "whole")])
+    whole = clip_set.load(tmp_path / "whole")["video"]
+    streamed = [np.concatenate(pieces) for _, pieces in sorted(written.items())]
+    assert len(written["00000"]) > 4 and np.array_equal(streamed, whole)
+
+
 def test_a_profile_of_the_first_batch(models, one_by_one, tmp_path, capsys):
     generate.main([*models, "--out", str(tmp_path), "--batch-size", "2", "--profile"])
     trace = json.loads((tmp_path / "profile" / "trace.json").read_text())
@@ -216,6 +228,7 @@ def test_numbers_out_of_range_are_refused_by_option(models, tmp_path, capsys, op
     (["--prefix-frames", "4"], r"--prefix-frames must be 1 \+ 4k and below the 17 frames of a clip, got 4"),
     (["--prefix-frames", "17"], "below the 17 frames of a clip, got 17"),
     (["--prefix-frames", "13"], "data.num_frames is 9, which is less than --prefix-frames 13"),
+    (["--num-frames", "5"], "must be above the 5 frames that are given, got 5"),
 ])
 def test_bad_requests_for_continuations_are_refused(models, tmp_path, arguments, message):
     data = data_set(tmp_path, np.zeros((17, 32, 32, 3), np.uint8), "a.mp4", "b.mp4")

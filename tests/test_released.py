@@ -24,6 +24,7 @@ def test_a_clip_of_a_game():
     assert len(pipe.about.classes) == 12 and pipe.fps == 15 and pipe.about.sampling.temperature == 0.8
     clips = pipe(num_clips=2, seed=0)
     assert clips.shape == (2, 3, 17, 64, 64) and clips.std() > 0.02
+    assert torch.equal(torch.cat(list(pipe.stream(num_clips=2, seed=0)), dim=2), clips), "streamed is whole, to the bit"
 
 
 def test_a_released_folder_that_is_missing():

@@ -187,6 +187,10 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: no integers; an index outside the codebook; flat indices that do not fill whole frames.
         """
+        return self.decode(self.fsq.indices_to_codes(self.check_indices(indices)))
+
+    def check_indices(self, indices: Tensor | np.ndarray) -> Tensor:
+        """Indices as `decode_from_code_indices` takes them -> int64 (B, t, h, w) on the tokenizer's device."""
         if isinstance(indices, np.ndarray):
             indices = torch.tensor(indices)
         if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
@@ -196,7 +200,7 @@ class Tokenizer(nn.Module):
             indices = self._unflatten(indices)
         if indices.ndim != 4:
             raise ValueError(f"indices must be (B, t, h, w) or (B, t*h*w), got shape {tuple(indices.shape)}")
-        return self.decode(self.fsq.indices_to_codes(indices))
+        return indices
 
     def _unflatten(self, indices: Tensor) -> Tensor:
         if self.resolution is None:

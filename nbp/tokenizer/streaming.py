@@ -58,8 +58,16 @@ class ChunkDecoder:
     @torch.no_grad()
     def __call__(self, indices: Tensor) -> Tensor:
         """Indices (B, t, h, w) -> video (B, 3, T, H, W)."""
-        codes = self.tokenizer.fsq.indices_to_codes(indices)
+        codes = self.tokenizer.fsq.indices_to_codes(self.tokenizer.check_indices(indices))
         return self.decoder(codes.to(self.tokenizer.decoder.conv_in.conv.weight.dtype))
+
+    def shown(self, indices: Tensor) -> Tensor:
+        """Indices (B, t, h, w) -> float32 (B, 3, T, H, W) in [0, 1] on the CPU.
+
+        Latent frame by latent frame: how a convolution rounds depends on how many it is given, and a clip that is
+        streamed is bit for bit the whole one, whenever its tokens come.
+        """
+        return torch.cat([self(frame) for frame in indices.split(1, dim=1)], dim=2).float().clamp(0, 1).cpu()
 
 
 class _Convolution(nn.Module):

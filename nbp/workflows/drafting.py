@@ -16,6 +16,8 @@ from nbp.generator.model import Generator
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.streaming import ChunkDecoder
 
+MAX_SEED = 10**12       # times 1,000,003 a torch seed of 64 bits
+
 
 class SamplingOptions(TypedDict, total=False):
     """How codes are drawn: arguments of `Generator.generate`."""
@@ -98,14 +100,16 @@ class VideoDraft:
         return torch.cat([video, video[:, :, -1:].expand(-1, -1, num_missing, -1, -1)], dim=2)
 
     def _decode(self, indices: Tensor) -> Tensor:
-        video = self.tokenizer.decode_from_code_indices(indices).float().clamp(0, 1).cpu()
+        video = ChunkDecoder(self.tokenizer).shown(indices)
         if self.given is not None:
             video[:, :, :self.given.shape[2]] = self.given.cpu()
         return video
 
 
-def random_streams(seed: int, numbers: Sequence[int], device: torch.device) -> list[torch.Generator]:
-    """A random stream for each clip: clip i depends on the seed and on i, not on its batch."""
+def random_streams(seed: int, numbers: Sequence[int], device: torch.device | str) -> list[torch.Generator]:
+    """A random stream for each clip: clip i depends on the seed and on i, not on its batch. ValueError: no seed."""
+    if not (isinstance(seed, int) and abs(seed) < MAX_SEED):
+        raise ValueError(f"seed must be a whole number between -{MAX_SEED} and {MAX_SEED}, got {seed}")
     return [torch.Generator(device).manual_seed(seed * 1_000_003 + number) for number in numbers]
 
 
@@ -127,9 +131,11 @@ def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | No
     Raises:
         ValueError: nothing to continue to, or pictures of another size than the model's.
     """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     given, left, skipped = None, num_frames, 0
     if video is not None:
-        video = check_given(generator, tokenizer, video, num_frames)
+        check_given(generator, tokenizer, video, num_frames)
         skipped = frames_to_give(generator, tokenizer, video.shape[2])
         given, left = video[:, :, -skipped:], num_frames - video.shape[2]
     draft = VideoDraft(generator, tokenizer, condition, streams, given, **sampling)
@@ -142,10 +148,10 @@ def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | No
             continue
         frames = None
         if draft.num_latents > decoded:
-            frames = decode(draft.indices()[:, decoded:draft.num_latents]).float().clamp(0, 1)[:, :, skipped:].cpu()
-            decoded, skipped, frames = draft.num_latents, 0, frames[:, :, :left]
+            frames = decode.shown(draft.indices()[:, decoded:draft.num_latents])[:, :, skipped:skipped + left]
+            decoded, skipped = draft.num_latents, 0
             left -= frames.shape[2]
-        yield draft, frames
+        yield draft, frames if frames is not None and frames.shape[2] else None
 
 
 def window_to_keep(generator: Generator) -> int:
@@ -164,16 +170,25 @@ def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) 
     return 1 + stride * (max(block, num_latents - num_latents % block) - 1)
 
 
-def check_given(generator: Generator, tokenizer: Tokenizer, video: Tensor, num_frames: int) -> Tensor:
-    """Video as it can be continued. ValueError: it cannot be."""
+def as_batch(video: Tensor) -> Tensor:
+    """Video ([B,] 3, T, H, W) -> float32 (B, 3, T, H, W). ValueError: it is no video."""
+    if not (isinstance(video, Tensor) and video.is_floating_point() and video.ndim in (4, 5) and video.shape[-4] == 3):
+        raise ValueError("video must be a float tensor (3, T, H, W) or (B, 3, T, H, W) in [0, 1], got "
+                         f"{getattr(video, 'dtype', type(video).__name__)} {tuple(getattr(video, 'shape', ()))}")
+    return (video if video.ndim == 5 else video[None]).float()
+
+
+def check_given(generator: Generator, tokenizer: Tokenizer, video: Tensor, num_frames: int) -> None:
+    """ValueError: video (B, 3, T, H, W) cannot be continued to that length."""
     size = tuple(cells * pixels for cells, pixels in zip(generator.config.grid[1:], tokenizer.config.downsample[1:]))
-    if video.ndim != 5 or video.shape[1] != 3 or not video.is_floating_point():
-        raise ValueError(f"video must be float (3, T, H, W) or (B, 3, T, H, W) in [0, 1], got {video.dtype} "
-                         f"{tuple(video.shape)}")
     if tuple(video.shape[3:]) != size:
         raise ValueError(f"the model continues video of {size[0]}x{size[1]} pixels, got {video.shape[3]}x"
                          f"{video.shape[4]}; read_video(path, size={size[0] if size[0] == size[1] else size}) fits it")
-    if not 1 <= video.shape[2] < num_frames:
-        raise ValueError(f"num_frames is the length in all and must be above the {video.shape[2]} frames that are "
-                         f"given, got {num_frames}")
-    return video.float()
+    check_length(video.shape[2], num_frames)
+
+
+def check_length(given: int, num_frames: int) -> None:
+    """ValueError: that many frames cannot be continued to that length."""
+    if not 1 <= given < num_frames:
+        raise ValueError(f"num_frames is the length in all and must be above the {given} frames that are given, got "
+                         f"{num_frames}")

@@ -27,7 +27,7 @@ from nbp.system.files import read_json
 from nbp.system.profiling import Trace
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
-from nbp.workflows.drafting import AskedSampling, SamplingOptions
+from nbp.workflows.drafting import AskedSampling, SamplingOptions, check_length, random_streams
 from nbp.workflows.making import Continued, Encoder, Made, Request, clip_pieces, generate_clips, stream_clips
 
 DEFAULT_FPS = 8.0
@@ -74,6 +74,9 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     # What cannot be drawn is refused before `out` records it.
     Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"])
     guidance(options["cfg_scale"], model.config, encode is not None)
+    random_streams(seed, [], device)
+    if dataset is not None and num_frames is not None:
+        check_length(prefix_frames, num_frames)
     parts = clip_set.Parts(out, settings)
     if precision == "bf16":
         model.bfloat16()
