@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--batch-size", type=at_least(1), default=8)
     sampling = parser.add_argument_group("sampling", "default: what the model recommends, or 1.0, 16000, 0.9 and none")
-    for name, kind, text in (("--temperature", positive, None), ("--top-k", at_least(0), "0: off"),
+    for name, kind, text in (("--temperature", positive, None), ("--top-k", int, "0: off"),
                              ("--top-p", float, "1: off"),
                              ("--cfg-scale", float, "classifier-free guidance; 1: none")):
         sampling.add_argument(name, type=kind, help=text)

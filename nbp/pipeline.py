@@ -113,6 +113,8 @@ class VideoPipeline:
         Raises:
             ValueError: classes or prompts that the model does not take, or values out of range.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         requests, clips = self._requests(classes, prompts, num_clips), []
         for start in range(0, len(requests), batch_size):
             draft = self._draft(requests[start:start + batch_size], seed, **sampling)

@@ -137,6 +137,8 @@ def test_prompts_condition_a_text_model(tmp_path):
     clip = pipe(prompts=["a maze", "a jumper"], seed=1)
     assert clip.shape == (2, 3, 17, 32, 32) and not torch.equal(clip, pipe(prompts=["coin run", "maze"], seed=1))
     assert torch.equal(pipe(classes=["maze"], seed=1), pipe(prompts=["maze"], seed=1))
+    with pytest.raises(ValueError, match=r"give classes or prompts, not both; got \['maze'\] and \['a maze'\]"):
+        pipe(classes=["maze"], prompts=["a maze"])
     generate.main([str(tmp_path / "pipeline"), "--num-clips", "3", "--out", str(tmp_path / "out")])
     assert np.array_equal(clip_set.load(tmp_path / "out")["video"], video_to_frames(pipe(prompts=CLASSES)))
 

@@ -5,6 +5,8 @@ held on its last frame; a shorter one is refused.
 Legend: B batch, T frames, H height, W width, C channels.
 """
 
+import math
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -26,8 +28,8 @@ def clip_offsets(num_frames: int, file_fps: float, fps: float | None = None) -> 
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    if fps is not None and not fps > 0:
-        raise ValueError(f"fps must be positive or null, got {fps}")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps must be a number above 0, got {fps}")
     step = 1.0 if fps is None else file_fps / fps
     # 1e-4: 29.97 / 29.97 * 3 must stay frame 3, not fall to 2.
     return [int(number * step + 1e-4) for number in range(num_frames)]

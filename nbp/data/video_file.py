@@ -53,4 +53,4 @@ def open_video(path: File, strict: bool = False) -> Iterator[tuple["av.container
     except VideoError:
         raise
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(f"cannot be decoded: {error}", path) from error
+        raise VideoError(f"cannot be decoded: {getattr(error, 'strerror', None) or error}", path) from error

@@ -5,6 +5,7 @@ Legend: T frames, H height, W width.
 
 from __future__ import annotations
 
+import math
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -121,6 +122,6 @@ def _check_frames(path: str | os.PathLike[str], frames: np.ndarray, crf: int, pi
 
 
 def _fraction(fps: float) -> Fraction:
-    if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
+    if not 0 < fps < math.inf:
+        raise ValueError(f"fps must be a number above 0, got {fps}")
     return Fraction(fps).limit_denominator(1001)

@@ -70,25 +70,25 @@ def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = 
         Path(path).unlink(missing_ok=True)
 
 
-def generate(pipe: VideoPipeline, out: Path, label: str | None, prompt: str | None, seed: float, temperature: float,
-             top_k: float, top_p: float, cfg_scale: float) -> Iterator[Shown]:
+def generate(pipe: VideoPipeline, out: Path, label: str | None, prompt: str | None, seed: int, temperature: float,
+             top_k: int, top_p: float, cfg_scale: float) -> Iterator[Shown]:
     """A clip of a class or prompt, block by block."""
-    sampling: AskedSampling = {"temperature": temperature, "top_k": int(top_k), "top_p": top_p, "cfg_scale": cfg_scale}
-    drafts = pipe.drafts([label] if label else None, [prompt] if prompt else None, 1, int(seed), **sampling)
+    sampling: AskedSampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "cfg_scale": cfg_scale}
+    drafts = pipe.drafts([label] if label else None, [prompt] if prompt else None, 1, seed, **sampling)
     yield from _follow(pipe, drafts, out)
 
 
 def extend(pipe: VideoPipeline, out: Path, video: Tensor | None, num_given: float, num_frames: float,
-           label: str | None, seed: float, temperature: float) -> Iterator[Shown]:
+           label: str | None, seed: int, temperature: float) -> Iterator[Shown]:
     """The first frames of a video, continued."""
     if video is None:
         raise ValueError("choose a video first")
-    drafts = pipe.drafts([label] if label else None, None, None, int(seed), video[None, :, :int(num_given)],
+    drafts = pipe.drafts([label] if label else None, None, None, seed, video[None, :, :int(num_given)],
                          int(num_frames), temperature=temperature)
     yield from _follow(pipe, drafts, out)
 
 
-def race(pipe: VideoPipeline, label: str | None, seed: float) -> Iterator[tuple[Shown, Shown]]:
+def race(pipe: VideoPipeline, label: str | None, seed: int) -> Iterator[tuple[Shown, Shown]]:
     """One clip by next-block prediction, then one by next-token prediction with the same transformer: one trained on
     blocks cannot draw single tokens, so the second has random weights; its time does not depend on them."""
     config = dataclasses.replace(pipe.generator.config, block_shape=[1, 1, 1])
@@ -96,7 +96,7 @@ def race(pipe: VideoPipeline, label: str | None, seed: float) -> Iterator[tuple[
     tokens = VideoPipeline(pipe.tokenizer, Generator(config).to(pipe.device).eval(), pipe.about, pipe.text_tokenizer)
     sides, times = [Shown(None, "waits"), Shown(None, "waits")], [0.0, 0.0]
     for side, (runner, name) in enumerate(((pipe, "next block"), (tokens, "next token, random weights"))):
-        drafts = runner.drafts([label] if label else None, None, 1, int(seed))
+        drafts = runner.drafts([label] if label else None, None, 1, seed)
         number, last = 0, -EVERY_S
         while True:
             start = time.perf_counter()     # drawing pictures does not count

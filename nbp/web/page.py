@@ -110,7 +110,7 @@ def _race_tab(gr: Any, pipe: VideoPipeline) -> None:  # noqa: ANN401
         sides += [gr.Image(label=f"Next {name}", format="png", interactive=False, elem_id=f"race-{name}-picture"),
                   gr.Markdown(elem_id=f"race-{name}-words")]
 
-    def run(label: str | None, seed: float) -> Iterator[tuple[Any, ...]]:
+    def run(label: str | None, seed: int) -> Iterator[tuple[Any, ...]]:
         try:
             for left, right in actions.race(pipe, label, seed):
                 yield left.picture, left.words, right.picture, right.words

@@ -56,8 +56,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
                          f"got {labels or texts}")
     ids = None
     if dataset is None:
-        ids, prompts = wanted(model.config, about, labels, texts if model.config.condition == "text" else None)
-        texts = prompts or texts
+        ids, texts = wanted(model.config, about, labels, texts)
     requests = list_requests(model.config, num_clips, ids, texts, dataset)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
     settings = {
@@ -165,11 +164,13 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
 def wanted(config: GeneratorConfig, about: About, classes: Sequence[str | int] | None = None,
            prompts: Sequence[str] | None = None) -> tuple[list[int] | None, list[str] | None]:
     """(labels, texts) of classes (names, or ids, also as text) and prompts (None: the names of the classes), for
-    `list_requests`; each None where it plays no part. ValueError: a class that the model does not know, or classes or
-    prompts for a model that takes none."""
+    `list_requests`; each None where it plays no part. ValueError: a class that the model does not know, classes or
+    prompts for a model that takes none, or both."""
     if prompts and config.condition != "text":
         kind = "classes" if config.condition == "label" else "no condition"
         raise ValueError(f"prompts are for models conditioned on text; this one takes {kind}")
+    if prompts and classes:
+        raise ValueError(f"give classes or prompts, not both; got {list(classes)} and {list(prompts)}")
     if classes and config.condition == "none":
         raise ValueError("this model takes no classes: its clips are unconditional")
     ids = [_class_id(name, about.classes, config) for name in classes] if classes else None

@@ -21,7 +21,7 @@ def test_offsets_follow_time_stamps():
     assert clip_offsets(4, 10.0, 20) == [0, 0, 1, 1]
     assert clip_offsets(300, 30000 / 1001, 30000 / 1001) == list(range(300))
     assert clip_offsets(17, 24.0, 8) == list(range(0, 51, 3))
-    with pytest.raises(ValueError, match="fps must be positive or null, got 0"):
+    with pytest.raises(ValueError, match="fps must be a number above 0, got 0"):
         clip_offsets(4, 25.0, 0)
     with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         clip_offsets(0, 25.0)

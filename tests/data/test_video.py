@@ -54,7 +54,7 @@ def test_the_size_is_cut_from_the_centre_without_distortion(path):
     (dict(start=-1), "start is -1 s"),
     (dict(num_frames=200), "too short: 90 frames give 90 of 200 clip frames"),
     (dict(num_frames=0), "num_frames must be at least 1, got 0"),
-    (dict(fps=0), "fps must be positive"),
+    (dict(fps=0), "fps must be a number above 0"),
     (dict(size=0), "size must be whole pixels"),
     (dict(size=(32, 0.5)), "size must be whole pixels"),
 ])
