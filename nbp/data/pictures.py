@@ -28,7 +28,7 @@ def read_picture(path: Path) -> np.ndarray:
             if image.mode not in PICTURE_MODES:
                 raise VideoError(f"{path} is a picture of mode {image.mode}; accepted: 8 bit, that is "
                                  f"{', '.join(PICTURE_MODES)}")
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except VideoError:
         raise
     # A broken PNG is a SyntaxError to Pillow; its readers of other formats let through what they stumble over.

@@ -2,7 +2,7 @@
 
 Rule: what a player shows. The width is scaled by the sample aspect ratio, the height stays; then the display matrix
 turns the picture, a slanted one by the nearest quarter. A picture of another size inside a file is brought to the size
-of the first.
+of the first. Colours are those of FFmpeg's own program (`-pix_fmt rgb24`).
 Legend: T frames, H W pixels.
 """
 
@@ -13,6 +13,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     import av
+
+# Formats that need no interpolation, so that the quick converter gives what FFmpeg's filters do.
+QUICK_FORMATS = ("yuv420p", "yuvj420p", "rgb24")
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,35 @@ class Display:
         frames = frames.transpose(0, 2, 1, 3) if self.swap else frames
         rows, columns = -1 if self.mirror_rows else 1, -1 if self.mirror_columns else 1
         return np.ascontiguousarray(frames[:, ::rows, ::columns])
+
+
+class Pixels:
+    """Decoded pictures -> uint8 (H, W, 3) of a `Display` before turning; keeps what is costly to set up."""
+
+    def __init__(self, display: Display) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._size, self._converter = (display.width, display.height), VideoReformatter()
+        self._graph: av.filter.Graph | None = None
+        self._kind: tuple[object, ...] = ()   # of the pictures that the graph is for
+
+    def __call__(self, picture: "av.VideoFrame") -> np.ndarray:
+        plain = picture.format.name in QUICK_FORMATS and (picture.width, picture.height) == self._size
+        if plain and not picture.interlaced_frame:
+            return self._converter.reformat(picture, format="rgb24", threads=1).to_ndarray()
+        kind = picture.format.name, picture.width, picture.height, picture.colorspace, picture.color_range
+        if self._graph is None or kind != self._kind:
+            self._graph, self._kind = self._filters(picture), kind
+        self._graph.vpush(picture)
+        return self._graph.vpull().to_ndarray(format="rgb24")
+
+    def _filters(self, picture: "av.VideoFrame") -> "av.filter.Graph":
+        from av.filter import Graph
+
+        graph = Graph()
+        graph.threads = 1
+        graph.link_nodes(
+            graph.add_buffer(None, picture.width, picture.height, picture.format, time_base=picture.time_base),
+            graph.add("scale", f"{self._size[0]}:{self._size[1]}"), graph.add("format", "rgb24"),
+            graph.add("buffersink")).configure()
+        return graph

@@ -46,7 +46,13 @@ def open_video(path: File, strict: bool = False) -> Iterator[tuple["av.container
                 raise VideoError("the file holds no video stream", path)
             if stream.codec_context is None:
                 raise VideoError("its codec is not known to this FFmpeg", path)
+            if stream.disposition & av.stream.Disposition.attached_pic:
+                raise VideoError("the file holds no video stream, only a cover picture", path)
+            if container.format.name.endswith("_pipe"):
+                raise VideoError("is a picture, not a video", path)
             stream.thread_count = 1  # DataLoader workers are the parallelism
+            # Pictures are cut out of what is coded to the pixel, not to where memory is aligned.
+            stream.codec_context.flags |= av.codec.context.Flags.unaligned
             if strict:
                 stream.codec_context.options = {"err_detect": "explode"}
             yield container, stream

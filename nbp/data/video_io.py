@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nbp.data.video_display import Pixels
 from nbp.data.video_file import VIDEO_SUFFIXES, File, VideoError, open_video
-from nbp.data.video_packets import SteadyPackets, pictures_of
+from nbp.data.video_packets import SteadyPackets, packets_by_index, pictures_of
 from nbp.data.video_timeline import Timeline, VideoInfo, timeline
 from nbp.data.video_writing import write_video
 
@@ -113,21 +114,24 @@ def _read_behind_seek(path: File, line: Timeline, wanted: list[int], strict: boo
                 container.seek(target, stream=stream)
             except (av.error.FFmpegError, OSError):   # not seekable, as what was written to a pipe
                 return None
-            return _collect(_decode(path, container, stream, line, strict), wanted, line, exact=True)
+            packets = packets_by_index(container, stream) if container.format.name == "avi" else None
+            return _collect(_decode(path, container, stream, line, strict, packets), wanted, line, exact=True)
     except VideoError:
         # Behind a seek frames may lack what they refer to, which looks like damage; from the start nothing is missing.
         return None
 
 
 def _decode(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", line: Timeline,
-            strict: bool) -> Iterator[tuple[int, "av.VideoFrame"]]:
-    """Yield (frame number, picture) in the order in which they are shown."""
+            strict: bool, packets: Iterable["av.Packet"] | None = None) -> Iterator[tuple[int, "av.VideoFrame"]]:
+    """Yield (frame number, picture) in the order in which they are shown; `packets` are those behind a seek."""
     number = None
-    for frame in pictures_of(SteadyPackets(container, stream) if line.from_start else container.demux(stream)):
+    if packets is None:
+        packets = SteadyPackets(container, stream) if line.from_start else container.demux(stream)
+    for frame in pictures_of(packets):
         if strict and frame.is_corrupt:
             raise VideoError(f"the frame at {frame.time} s is damaged", path)
         if (known := line.number(frame)) is not None:
-            number = known
+            number = known if number is None else max(number, known)   # no picture is shown before the one before it
         elif number is not None:   # the end of a file lets out pictures without a time
             number = line.following(number)
         else:
@@ -146,15 +150,7 @@ def _collect(pictures: Iterable[tuple[int, "av.VideoFrame"]], wanted: list[int],
         {frame number: uint8 (H, W, 3)}, not yet turned, without the frames that lie behind the end; None if `exact`
         cannot be met.
     """
-    from av.video.reformatter import VideoReformatter
-
-    converter = VideoReformatter()  # shared: setting up a colour conversion costs more than one small frame
-
-    def pixels(picture: "av.VideoFrame") -> np.ndarray:
-        size = line.display.width, line.display.height
-        # Bicubic, as FFmpeg's program; it only counts where pixels are scaled or hold more than 8 bits.
-        return converter.reformat(picture, *size, format="rgb24", interpolation="BICUBIC", threads=1).to_ndarray()
-
+    pixels = Pixels(line.display)
     found: dict[int, np.ndarray] = {}
     shown: av.VideoFrame | None = None
     last, position = -1, 0

@@ -48,6 +48,19 @@ class SteadyPackets:
             yield packet
 
 
+def packets_by_index(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
+    """Packets of an AVI file from where the container stands, with the time stamps of its index.
+
+    Behind a seek FFmpeg's own are off by the chunks without a picture that lie before.
+    """
+    times, shift = {entry.pos + 8: entry.timestamp for entry in stream.index_entries}, None   # 8 bytes: its header
+    for packet in container.demux(stream):
+        if packet.dts is not None:
+            shift = times.get(packet.pos or 0, packet.dts) - packet.dts if shift is None else shift
+            packet.dts += shift
+        yield packet
+
+
 def pictures_of(packets: Iterable["av.Packet"]) -> Iterator["av.VideoFrame"]:
     """Decode packets of a video stream.
 

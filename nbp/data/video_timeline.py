@@ -10,6 +10,8 @@ Legend: n pictures.
 """
 
 import contextlib
+import itertools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,13 +55,13 @@ class Timeline:
     ticks: float                  # frames in a unit of time stamps
     numbers: np.ndarray | None    # frame number of each picture, ascending (n,); None: every frame has its own
     num_shown: int                # frames that the pictures in the file cover
-    by_chunk: bool                # AVI: a picture is shown when the chunk arrives that lets the decoder put it out
+    by_chunk: bool                # AVI, copies of it: a picture is shown when the chunk arrives that lets it out
     from_start: bool              # behind a seek nothing tells which picture it is
 
     def number(self, picture: "av.VideoFrame") -> int | None:
         """Frame number of a decoded picture; None for one without a time stamp."""
         time = shown_at(picture, self.by_chunk)
-        return None if time is None else round((time - self.first) * self.ticks)
+        return None if time is None else math.floor((time - self.first) * self.ticks + 0.5)
 
     def following(self, number: int) -> int:
         """Number of the picture behind the one with this number."""
@@ -85,9 +87,10 @@ class Packets(NamedTuple):
 
     picture: "av.VideoFrame"   # the first one, decoded
     times: np.ndarray          # int64 (n,), ascending
-    delay: int                 # chunks before the one that lets the first picture out
+    delay: int                 # pictures that the decoder holds back
     end: int                   # of the last one; its start where its duration is unknown
     num_packets: int           # with those that cannot be decoded or that hold nothing
+    in_order: bool             # times rise from packet to packet
     moved: bool                # the file's clock jumps
 
 
@@ -123,6 +126,7 @@ def _line(stream: "av.VideoStream", picture: "av.VideoFrame", rate: Fraction, nu
     height, width = display.shown_size
     info = VideoInfo(num_frames, float(rate), width, height, num_frames / float(rate), picture.interlaced_frame)
     ticks = float(rate * (stream.time_base or 1))
+    from_start = from_start or picture.format.name == "pal8"   # the palette lies at the beginning
     return Timeline(info, display, shown_at(picture, by_chunk) or 0, ticks, numbers, num_shown, by_chunk, from_start)
 
 
@@ -132,12 +136,16 @@ def _counted(path: File, container: "av.container.InputContainer", stream: "av.V
     by_chunk, index = container.format.name == "avi", _index(stream)
     announced = stream.frames / rate   # before the rate may change: AVI's length in seconds
     packets = _read_packets(path, container, stream, by_chunk)
+    if packets.in_order and stream.codec_context.has_b_frames and not by_chunk and _runs_back(path):
+        by_chunk = True
+        with open_video(path) as again:
+            packets = _read_packets(path, *again, by_chunk)
     times = packets.times
     rate = _shown_rate(times, rate, stream.guessed_rate, unit)
-    numbers = np.rint((times - times[0]) * float(rate * unit)).astype(np.int64)
+    numbers = np.floor((times - times[0]) * float(rate * unit) + 0.5).astype(np.int64)
     num_shown = max(round((packets.end - int(times[0])) * float(rate * unit)), int(numbers[-1]) + 1)
     num_frames = max(num_shown, _promised(container, stream, index, packets, num_shown, rate, announced))
-    if by_chunk and len(index) > 1:    # whole, so the chunks that lack at its end hold the last picture
+    if container.format.name == "avi" and len(index) > 1:    # whole: chunks that lack at its end hold the last picture
         num_shown = num_frames
     uneven = None if np.array_equal(numbers, np.arange(num_shown)) else numbers
     return _line(stream, packets.picture, rate, num_frames, uneven, num_shown, by_chunk, packets.moved)
@@ -166,13 +174,24 @@ def _plain_picture(path: File, container: "av.container.InputContainer", stream:
     those that they refer to."""
     by_chunk = container.format.name == "avi"
     head = _read_packets(path, container, stream, by_chunk, only_first=True)
-    if by_chunk or not stream.codec_context.has_b_frames:
+    if by_chunk:
+        return head.picture if head.num_packets == head.delay + 1 else None
+    if not stream.codec_context.has_b_frames:
         return head.picture
     container.seek(stream.index_entries[-min(TAIL, stream.frames)].timestamp, stream=stream, any_frame=True)
     tail = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
     length = (max(tail, default=0) - head.times[0]) * ticks + 1
     whole = head.num_packets == len(head.times) and abs(length - stream.frames) < 0.5
-    return head.picture if whole else None
+    return head.picture if whole and not (tail == sorted(tail) and _runs_back(path)) else None
+
+
+def _runs_back(path: File) -> bool:
+    """Pictures come out of the decoder with falling time stamps, as copies of AVI files have them, whose times are
+    those of chunks."""
+    with open_video(path) as (container, stream):
+        times = [frame.pts for frame in itertools.islice(pictures_of(container.demux(stream)), TAIL)
+                 if frame.pts is not None]
+    return times != sorted(times)
 
 
 def _read_packets(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", by_chunk: bool,
@@ -190,34 +209,52 @@ def _read_packets(path: File, container: "av.container.InputContainer", stream: 
 
     rest = noted()
     picture = next(pictures_of(rest), None)
+    delay = len(stream.codec_context.decode(None)) if by_chunk else 0   # what the decoder holds back
     if not only_first:
         for _ in rest:
             pass
     first = None if picture is None else shown_at(picture, by_chunk)
-    if picture is None or first is None:
+    if picture is None:
         raise VideoError("no picture in it can be decoded", path)
+    if first is None:
+        raise VideoError(f"it does not say when its pictures are shown; `ffmpeg -i {path} NEW.mp4` makes a file that "
+                         "does", path)
     # Before the first picture lie packets that cannot be decoded: what they refer to was cut off.
     shown = [(time, duration) for time, duration, full in seen if full and time >= first]
     last, duration = max(shown, default=(first, 0))
-    delay = sum(full and time < first for time, _, full in seen) if by_chunk else 0
+    if by_chunk and len(shown) > 1:   # chunks may be shorter than pictures last
+        duration = max(duration, int(np.median(np.diff([time for time, _ in shown]))))
     late = [last + step * duration for step in range(1, delay + 1)]   # pictures that the end of the file lets out
     times = np.unique(np.array([first, *(time for time, _ in shown), *late], np.int64))
-    return Packets(picture, times, delay, last + (delay + 1) * duration, len(seen), packets.moved)
+    in_order = all(one[0] < other[0] for one, other in itertools.pairwise(seen))
+    return Packets(picture, times, delay, last + (delay + 1) * duration, len(seen), in_order, packets.moved)
 
 
 def _shown_rate(times: np.ndarray, stated: Fraction, guessed: Fraction | None, unit: Fraction) -> Fraction:
-    """Frames a second: as stated, unless most pictures follow one another at another rate."""
+    """Frames a second: the rate on whose grid the pictures lie, which drops and holds leave as it is; else their mean.
+
+    Headers state the mean where pictures were dropped, and some the rate of their clock.
+    """
     steps = np.diff(times)
     if len(steps) < 2:
         return stated
-    middle = float(np.median(steps))
-    if abs(middle * stated * unit - 1) < 0.05:
-        return stated
-    usual = steps[np.abs(steps - middle) <= 0.1 * middle]
-    if 2 * len(usual) >= len(steps):
-        found = 1 / (float(usual.mean()) * unit)
-        near = [rate for rate in (guessed, stated) if rate and abs(rate / found - 1) < 0.02]
-        return near[0] if near else Fraction(found).limit_denominator(1001)
+    step = float(np.quantile(steps, 0.25))
+    for _ in range(3):   # of single pictures, refined over those that lie a few of them apart
+        short = steps[steps <= 4.5 * step]
+        step = float(short.sum() / np.maximum(1, np.rint(short / step)).sum())
+    best, off = None, 1 + 1e-3 * float(steps.sum())   # time stamps are rounded to a unit of the clock
+    for rate in (stated, guessed, Fraction(1 / (step * unit)).limit_denominator(1001)):
+        if not rate:
+            continue
+        single = 1 / float(rate * unit)
+        held = np.maximum(1, np.rint(steps / single))
+        beside = steps - held * single
+        near = np.abs(beside) <= max(1, 0.01 * single)   # of the others one alone would move the rate of a short file
+        drift = abs(float(beside[near].sum() if near.mean() > 0.5 else beside.sum()))
+        if np.mean(held == 1) >= 0.25 and np.abs(beside).mean() <= max(0.2 * single, 0.5) and drift < off - 0.5:
+            best, off = rate, drift
+    if best:
+        return best
     mean = Fraction(1 / (float(steps.mean()) * unit)).limit_denominator(1001)
     return stated if stated < 2 * mean else mean   # live recordings state the rate of their clock, 1000 a second
 
