@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -86,6 +87,29 @@ def test_videos_of_several_sizes(fast, make_frames, tmp_path, capsys):
     assert "real has clips of several sizes, which are all brought to 32 pixels; that of the first is stated" in (
         report["notes"])
     assert not any("fake has clips" in note for note in report["notes"])
+
+
+@pytest.mark.parametrize("preset", ["quickstart", "nbp-rfvd", "tats-2048", "larp"])
+def test_widescreen_clips_are_scored_as_they_are(fast, network, make_frames, tmp_path, monkeypatch, preset):
+    """A data config of [height, width] against clips of that size, which no option brings to a square first."""
+    from nbp.data import clip_set
+
+    named = dataclasses.replace(network, name=get_protocol(preset).network)
+    monkeypatch.setattr(scoring_sets, "load_network", lambda *_: named)
+    monkeypatch.setattr(scoring_sets.Networks, "path", lambda *_: Path("none"))
+    for number in range(12):
+        write_video(tmp_path / "videos" / f"{number:02d}.mp4", make_frames(1, number, num_frames=17, size=48)[0], 25)
+    for name in ("train", "val"):
+        (tmp_path / "videos" / f"{name}.txt").write_text("".join(f"{number:02d}.mp4\t\n" for number in range(12)))
+    (tmp_path / "data.yaml").write_text("name: wide\nroot: videos\ntrain_list: train.txt\nval_list: val.txt\n"
+                                        "resolution: [16, 48]\nnum_frames: 17\n")
+    clip_set.save(tmp_path / "fake", make_frames(12, 50, num_frames=17, size=48)[:, :, :16], np.full(12, -1))
+    common = ["--fake", "fake", "--protocol", preset, "--allow-fewer", "--no-intervals", "--device", "cpu"]
+    [report] = evaluate.main(["--real", "data.yaml", *common])
+    assert report["protocol"].startswith(preset) and report["scores"]["fvd"] > 0
+    clip_set.save(tmp_path / "square", make_frames(12, 60, num_frames=17, size=48), np.full(12, -1))
+    with pytest.raises(ValueError, match="16x48 pixels and clips of square 48x48|48x48 .* 16x48"):
+        evaluate.main(["--real", "data.yaml", "--fake", "square", *common[2:]])
 
 
 def test_styleganv_weights_are_the_users(tmp_path):

@@ -79,7 +79,7 @@ def without_extras(code, folder, *arguments):
     """Run Python code, or `python -m CODE` with arguments, where no extra is installed."""
     if arguments:
         code = f"import runpy; sys.argv[1:] = {[*map(str, arguments)]}; runpy.run_module('{code}', run_name='__main__')"
-    return subprocess.run([sys.executable, "-c", BLOCK + code], cwd=folder, capture_output=True, text=True, timeout=300,
+    return subprocess.run([sys.executable, "-c", BLOCK + code], cwd=folder, capture_output=True, text=True, timeout=900,
                           env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
 
 

@@ -115,7 +115,7 @@ def launch():
     def run(processes, config, *overrides):
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m",
                    "nbp.train", config, *overrides, f"trainer.devices={processes}"]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800)
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stderr
     return run

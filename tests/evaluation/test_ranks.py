@@ -27,7 +27,7 @@ def evaluate_by_ranks(ranks, real, fake, folder, *options, **environment):
                str(HERE / "scored_by_ranks.py"), "--real", str(real), "--fake", str(fake), "--device", "cpu",
                "--out", str(folder / "out"), "--cache", str(folder / "cache"), *options]
     paths = os.pathsep.join([str(ROOT), str(HERE), str(ROOT / "tests")])
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300,
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800,
                             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment)
     assert result.returncode == 0 or environment, result.stderr[-3000:]
     return result.stdout + result.stderr
@@ -73,7 +73,7 @@ def test_sensitivity_and_memorisation_by_ranks(make_frames, tmp_path):
     for seed, (name, count) in enumerate({"real": 11, "fake": 9, "train": 10}.items()):
         for number, clip in enumerate(make_frames(count, seed, num_frames=17)):
             short = (name, number) == ("real", 6)   # in the chunk of rank 1, and none that is looked at beforehand
-            write_video(tmp_path / name / f"{number}.mp4", clip[:16] if short else clip, 8, preset="ultrafast")
+            write_video(tmp_path / name / f"{number}.mp4", clip[:8] if short else clip, 8, preset="ultrafast")
     reports = {}
     for ranks in (1, 2):
         folder = tmp_path / f"by{ranks}"
@@ -85,7 +85,8 @@ def test_sensitivity_and_memorisation_by_ranks(make_frames, tmp_path):
         assert printed.count("wrote ") == 3 and printed.count("damage to 11 real clips") == 1
     one, two = (report["sensitivity"] for report in reports.values())
     left_out = {row["preset"]: row["left_out"] for row in two["presets"] if "left_out" in row}
-    assert set(left_out) == {"nbp-rfvd", "quickstart"} and "6.mp4: has 16 frames, 17 are needed" in left_out["nbp-rfvd"]
+    assert set(left_out) == {"nbp-rfvd", "quickstart"}
+    assert "6.mp4: too short: 8 frames give 8 of 17 clip frames" in left_out["nbp-rfvd"]
     same(two, one)
     same(reports[2]["memorisation"], reports[1]["memorisation"])
 
@@ -150,7 +151,7 @@ def test_scripts(natural_frames, i3d_path, tmp_path):
                str(i3d_path.parent), "--out",
                str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]
     environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, env=environment)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1800, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     [report] = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert report["protocol"] == "tats-2048+frames=9+clips_per_video=1+real=10+fake=10" and report["scores"]["fvd"] > 0

@@ -25,7 +25,7 @@ def run(*command, **variables):
     cpu = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     environment = os.environ | cpu | {"PATH": path} | {k: str(v) for k, v in variables.items()}
     result = subprocess.run([str(part) for part in command], cwd=variables.get("FOLDER", ROOT), env=environment,
-                            capture_output=True, text=True, timeout=600)
+                            capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, f"{command}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
     return result.stdout
 

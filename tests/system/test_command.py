@@ -41,7 +41,7 @@ def python(*arguments, folder=ROOT, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "NBP_DEBUG"}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True,
-                          timeout=120)
+                          timeout=1800)
 
 
 def test_every_command_is_tried():

@@ -23,7 +23,7 @@ from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
 
 GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
-STOP_WITHIN_S = 300     # bounds a hang; how long a loaded machine takes is no matter
+STOP_WITHIN_S = 1800    # bounds a hang; how long a loaded machine takes is no matter
 
 
 class SignalAt(pl.Callback):
@@ -174,7 +174,7 @@ def test_a_bad_batch_of_one_process_costs_both_the_same_step(request, tmp_path, 
              out, f"trainer.strategy={strategy}", "trainer.devices=2", "trainer.ema_decay=0", "trainer.val_samples=0",
              "optim.gradient_clip=0")],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True, text=True, timeout=300)
+        capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stderr[-3000:]
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     skips = strategy != "deepspeed_3"           # which goes back one checkpoint instead

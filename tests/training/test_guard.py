@@ -147,7 +147,7 @@ def test_two_processes_roll_back_together(tokenizer_run, tmp_path, strategy):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
          "tests/training/diverging.py", "9", "9", TOKENIZER, *tokenizer_run(tmp_path, *more)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True, text=True, timeout=600)
+        capture_output=True, text=True, timeout=1800)
     assert result.returncode != 0
     assert "rollback 1 of at most 1" in result.stderr and "has been rolled back 1 times" in result.stderr, \
         result.stderr[-3000:]

@@ -12,7 +12,7 @@ import pytest
 from nbp.training import checkpoints
 
 ROOT = Path(__file__).parents[2]
-STOP_WITHIN_S = 300     # bounds a hang
+STOP_WITHIN_S = 1800    # bounds a hang
 
 
 @pytest.mark.slow
