@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from nbp.data.images import ImageDataset, JointDataset
+from nbp.data.pictures import read_picture
+from nbp.data.video_io import VideoError, read_frames
 
 
 @pytest.fixture
@@ -52,3 +54,31 @@ def test_clips_and_pictures_side_by_side(pictures, make_config):
     assert len(joint) == len(videos) + 3
     assert joint[(1, 9, 3)]["video"].shape == (3, 9, 32, 32)
     assert joint[(len(videos) + 2, 1, 3)]["path"] == "b/2.png"
+
+
+QUARTERS = np.arange(12, dtype=np.uint8).reshape(3, 4, 1).repeat(8, 0).repeat(8, 1) * 20 + np.zeros(3, np.uint8)
+SHOWN = {1: QUARTERS, 2: QUARTERS[:, ::-1], 3: QUARTERS[::-1, ::-1], 4: QUARTERS[::-1],
+         5: QUARTERS.swapaxes(0, 1), 6: np.rot90(QUARTERS, -1), 7: QUARTERS[::-1, ::-1].swapaxes(0, 1),
+         8: np.rot90(QUARTERS)}
+
+
+@pytest.mark.parametrize("orientation", SHOWN)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_pictures_are_shown_as_their_exif_data_say(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(QUARTERS).save(tmp_path / f"a.{suffix}", exif=exif, **options)
+    frame = read_picture(tmp_path / f"a.{suffix}")
+    assert frame.shape == SHOWN[orientation].shape
+    assert np.abs(frame.astype(int) - SHOWN[orientation]).max() <= 2
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png"])
+def test_an_animation_is_no_picture_but_a_video_once_it_is_saved_as_one(tmp_path, suffix):
+    frames = [Image.new("RGB", (16, 16), (shade, 0, 0)) for shade in (0, 100, 200)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], duration=40)
+    with pytest.raises(VideoError, match=f"a.{suffix} is an animation, not one picture; save it as .gif or .mp4"):
+        read_picture(tmp_path / f"a.{suffix}")
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40)
+    assert read_frames(tmp_path / "a.gif", range(3))[:, 8, 8, 0].tolist() == [0, 100, 200]
