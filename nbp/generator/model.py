@@ -83,6 +83,16 @@ class Generator(nn.Module):
                                        "head.weight": self.head.weight})
         return plain.eval()
 
+    def with_code_levels(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of an equal model without `code_levels` -> those of this one: each row is its own part only."""
+        if self.config.code_levels is None:
+            return state
+        tables = ("token_embedding", "head")
+        own = {f"{table}.parametrizations.weight.original": state[f"{table}.weight"] for table in tables}
+        parts = {name: torch.zeros_like(part) for name, part in self.state_dict().items() if name.endswith(".parts")}
+        return {name: tensor for name, tensor in state.items()
+                if name not in [f"{table}.weight" for table in tables]} | own | parts
+
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu",
                         config: GeneratorConfig | None = None) -> "Generator":

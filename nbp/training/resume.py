@@ -34,7 +34,7 @@ FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_f
 FIXED = ("kind", "model.", "discriminator.", "trainer.ema_decay")
 # Model fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
 FREE_MODEL_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
-                     "pad_token", "pad_visibility"}
+                     "pad_token", "pad_visibility", "code_levels"}
 
 
 class Resume:
@@ -197,6 +197,8 @@ def load_initial(model: nn.Module, kind: str, path: str) -> None:
             f"model.{name} is {getattr(config, name)}, there it is {getattr(source.config, name)}"
             for name in differing))
     state = source.state_dict()
+    if isinstance(model, Generator):
+        state = model.with_code_levels(source.without_code_levels().state_dict())   # folders hold no sums
     models.check_state_dict(model, state, path)
     model.load_state_dict(state)
 

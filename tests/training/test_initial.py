@@ -60,6 +60,23 @@ def test_a_plain_generator_may_take_another_block(generator_run, tmp_path):
     assert equal(generator_builder.build(run)[0].model, source)
 
 
+@pytest.mark.parametrize("before", [None, [5, 5, 5]])
+def test_a_generator_with_shared_levels_goes_on_from_its_exported_weights(before, generator_run, tmp_path):
+    """Its folder holds weights that are no sums any more; training may also share levels from here on."""
+    torch.manual_seed(0)
+    config = load_run(GENERATOR, generator_run(tmp_path)).model
+    source = Generator(dataclasses.replace(config, code_levels=before))
+    with torch.no_grad():
+        for name, part in source.named_parameters():
+            if name.endswith(".parts"):
+                part.normal_()
+    source.save_pretrained(tmp_path / "native")
+    run = load_run(GENERATOR, generator_run(tmp_path, "model.code_levels=[5,5,5]", f"init_from={tmp_path / 'native'}"))
+    model = generator_builder.build(run)[0].model
+    assert model.config.code_levels == [5, 5, 5]
+    assert equal(model.without_code_levels(), source.without_code_levels())
+
+
 @pytest.mark.parametrize("overrides, message", [
     (["model.num_heads=4"], "model.num_heads is 4, there it is 2"),
     (["model.block_shape=[1,1,2]"], r"model.block_shape is \[1, 1, 2\], there it is \[1, 1, 4\]"),
