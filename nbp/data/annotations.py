@@ -56,9 +56,11 @@ def read_annotations(path: str | Path) -> list[Row]:
         clip, _, label = line.partition("\t")
         if "\t" in label or not clip.strip():
             raise ValueError(f"{path}, line {number}: expected `path<TAB>label`, got {line!r}")
-        bare = clip.strip()   # spaces belong to a name, but for those around what was typed by hand
-        if bare != clip and (path.parent / bare).exists() and not (path.parent / clip).exists():
-            clip = bare
+        # Spaces, quotes and backslashes belong to a name, but for those around what was typed by hand or on Windows.
+        bare = clip.strip()
+        for other in (bare, bare.strip('"'), bare.replace("\\", "/")):
+            if other != clip and (path.parent / other).exists() and not (path.parent / clip).exists():
+                clip = other
         rows.append((clip, label if label in clip.split("/") else label.strip()))
     if not rows:
         raise ValueError(f"annotation list {path} is empty")

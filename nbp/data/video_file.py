@@ -39,8 +39,8 @@ def open_video(path: File, strict: bool = False) -> Iterator[tuple["av.container
     if os.path.getsize(path) == 0:
         raise VideoError("the file is empty", path)
     try:
-        # Titles and comments are in any encoding; they are not looked at.
-        with av.open(os.fspath(path), metadata_errors="replace") as container:
+        # A whole path: FFmpeg takes what is before a colon for a protocol. Titles, in any encoding, are not looked at.
+        with av.open(os.path.abspath(path), metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if not isinstance(stream, av.VideoStream):
                 raise VideoError("the file holds no video stream", path)

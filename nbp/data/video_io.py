@@ -5,6 +5,7 @@ Damage raises VideoError, which names the file.
 Legend: T frames, H height, W width.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -181,10 +182,12 @@ def _read_decord(path: File, line: Timeline, indices: list[int]) -> np.ndarray |
     if max(indices) >= line.info.num_frames:
         raise VideoError(f"ends before frame {max(indices)} (it has {line.info.num_frames} frames)", path)
     try:
-        video = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        video = decord.VideoReader(os.path.abspath(path), ctx=decord.cpu(0), num_threads=1)
         if len(video) != line.num_shown:
             return None
         frames = video.get_batch(indices).asnumpy()  # (T, H, W, 3)
+    except UnicodeEncodeError:   # a name that is not UTF-8
+        return None
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise VideoError(f"cannot be decoded by decord: {str(error).splitlines()[0]}", path) from error
     return frames if frames.shape[1:3] == line.display.shown_size else None

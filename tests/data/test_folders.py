@@ -13,7 +13,7 @@ from nbp.config import DataConfig, load_config
 from nbp.data.annotations import read_annotations, read_lines, write_annotations
 from nbp.data.dataset import VideoDataset
 from nbp.data.images import ImageDataset
-from nbp.data.video_io import VideoError, write_video
+from nbp.data.video_io import READERS, VideoError, read_frames, write_video
 from nbp.data.walk import find_files, split_folders
 from nbp.workflows.clip_sources import Cut, open_clips
 
@@ -121,6 +121,18 @@ def test_odd_names_round_trip_or_are_refused_by_name(tmp_path, put):
         prepared(tmp_path)
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_any_name_is_that_of_a_file(tmp_path, put, monkeypatch, reader):
+    """Also where FFmpeg would see a protocol or a pattern."""
+    pytest.importorskip("decord")
+    names = ["http:0.mp4", "concat:a|b.mp4", "pipe:1.mp4", "50%03d.mp4", "*[0]?.mp4", "-y.mp4", "b\\s.mp4", "'q'.mp4"]
+    write_video(tmp_path / "0.mp4", np.zeros((20, 48, 64, 3), np.uint8), 25, preset="ultrafast")
+    put(*names, b"caf\xe9.mp4", data=(tmp_path / "0.mp4").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for name in [*names, os.fsdecode(b"caf\xe9.mp4")]:
+        assert read_frames(Path(name), [19], reader).shape == (1, 48, 64, 3), name
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lists_of_any_editor_are_read(tmp_path, encoding, end):
@@ -139,6 +151,8 @@ def test_spaces_typed_around_names_are_no_part_of_them(tmp_path, put):
     put("a/0.mp4", " b/1.mp4")
     (tmp_path / "list.txt").write_text("a/0.mp4 \t a\n b/1.mp4\t b\n")
     assert read_annotations(tmp_path / "list.txt") == [("a/0.mp4", "a"), (" b/1.mp4", " b")]
+    (tmp_path / "list.txt").write_text('"a/0.mp4"\ta\r\na\\0.mp4\ta\n"gone.mp4"\ta\n')
+    assert [clip for clip, _ in read_annotations(tmp_path / "list.txt")] == ["a/0.mp4", "a/0.mp4", '"gone.mp4"']
     write_annotations(tmp_path / "list.txt", [(" b/1.mp4", " b")])
     assert read_annotations(tmp_path / "list.txt") == [(" b/1.mp4", " b")]
 
