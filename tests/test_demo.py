@@ -183,9 +183,12 @@ def page(folder, tmp_path):
         port = free.getsockname()[1]
     model = RELEASED if (RELEASED / "model_index.json").is_file() else folder
     clips = os.environ.get("NBP_DEMO_CLIPS", str(folder / "examples"))
+    kept = tmp_path / "server"
+    kept.mkdir()
     server = subprocess.Popen([sys.executable, "-m", "nbp.demo", str(model), "--clips", clips, "--port", str(port),
                                "--device", "cpu"], cwd=ROOT,
-                              env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"})
+                              env=os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
+                                                "TMPDIR": str(kept)})
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-dev-shm-usage",
@@ -204,6 +207,7 @@ def page(folder, tmp_path):
             browser.quit()
         server.terminate()
         server.wait(60)
+    assert not list(kept.glob("nbp-demo-*")), "nothing stays when the page is closed"
 
 
 def wait_for(port, server):
@@ -233,6 +237,7 @@ document.querySelector("button#generate").click();
 @pytest.mark.slow
 def test_every_tab_by_clicks(page, tmp_path, upload):
     from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
     from selenium.webdriver.support.ui import WebDriverWait
 
     browser, find, examples = page
@@ -267,6 +272,9 @@ def test_every_tab_by_clicks(page, tmp_path, upload):
     words("#generate-words", "17 frames in")
     find("#generate-picture img"), find("#generate-video video")
     keep("demo-generate")
+    find("#seed input").send_keys(Keys.CONTROL, "a", Keys.BACKSPACE)
+    find("button#generate").click()
+    words("#generate-words", "seed must be a whole number")
 
     tab("Continue")
     send("continue", upload())
@@ -306,3 +314,6 @@ def test_every_tab_by_clicks(page, tmp_path, upload):
     WebDriverWait(browser, 60).until(lambda found: "maximum allowed size of 64" in found.find_element(
         By.CSS_SELECTOR, "body").text)
     keep("demo-message")
+    kept = [path for path in (tmp_path / "server").rglob("*") if path.is_file()]
+    assert kept and all(path.name.startswith("clip-") for path in kept if path.suffix == ".mp4"), "no upload is kept"
+    assert max(path.stat().st_size for path in kept) < 1 << 20

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
 from pipelines import make_pipeline, make_tokenizer
@@ -62,7 +61,7 @@ def model(tmp_path):
 
 def test_the_official_tokenizer_on_a_real_clip(sample_videos, tmp_path, run, capsys):
     make_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    names, pictures = run("load_magvit2.ipynb", tokenizer=("ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt",
+    names, pictures = run("load_magvit2.ipynb", tokenizer=("ShuhuaiRen/NBP-tokenizer-ucf",
                                                            str(tmp_path / "tokenizer")))
     assert names["tokens"].shape == (1, 5, 16, 16) and names["video"].shape == (1, 3, 17, 128, 128)
     assert "(1, 3, 17, 128, 128) -> (1, 5, 16, 16)" in capsys.readouterr().out
@@ -88,12 +87,35 @@ def test_any_video_to_tokens_and_back(sample_videos, run, model, capsys):
 
 @pytest.mark.slow
 def test_a_folder_of_videos_to_a_model(tmp_path, run):
-    for label in ("a", "b"):
-        (tmp_path / "data" / "videos" / label).mkdir(parents=True)
-        for number in range(4):
-            frames = np.random.default_rng(number).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
-            nbp.write_video(tmp_path / "data" / "videos" / label / f"{number}.mp4", frames, 8)
+    """Of clips of the released model, as there is no folder of videos."""
     names, _ = run("train_your_own.ipynb")
-    assert names["clips"].shape == (2, 3, 17, 32, 32) and names["pipe"].about.classes == ["a", "b"]
+    assert len(list((tmp_path / "data" / "videos" / "ninja").glob("*.mp4"))) == 4
+    assert names["clips"].shape == (2, 3, 17, 32, 32) and names["pipe"].about.classes == ["coinrun", "ninja"]
     again = nbp.VideoPipeline.from_pretrained("runs/own/pipeline", device="cpu")
-    assert torch.equal(again(classes=["a"], num_clips=2, seed=0), names["clips"])
+    assert torch.equal(again(classes=["coinrun"], num_clips=2, seed=0), names["clips"])
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_one_cell_installs(path, tmp_path, monkeypatch):
+    """Elsewhere it clones and installs once it is told from where; beside the repository's folder it does nothing."""
+    install, *others = ["".join(cell["source"]) for cell in json.loads(path.read_text())["cells"]
+                        if cell["cell_type"] == "code"]
+    assert "REPOSITORY" in install and not any("REPOSITORY" in other for other in others)
+    monkeypatch.chdir(NOTEBOOKS)
+    exec(install, {})  # noqa: S102 - our own notebook
+    assert Path.cwd() == ROOT
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="nbp is not installed: set REPOSITORY"):
+        exec(install, {})  # noqa: S102 - our own notebook
+    commands = []
+
+    def call(command, check):
+        commands.append(command)
+        (tmp_path / "nbp" / "nbp").mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr("subprocess.run", call)
+    monkeypatch.setattr("sys.path", [])
+    exec(install.replace('REPOSITORY = ""', 'REPOSITORY = "address"'), {})  # noqa: S102 - our own notebook
+    assert commands[0][:2] == ["git", "clone"] and commands[0][-2:] == ["address", "nbp"]
+    assert commands[1][1:4] == ["-m", "pip", "install"] and Path.cwd() == tmp_path / "nbp"

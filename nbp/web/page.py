@@ -1,10 +1,12 @@
 """The page: four tabs around the actions, served on this machine only.
 
-Nothing is kept: uploads are deleted as soon as they are read, clips after an hour.
+Nothing is kept: uploads are deleted as soon as they are read, clips after an hour, and all of it when the page closes.
 """
 
 import atexit
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,23 +36,29 @@ def serve(*, model: str, clips: str | None, port: int | None, device: str | None
     if clips and not folder.is_dir():
         raise ValueError(f"--clips {clips} is not a folder")
     examples = {path.name: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
-    page = build(pipe, Path(model).name, examples)
+    kept = tempfile.TemporaryDirectory(prefix="nbp-demo-")
+    atexit.register(kept.cleanup)
+    os.environ["GRADIO_TEMP_DIR"] = f"{kept.name}/page"     # else uploads and pictures outlive the page
+    out = Path(kept.name) / "clips"
+    out.mkdir()
+    page = build(pipe, Path(model).name, examples, out)
     if pipe.generator.config.condition != "text":   # weights are packed here, not after the first click
         draft, _ = next(pipe.drafts(num_clips=1))
         draft.step()
         actions.draw_step(draft)
     page.queue(max_size=8).launch(server_name=HOST, server_port=port, share=False, max_file_size=MAX_UPLOAD_MB << 20,
-                                  prevent_thread_lock=not wait, quiet=not wait)
+                                  prevent_thread_lock=True, quiet=True)
+    if wait:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))      # and so `kept` is removed
+        print(f"the page is at {page.local_url}; Ctrl-C closes it", flush=True)
+        page.block_thread()
     return page
 
 
-def build(pipe: VideoPipeline, name: str, examples: dict[str, str]) -> "gr.Blocks":
-    """The page of a pipeline; `examples` are titles and paths of clips."""
+def build(pipe: VideoPipeline, name: str, examples: dict[str, str], out: Path) -> "gr.Blocks":
+    """The page of a pipeline; `examples` are titles and paths of clips, `out` is a folder for its own."""
     import gradio as gr
 
-    kept = tempfile.TemporaryDirectory(prefix="nbp-demo-")
-    atexit.register(kept.cleanup)
-    out = Path(kept.name)
     with gr.Blocks(title=f"NBP: {name}", delete_cache=(KEEP_S, KEEP_S)) as page:
         gr.Markdown(f"# {name}\n{pipe.num_frames} frames of {pipe.size[0]}x{pipe.size[1]} at {pipe.fps:g} frames a "
                     "second. Each step draws a whole block of tokens; dark cells are not drawn yet.")
