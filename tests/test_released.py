@@ -19,6 +19,13 @@ def test_both_models_fit_into_48_mb():
         assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in state.values())
 
 
+def test_its_card_has_what_a_model_hub_reads():
+    from huggingface_hub import ModelCard
+
+    facts = ModelCard.load(FOLDER / "README.md").data
+    assert facts.library_name == "nbp" and facts.license == "mit" and "video-generation" in facts.tags
+
+
 def test_a_clip_of_a_game():
     pipe = nbp.VideoPipeline.from_pretrained(str(FOLDER), device="cpu")
     assert len(pipe.about.classes) == 12 and pipe.fps == 15 and pipe.about.sampling.temperature == 0.8

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,9 @@ def serve(*, model: str, clips: str | None, port: int | None, device: str | None
     out = Path(kept.name) / "clips"
     out.mkdir()
     page = build(pipe, Path(model).name, examples, out)
-    if pipe.generator.config.condition != "text":   # weights are packed here, not after the first click
+    # What gradio imports at the first event, and packed weights, are not waited for after the first click.
+    import_module("matplotlib.pyplot")
+    if pipe.generator.config.condition != "text":
         draft, _ = next(pipe.drafts(num_clips=1))
         draft.step()
         actions.draw_step(draft)
@@ -87,7 +90,7 @@ def _generate_tab(gr: Any, pipe: VideoPipeline, out: Path) -> None:  # noqa: ANN
                 scale = gr.Number(advice.cfg_scale or 1, label="cfg_scale (1: off)")
             start = gr.Button("Generate", variant="primary", elem_id="generate")
         shown = _outputs(gr, "generate")
-    start.click(_action(actions.generate, pipe, out, no_class=0),
+    start.click(_action(gr, actions.generate, pipe, out, no_class=0),
                 [label, prompt, seed, temperature, top_k, top_p, scale], shown, show_progress="hidden")
 
 
@@ -104,8 +107,8 @@ def _continue_tab(gr: Any, pipe: VideoPipeline, out: Path, examples: dict[str, s
             start = gr.Button("Continue", variant="primary", elem_id="continue")
         shown = _outputs(gr, "continue")
     _on_source(pipe, video, state, shown[1], examples)
-    start.click(_action(actions.extend, pipe, out, no_class=3), [state, given, length, label, seed, temperature], shown,
-                show_progress="hidden")
+    start.click(_action(gr, actions.extend, pipe, out, no_class=3),
+                [state, given, length, label, seed, temperature], shown, show_progress="hidden")
 
 
 def _race_tab(gr: Any, pipe: VideoPipeline) -> None:  # noqa: ANN401
@@ -135,7 +138,7 @@ def _reconstruct_tab(gr: Any, pipe: VideoPipeline, out: Path, examples: dict[str
             start = gr.Button("Reconstruct", variant="primary", elem_id="reconstruct")
         shown = _outputs(gr, "reconstruct")
     _on_source(pipe, video, state, shown[1], examples)
-    start.click(_action(actions.reconstruct, pipe, out), [state], shown, show_progress="hidden")
+    start.click(_action(gr, actions.reconstruct, pipe, out), [state], shown, show_progress="hidden")
 
 
 def _classes(gr: Any, pipe: VideoPipeline, nothing: str | None = None) -> Any:  # noqa: ANN401
@@ -180,12 +183,12 @@ def _outputs(gr: Any, name: str) -> list[Any]:  # noqa: ANN401
                          elem_id=f"{name}-video")]
 
 
-def _action(action: Callable[..., Iterator[Shown]], pipe: VideoPipeline, out: Path,
+def _action(gr: Any, action: Callable[..., Iterator[Shown]], pipe: VideoPipeline, out: Path,  # noqa: ANN401
             no_class: int | None = None) -> Callable[..., Iterator[tuple[Any, ...]]]:
     """Event handler of an action; argument number `no_class` is a class that may be left out."""
     def run(*values: Any) -> Iterator[tuple[Any, ...]]:  # noqa: ANN401 - of gradio's fields
         arguments = [None if number == no_class and value == NO_CLASS else value for number, value in enumerate(values)]
-        for shown in told(action, pipe, out, *arguments):
-            yield tuple(shown)
+        for number, (picture, words, path) in enumerate(told(action, pipe, out, *arguments)):
+            yield picture, words, path if path or number == 0 else gr.skip()
 
     return run
