@@ -48,6 +48,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                              ("--top-p", float, "1: off"),
                              ("--cfg-scale", float, "classifier-free guidance; 1: none")):
         sampling.add_argument(name, type=kind, help=text)
+    sampling.add_argument("--lookahead", type=at_least(1), help="steps drawn in one pass, which gives the same "
+                          "clips in fewer passes; 1: none")
     sampling.add_argument("--greedy", action=argparse.BooleanOptionalAction)
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the generator; bf16 is up to 2.7 times as "
         "fast on a GPU, and rounding then lets a clip depend a little on the batch size")

@@ -104,8 +104,8 @@ class VideoPipeline:
             num_clips: how many; None: one for each class or prompt that is given, else one.
             seed: clip i depends on the seed and on i only.
             batch_size: clips that are drawn at once.
-            sampling: greedy, temperature, top_k (0: off), top_p (1: off) and cfg_scale (1: off), see
-                `Generator.generate`; where they are not given, as the model's folder recommends.
+            sampling: greedy, temperature, top_k (0: off), top_p (1: off), cfg_scale (1: off) and
+                lookahead, see `Generator.generate`; where they are not given, as the model's folder recommends.
 
         Returns:
             float32 (num_clips, 3, T, H, W) in [0, 1], on the CPU.

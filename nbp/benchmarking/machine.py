@@ -22,7 +22,7 @@ class Machine:
     num_threads: int
     torch: str
     bandwidth: float
-    rate: dict[str, float]      # by the names of `PRECISIONS`
+    rate: dict[str, float]      # of the `PRECISIONS` that it multiplies; others are not measured
 
     def floor_s(self, num_bytes: float, operations: float, precision: str) -> float:
         """Seconds below which nothing that reads so much and computes so much can come."""
@@ -63,7 +63,8 @@ def measure_machine(device: str, size: int = 2048) -> Machine:
     reads: list[Callable[[], object]] = [lambda: numbers.sum(), lambda: numbers @ numbers[0]]
     bandwidth = 4 * numbers.numel() / min(timed(read) for read in reads * 5)
     rate = {}
-    for name, dtype in PRECISIONS.items():
+    names = ["float32", *(["bfloat16"] if multiplies_bfloat16(torch.device(device).type) else [])]
+    for name, dtype in ((name, PRECISIONS[name]) for name in names):
         matrix = torch.randn(size, size, device=device, dtype=dtype)
         rate[name] = 2 * size ** 3 / min(timed(lambda: matrix @ matrix) for _ in range(7))  # noqa: B023
     return Machine(describe_processor(device), torch.get_num_threads(), torch.__version__, bandwidth, rate)

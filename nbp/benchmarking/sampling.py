@@ -69,11 +69,11 @@ def make_generator(case: Case, size: str, device: str, **changes: bool) -> Gener
 
 
 def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
-    """Lines of one case in both precisions; on a CPU beside the official method."""
+    """Lines of one case in each precision; on a CPU beside the official method."""
     official = make_generator(case, size, device, multinomial=True)
     own = copy.deepcopy(official)
     own.config = dataclasses.replace(own.config, multinomial=False)
-    models = {"float32": own, "bfloat16": copy.deepcopy(own).bfloat16()}
+    models = {name: copy.deepcopy(own).to(PRECISIONS[name]) for name in machine.rate}
     clips: dict[str, Tensor] = {}
 
     def clip(name: str) -> None:

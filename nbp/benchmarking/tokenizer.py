@@ -6,7 +6,7 @@ released model, whose reconstructions say what bfloat16 costs.
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -36,15 +36,15 @@ def benchmark_tokenizer(*, out: str | None, repeats: int, device: str, size: str
     lines = clip_lines(config, num_frames, side, machine, repeats, device)
     here = Path(RELEASED).is_dir()
     small = Tokenizer.from_pretrained(RELEASED, device=device) if here else Tokenizer(SIZES["smoke"][0]).to(device)
-    lines += [stream_line(small, 33 if size == "smoke" else LONG), psnr_line(small)]
+    lines += [stream_line(small, 33 if size == "smoke" else LONG), psnr_line(small, machine.rate)]
     report(machine, lines, out)
 
 
 def clip_lines(config: TokenizerConfig, num_frames: int, side: int, machine: Machine, repeats: int,
                device: str) -> list[Line]:
-    """Encoding and decoding of one clip in both precisions, against float32."""
+    """Encoding and decoding of one clip in each precision, against float32."""
     plain, lines = Tokenizer(config).to(device).eval(), []
-    models = {"float32": plain, "bfloat16": copy.deepcopy(plain).bfloat16()}
+    models = {name: copy.deepcopy(plain).to(PRECISIONS[name]) for name in machine.rate}
     video = torch.rand(1, 3, num_frames, side, side, device=device)
     codes = torch.rand(1, len(config.fsq_levels), *config.latent_grid(num_frames, side, side), device=device)
     with torch.device("meta"):
@@ -58,7 +58,7 @@ def clip_lines(config: TokenizerConfig, num_frames: int, side: int, machine: Mac
         operations = count_flops(partial(call, counted))
         lines += [line(f"{what} {num_frames}x{side}x{side}, {name}", best[name],
                        "float32" if name != "float32" else "", best["float32"] if name != "float32" else None,
-                       machine.floor_s(0, operations, name)) for name in PRECISIONS]
+                       machine.floor_s(0, operations, name)) for name in models]
     return lines
 
 
@@ -103,12 +103,12 @@ def stream_line(tokenizer: Tokenizer, num_frames: int) -> Line:
                 memory_of_a_17_frame_clips=(sum(long.peak) - frames) / sum(short.peak))
 
 
-def psnr_line(tokenizer: Tokenizer) -> Line:
-    """PSNR of both precisions' reconstructions of one moving texture."""
+def psnr_line(tokenizer: Tokenizer, precisions: Iterable[str]) -> Line:
+    """PSNR of each precision's reconstruction of one moving texture."""
     video = texture(17, 8 * tokenizer.config.downsample[1]).to(tokenizer.fsq.device)
     psnr = {}
-    for name, dtype in PRECISIONS.items():
-        model = copy.deepcopy(tokenizer).to(dtype)
+    for name in precisions:
+        model = copy.deepcopy(tokenizer).to(PRECISIONS[name])
         with torch.no_grad():
             error = (model.decode(model.encode(video)[0]).float().clamp(0, 1) - video).square().mean()
         psnr[name] = float(-10 * error.log10())

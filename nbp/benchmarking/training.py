@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from nbp.benchmarking import official_method
-from nbp.benchmarking.machine import Line, Machine, in_turns, line, measure_machine, report
+from nbp.benchmarking.machine import PRECISIONS, Line, Machine, in_turns, line, measure_machine, report
 from nbp.benchmarking.sampling import Case, make_generator
 from nbp.config import GeneratorConfig, load_run
 from nbp.config.runs import Run
@@ -39,10 +39,10 @@ def benchmark_training(*, out: str | None, repeats: int, device: str, size: str,
 
 
 def generator_steps(size: str, machine: Machine, repeats: int, device: str) -> list[Line]:
-    """One clip of 1,280 tokens: the official step in float32, ours in both precisions, from the same weights."""
+    """One clip of 1,280 tokens: the official step in float32, ours in each precision, from the same weights."""
     case = Case("step", [5, 16, 16])
     plain = make_generator(case, size, device).train()
-    models = {"official": plain, "float32": copy.deepcopy(plain), "bfloat16": copy.deepcopy(plain)}
+    models = {name: copy.deepcopy(plain) for name in machine.rate} | {"official": plain}
     codes = torch.randint(plain.config.num_codes, (1, *case.grid), device=device)
     losses: dict[str, Tensor] = {}
 
@@ -59,14 +59,14 @@ def generator_steps(size: str, machine: Machine, repeats: int, device: str) -> l
     functions = {name: partial(step, name, official_method.loss if name == "official" else Generator.loss,
                                optimizers[name]) for name in models}
     functions["official"]()                     # makes the optimizers' states, and is not counted
-    functions["bfloat16"]()
+    functions[[*machine.rate][-1]]()
     best = in_turns(functions, repeats)
     operations = count_step(plain.config)
     return [line(f"generator step, {name}", best[name], "the official step", best["official"],
                  machine.floor_s(0, operations, name),
                  share_of_matrix_rate=operations / best[name] / machine.rate[name],
                  relative_loss=abs(float(losses[name].detach() / losses["official"].detach()) - 1),
-                 gradient_cosine=cosine(models[name], plain)) for name in ("float32", "bfloat16")]
+                 gradient_cosine=cosine(models[name], plain)) for name in machine.rate]
 
 
 def count_step(config: GeneratorConfig, batch: int = 1) -> float:
@@ -107,28 +107,30 @@ def memory_line(size: str) -> Line:
 
 
 def recipe_line(recipe: str, run: Run, machine: Machine, repeats: int, device: str) -> Line:
-    """A micro-batch of a run with its optimizer step in bfloat16, as a share of the measured matrix rate."""
+    """A micro-batch of a run with its optimizer step, as a share of the measured matrix rate; in bfloat16 where the
+    machine multiplies it, as `trainer.precision=auto` chooses."""
+    precision = [*machine.rate][-1]
     module = build_module(run, device=torch.device(device))
     if isinstance(module, TokenizerModule):
-        module.lower_frozen()
+        module.lower_frozen(precision == "bfloat16")
     share, batch = micro_batches(run)[0]
     optimizer = build_optimizer(module.parameter_groups(), run.optim, num_steps(run))["optimizer"]
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16"):
             loss = loss_of(module, batch)
         loss.backward()
         module.configure_gradient_clipping(optimizer, run.optim.gradient_clip)
         optimizer.step()
 
     step()                                      # the optimizer's state
-    matrix = torch.randn(2048, 2048, dtype=torch.bfloat16, device=device)
+    matrix = torch.randn(2048, 2048, dtype=PRECISIONS[precision], device=device)
     best = in_turns({"matrix": lambda: matrix @ matrix, "step": step}, repeats + 2)
     seconds, operations = best["step"], micro_batch_flops(run)
-    rates = {"bfloat16": 2 * 2048 ** 3 / best["matrix"]}      # in turns with the step, as the machine may be shared
+    rates = {precision: 2 * 2048 ** 3 / best["matrix"]}      # in turns with the step, as the machine may be shared
     machine = dataclasses.replace(machine, rate=machine.rate | rates)
-    return line(f"{recipe}, {batch.batch_size} clips, bfloat16", seconds,
-                floor_s=machine.floor_s(0, operations, "bfloat16"),
-                share_of_matrix_rate=operations / seconds / machine.rate["bfloat16"],
+    return line(f"{recipe}, {batch.batch_size} clips, {precision}", seconds,
+                floor_s=machine.floor_s(0, operations, precision),
+                share_of_matrix_rate=operations / seconds / machine.rate[precision],
                 clips_per_s=batch.batch_size / seconds)

@@ -25,6 +25,7 @@ from nbp.generator.masks import attention_mask
 from nbp.generator.packed import PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
+from nbp.generator.speculation import SpeculativeDraft
 from nbp.generator.transformer import Transformer
 from nbp.hub import models
 
@@ -170,7 +171,7 @@ class Generator(nn.Module):
     def generate(self, condition: Tensor | None = None, prefix: Tensor | None = None,
                  grid: Sequence[int] | None = None, greedy: bool = False, temperature: float = 1.0,
                  top_k: int | None = 16000, top_p: float | None = 0.9, cfg_scale: float | None = None,
-                 generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+                 generator: torch.Generator | list[torch.Generator] | None = None, lookahead: int = 1) -> Tensor:
         """Generate clips, block by block, with cached keys and values.
 
         Args:
@@ -182,18 +183,20 @@ class Generator(nn.Module):
             cfg_scale: classifier-free guidance, uncond + scale * (cond - uncond); None or 1: none.
             generator: torch.Generator, or a list of one per clip (with neither condition nor prefix, the length of
                 the list is the batch size, else 1); see `row_generators`.
+            lookahead: steps that are drawn in one pass, which gives the same clips; see `nbp.generator.speculation`.
 
         Returns:
             Video codes int64 (B, t, h, w), the prefix included.
 
         Raises:
             ValueError: nothing to start from; a prefix or grid that is not whole blocks; guidance without a
-                condition; wrong shape, dtype or range of an argument.
+                condition; wrong shape, dtype or range of an argument; a lookahead where the official code draws.
         """
         training = self.training
         self.eval()
         try:
-            draft = self.begin(condition, prefix, grid, greedy, temperature, top_k, top_p, cfg_scale, generator)
+            draft = self.begin(condition, prefix, grid, greedy, temperature, top_k, top_p, cfg_scale, generator,
+                               lookahead)
             while draft.step():
                 pass
         finally:
@@ -204,10 +207,10 @@ class Generator(nn.Module):
     def begin(self, condition: Tensor | None = None, prefix: Tensor | None = None, grid: Sequence[int] | None = None,
               greedy: bool = False, temperature: float = 1.0, top_k: int | None = 16000, top_p: float | None = 0.9,
               cfg_scale: float | None = None,
-              generator: torch.Generator | list[torch.Generator] | None = None) -> Draft:
+              generator: torch.Generator | list[torch.Generator] | None = None, lookahead: int = 1) -> Draft:
         """Clips before their first step; arguments and errors as for `generate`. The model must be in eval mode."""
         config, layout = self.config, self.layout
-        sampling = Sampling(greedy, temperature, top_k, top_p, config.multinomial)
+        sampling = Sampling(greedy, temperature, top_k, top_p, config.multinomial, lookahead)
         cfg_scale = guidance(cfg_scale, config, condition is not None)
         grid = tuple(config.grid if grid is None else grid)
         total = math.prod(grid)
@@ -222,15 +225,16 @@ class Generator(nn.Module):
         self._check_seq_len(length)
         stream = layout.stream(F.pad(given, (0, total - given.shape[1])))         # (B, positions)
         decoder = self._decoder(condition, len(given), length, cfg_scale)
-        return Draft(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
+        make = SpeculativeDraft if lookahead > 1 else Draft
+        return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
-    def pack(self) -> None:
+    def pack(self, lookahead: int = 1) -> None:
         """Lay the weights out as the CPU's products read them: faster steps, but from then on the model only samples.
 
-        Changes nothing on other devices, for steps of one token and in bfloat16, which gain nothing, and for models
-        that draw the official samples to the bit: packed products differ in the order of their sums.
+        Changes nothing on other devices, for passes of one token (blocks of 1 without a lookahead), which gain nothing,
+        and for models that draw the official samples to the bit: packed products differ in the order of their sums.
         """
-        if can_pack(self.head.weight) and self.layout.block > 1 and not self.config.multinomial:
+        if can_pack(self.head.weight) and self.layout.block * lookahead > 1 and not self.config.multinomial:
             self._packed_head = PackedLinear(self._drawn_head(), None)
             pack_linears(self.transformer)
 

@@ -23,9 +23,10 @@ class Sampling:
         top_k: keep the k most likely ids and any tied with the last; None or 0: off.
         top_p: keep the most likely ids up to and including the one that lifts their sum above p; None or 1: off.
         multinomial: draw with `torch.multinomial`, as the official code, instead of an exponential race.
+        lookahead: steps that are drawn in one pass, see `nbp.generator.speculation`.
 
     Raises:
-        ValueError: a value out of range.
+        ValueError: a value out of range, or a lookahead where the official code draws.
     """
 
     greedy: bool = False
@@ -33,6 +34,7 @@ class Sampling:
     top_k: int | None = 16000
     top_p: float | None = 0.9
     multinomial: bool = False
+    lookahead: int = 1
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -41,6 +43,11 @@ class Sampling:
             raise ValueError(f"top_k must be a whole number of ids, or 0 or None for no limit, got {self.top_k}")
         if self.top_p is not None and not 0 <= self.top_p <= 1:
             raise ValueError(f"top_p must be in [0, 1], or None for no limit, got {self.top_p}")
+        if self.lookahead != int(self.lookahead) or self.lookahead < 1:
+            raise ValueError(f"lookahead must be a whole number of steps, at least 1, got {self.lookahead}")
+        if self.lookahead > 1 and self.multinomial and not self.greedy:
+            raise ValueError(f"lookahead={self.lookahead}: this model draws with torch.multinomial, as the official "
+                             "code, whose random numbers cannot be fixed beforehand; leave lookahead out")
 
 
 def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None,
@@ -178,15 +185,24 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     """
     if sampling.greedy:
         return logits.argmax(-1)
-    logits = logits.float()
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    logits = filter_logits(logits, sampling.top_k, sampling.top_p, ties_by_id=not sampling.multinomial)
+    logits = filtered(logits, sampling)
     if sampling.multinomial:
         rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators)]
         return torch.stack(rows)
     times = log_arrivals(logits, generators)
-    scores = torch.sub(logits, times, out=times)
+    return winner(torch.sub(logits, times, out=times))
+
+
+def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits (B, n, V) as they are drawn from: float32, divided by the temperature, -inf outside top-k and top-p."""
+    logits = logits.float()
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    return filter_logits(logits, sampling.top_k, sampling.top_p, ties_by_id=not sampling.multinomial)
+
+
+def winner(scores: Tensor) -> Tensor:
+    """Where the largest of each row is, (B, n, V) -> (B, n)."""
     if scores.device.type == "cpu":        # numpy takes a quarter of the time of torch.max
         return torch.from_numpy(scores.numpy().argmax(-1))
     return scores.max(-1).indices

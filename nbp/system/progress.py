@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,16 +18,16 @@ class LogLines:
         self.total, self.description, self.unit, self.initial = total, description, unit, initial
         self._start = self._last = time.monotonic()
 
-    def show(self, done: int, more: str = "", now: bool = False) -> None:
-        """Print the line, with `more` at its end, if the last is ten seconds old, or `now`."""
+    def show(self, done: int, more: Callable[[], str] = str, now: bool = False) -> None:
+        """Print the line, with what `more` returns at its end, if the last is ten seconds old, or `now`."""
         time_s = time.monotonic()
         if not now and time_s - self._last < self.every_s:
             return
         self._last = time_s
         rate = (done - self.initial) / max(time_s - self._start, 1e-9)
         left = (self.total - done) / max(rate, 1e-9)
-        print(f"{self.description}: {done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s, {left:.0f} s left{more}",
-              file=sys.stderr, flush=True)
+        print(f"{self.description}: {done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s, {left:.0f} s left"
+              f"{more()}", file=sys.stderr, flush=True)
 
 
 def progress(iterable: Iterable[T], total: int, description: str, unit: str = "it", initial: int = 0) -> Iterator[T]:

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 import pytorch_lightning as pl
 import torch
@@ -32,6 +32,20 @@ class Batch(TypedDict, total=False):
     text: list[str]
     path: list[str]
     item: Tensor         # (B,) int64
+
+
+def collate_bytes(samples: list[Any]) -> Batch:
+    """A batch whose video is uint8 on its way to the device: a quarter of what workers, pinning and copies move."""
+    if "video" in samples[0]:
+        samples = [{**sample, "video": (sample["video"] * 255).round_().byte()} for sample in samples]
+    return cast(Batch, torch.utils.data.default_collate(samples))
+
+
+def float_video(batch: Batch) -> Batch:
+    """Invert `collate_bytes`, bit for bit where the device divides as the CPU does."""
+    if "video" not in batch or batch["video"].dtype != torch.uint8:
+        return batch
+    return {**batch, "video": batch["video"].float().div_(255)}
 
 
 class ClipKey(NamedTuple):
@@ -186,6 +200,9 @@ class ClipDataModule(pl.LightningDataModule):
                                    trainer.world_size, start_step=trainer.global_step, images=images)
         return StepLoader(dataset, batch_sampler=sampler, **self._options())
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return float_video(batch)
+
     def val_dataloader(self) -> DataLoader:
         # Evenly spread over the list, so that few validation batches still see every class.
         items = self.spread(self.config.val_batches * self.val_batch_size * self._running.world_size)
@@ -200,12 +217,12 @@ class ClipDataModule(pl.LightningDataModule):
 
     def chosen_clips(self, count: int) -> DataLoader:
         """Batches of this rank's share of `count` validation clips, always the same ones."""
-        return DataLoader(PresentItems(self.val, self.spread(count)), batch_size=self.val_batch_size)
+        return DataLoader(PresentItems(self.val, self.spread(count)), self.val_batch_size, collate_fn=collate_bytes)
 
     def _options(self) -> dict[str, Any]:
         workers = self.config.num_workers
         return {"num_workers": workers, "persistent_workers": workers > 0, "worker_init_fn": ignore_in_worker,
-                "pin_memory": torch.cuda.is_available()}
+                "pin_memory": torch.cuda.is_available(), "collate_fn": collate_bytes}
 
 
 class PresentItems(Dataset):

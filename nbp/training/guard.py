@@ -21,6 +21,7 @@ from nbp.training.module import RollBack, TrainingModule
 MEAN_DECAY = 0.9
 RECENT_DECAY = 0.8   # a discriminator that diverges swings, and is right by chance at every few steps
 WARMUP = 20          # steps before a running mean is a reference
+LOOK_EVERY = {"cpu": 1, "cuda": 10}      # steps: each look at values on a GPU waits for it
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Guard(Callback):
         self.doubt: str | None = None
         self._wrong = 0
         self._window: list[Tensor] = []
+        self._unread: list[tuple[int, list[str], str, Tensor]] = []     # step, names, shape and values
         self._means: dict[str, float] = {}
         self._best: dict[str, float] = {}
         self._recent: dict[str, float] = {}
@@ -82,12 +84,21 @@ class Guard(Callback):
         values, self._window = torch.stack(self._window).mean(0), []  # (number of values,)
         if trainer.world_size > 1:
             values = trainer.strategy.reduce(values, reduce_op="mean")
-        self.judge_step(dict(zip(names, values.tolist())), str(module.watched_shape))
-        if self.doubt is not None and trainer.is_global_zero and self._wrong in (1, self.patience):
-            print(f"guard, step {trainer.global_step}: {self.doubt} ({self._wrong} steps in a row)", file=sys.stderr,
-                  flush=True)
-        if self._wrong >= self.patience:
-            raise RollBack(f"step {trainer.global_step}: {self.doubt}")
+        self._unread.append((trainer.global_step, names, str(module.watched_shape), values))
+        if len(self._unread) >= LOOK_EVERY[values.device.type]:
+            self.look(trainer)
+
+    def look(self, trainer: pl.Trainer) -> None:
+        """Judge the steps since the last look, in their order; before a checkpoint is written all must be. RollBack:
+        an alarm."""
+        unread, self._unread = self._unread, []
+        found = iter(torch.cat([values for *_, values in unread]).tolist() if unread else ())
+        for step, names, shape, _ in unread:
+            self.judge_step({name: next(found) for name in names}, shape)
+            if self.doubt is not None and trainer.is_global_zero and self._wrong in (1, self.patience):
+                print(f"guard, step {step}: {self.doubt} ({self._wrong} steps in a row)", file=sys.stderr, flush=True)
+            if self._wrong >= self.patience:
+                raise RollBack(f"step {step}: {self.doubt}")
 
     def judge_step(self, values: dict[str, float], shape: str = "") -> None:
         """Judge the values of `WATCHES` in one optimizer step, means over its micro-batches; sets `doubt`. Each `shape`

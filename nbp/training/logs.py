@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import math
 import os
 import resource
 import secrets
@@ -95,9 +96,13 @@ class StepLines(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.is_global_zero:
-            loss = trainer.callback_metrics.get("train/loss", torch.tensor(float("nan")))
-            self._lines.show(trainer.global_step, f", loss {float(loss):.4f}",
+            self._lines.show(trainer.global_step, lambda: f", loss {loss(trainer):.4f}",
                              now=trainer.global_step >= trainer.max_steps)
+
+
+def loss(trainer: pl.Trainer) -> float:
+    """The last step's; a GPU is waited for."""
+    return float(trainer.callback_metrics.get("train/loss", math.nan))
 
 
 def progress_callback() -> Callback:

@@ -30,6 +30,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         monitor: (metric, "min" or "max") that the best checkpoint is chosen by.
         frozen: network of the losses or of the data, which stays out of checkpoints and optimizer; or None.
         watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
+        skips_on_device: steps that are not finite are skipped by the optimizer's kernel, for which no device is waited
+            for; else (DeepSpeed, Muon, several micro-batches in a step) before the backward pass.
         rollbacks: how often the run has gone back, for checkpoints; `min_rollbacks` of them are newer than those.
     """
 
@@ -50,6 +52,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
         self.min_rollbacks = self._skipped_micro_steps = 0
+        self.skips_on_device = False
+        self._finite: Tensor | None = None
         self.watched: dict[str, Tensor] = {}
         self.watched_shape: tuple[int, ...] = ()
         self.save_hyperparameters({"run": to_dict(run)})
@@ -102,6 +106,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self._seed = self.seed
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self.skips_on_device = type(optimizer) is torch.optim.AdamW and self.trainer.accumulate_grad_batches == 1
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         built = build_optimizer(self.parameter_groups(), self.run.optim, self.max_steps)
@@ -142,11 +148,11 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         return self.run.trainer.seed + 1_000_003 * self.num_rollbacks
 
     def skip_if_not_finite(self, loss: Tensor) -> Tensor:
-        """Return `loss`, or, where it is not finite on any rank, a zero loss that touches every parameter, which keeps
-        replicas and gradient hooks in step; counted in `skipped_steps`. RollBack: under ZeRO-3, where no zero loss can
-        touch them."""
-        finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
-        if finite == 1:
+        """Return `loss`, or, where it is not finite on any rank and the optimizer's kernel does not skip the step, a
+        zero loss that touches every parameter, which keeps replicas and gradient hooks in step; counted in
+        `skipped_steps`. RollBack: under ZeRO-3, where no zero loss can touch them."""
+        finite = self._finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
+        if self.skips_on_device or finite == 1:
             return loss
         self.skipped_steps += 1
         self._skipped_micro_steps += 1
@@ -165,6 +171,11 @@ class TrainingModule(pl.LightningModule, Generic[M]):
                 self.log(f"train/grad_norm_{index}", norm)
         self.log("train/skipped_steps", self.skipped_steps.float())
         self.log("train/rollbacks", self.rollbacks.float())
+        if self.skips_on_device and self._finite is not None:
+            found = ~torch.isfinite(torch.stack(norms)).all() | (self._finite != 1)
+            self.skipped_steps += found
+            optimizer.found_inf = found.float()  # type: ignore[attr-defined]   # what gradient scalers set
+            return
         skipped, self._skipped_micro_steps = self._skipped_micro_steps, 0
         broken = bool(norms) and not bool(torch.isfinite(torch.stack(norms)).all())
         self.skipped_steps += int(broken)

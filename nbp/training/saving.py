@@ -131,6 +131,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
     def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         """Write the checkpoint of this step; not while the guard doubts it or a weight is not finite."""
         step = trainer.global_step
+        self.guard.look(trainer)
         doubt = self.guard.doubt
         if doubt is None and not module.weights_are_finite():
             doubt = "a weight is not finite"

@@ -195,8 +195,10 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         self.log_dict({"val/code_usage": usage, "val/code_perplexity": entropy.exp()})
 
     def _histogram(self, indices: Tensor) -> Tensor:
-        """How often each code occurs, float32 (V,)."""
-        return torch.bincount(indices.flatten().long(), minlength=self.model.num_codes).float()
+        """How often each code occurs, float32 (V,); `torch.bincount` would wait for a GPU."""
+        places = indices.flatten().long()
+        return torch.zeros(self.model.num_codes, device=places.device).scatter_add_(0, places, torch.ones_like(
+            places, dtype=torch.float32))
 
 
 def total_loss(terms: dict[str, Tensor]) -> Tensor:

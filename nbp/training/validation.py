@@ -25,7 +25,7 @@ from nbp.evaluation.metrics import FrechetDistance
 from nbp.evaluation.networks import FeatureNetwork, load_network, network_features
 from nbp.evaluation.protocols import Protocol
 from nbp.hub.fetch import fetch_i3d
-from nbp.training.data import Batch, ClipDataModule
+from nbp.training.data import Batch, ClipDataModule, float_video
 from nbp.training.module import TrainingModule
 
 NUM_FRAMES = 5   # of each clip in a picture
@@ -117,7 +117,7 @@ class ValidationFVD(Callback):
         seed = trainer.global_rank * self.num_clips
         for batch in data.chosen_clips(self.num_clips):
             checkpoints.stop_if_asked(trainer, module)
-            batch = module.transfer_batch_to_device(batch, module.device, 0)
+            batch = float_video(module.transfer_batch_to_device(batch, module.device, 0))
             if real is None:
                 metric.update(self._features(self._network, self.real(module, batch)), real=True)
             metric.update(self._features(self._network, self.fake(module, batch, seed)), real=False)

@@ -27,6 +27,7 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int
     top_p: float
     cfg_scale: float | None
+    lookahead: int
 
 
 class AskedSampling(TypedDict, total=False):
@@ -37,6 +38,7 @@ class AskedSampling(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     cfg_scale: float | None
+    lookahead: int | None
 
 
 class VideoDraft:

@@ -65,13 +65,15 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         "data_config": to_dict(dataset.data) if dataset else None,
         "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
         "clips_per_video": clips_per_video, "prefix_frames": prefix_frames,
-        "unconditional": unconditional, "fps": fps, "precision": precision, **options}
+        "unconditional": unconditional, "fps": fps, "precision": precision,
+        **{name: value for name, value in options.items() if name != "lookahead"}}        # which changes no clip
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
     if num_frames is not None:
         settings["num_frames"] = num_frames
     # What cannot be drawn is refused before `out` records it.
-    Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"])
+    Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"],
+             lookahead=options["lookahead"], multinomial=model.config.multinomial, greedy=options["greedy"])
     guidance(options["cfg_scale"], model.config, encode is not None)
     random_streams(seed, [], device)
     if dataset is not None and num_frames is not None:
@@ -79,7 +81,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     parts = clip_set.Parts(out, settings)
     if precision == "bf16":
         model.bfloat16()
-    model.pack()
+    model.pack(options["lookahead"])
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     if stream:
         return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(

@@ -44,6 +44,9 @@ def test_sampling_counts_steps_and_may_be_left_out(tmp_path, monkeypatch, capsys
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["next_block"] == {"block_shape": [1, 1, 2], "num_steps": 4, "seconds": 1}
     assert figures["next_token"] == {"block_shape": [1, 1, 1], "num_steps": 8, "seconds": 1}
+    assert [row["lookahead"] for row in figures["lookahead"]] == [1, 2, 4, 8]
+    assert figures["lookahead"][0]["passes"] == 4 > figures["lookahead"][-1]["passes"] >= 2
+    assert all(row["equal"] == 4 and row["seconds"] == 1 / 4 for row in figures["lookahead"])
     assert (figures["speedup"], figures["decode_s"], figures["device"]) == (1, 1, "cpu")
     assert "next-block prediction is 1.00 times as fast" in capsys.readouterr().out
 
@@ -75,7 +78,7 @@ def test_the_floor_of_a_clip_counts_weights_and_cache():
 
 
 @pytest.mark.parametrize("what, words", [
-    (["sampling"], "64 tokens one by one, bfloat16"), (["training", "--recipes"], "memory of a step, batch 4"),
+    (["sampling"], "64 tokens one by one, float32"), (["training", "--recipes"], "memory of a step, batch 4"),
     (["tokenizer"], "33 frames of 64x64 in chunks"), (["data"], "4 clips of 17x32x32 from mp4"),
     (["growth"], "1248 cached positions")])
 def test_each_benchmark_in_miniature(tmp_path, capsys, what, words, monkeypatch):
@@ -107,7 +110,7 @@ def test_the_share_of_a_recipe(recipe, monkeypatch):
         run = dataclasses.replace(run, curriculum=[dataclasses.replace(run.curriculum[0], batch_size=1, num_frames=5)])
     else:
         run = dataclasses.replace(run, batch_size=1)
-    machine = dataclasses.replace(MACHINE, rate={"bfloat16": 1e9})
+    machine = dataclasses.replace(MACHINE, rate={"float32": 1e9})
     made = recipe_line(recipe, run, machine, 1, "cpu")
     assert made["facts"]["share_of_matrix_rate"] == pytest.approx(made["floor_s"] / made["seconds"])
 

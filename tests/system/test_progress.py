@@ -14,7 +14,7 @@ def test_a_log_gets_a_line_every_ten_seconds(capsys, monkeypatch):
     lines = LogLines(100, "train", "steps", initial=20)
     for step in range(21, 61):
         clock[0] += 0.5
-        lines.show(step, f", loss {step}.0")
+        lines.show(step, lambda step=step: f", loss {step}.0")
     assert capsys.readouterr().err.splitlines() == ["train: 40/100 steps, 2.00 steps/s, 30 s left, loss 40.0",
                                                     "train: 60/100 steps, 2.00 steps/s, 20 s left, loss 60.0"]
     lines.show(61, now=True)

@@ -1,8 +1,9 @@
 """The order of training clips: complete, split over ranks, and resumable at any step."""
 
 import pytest
+import torch
 
-from nbp.training.data import Images, Phase, StepBatchSampler
+from nbp.training.data import Images, Phase, StepBatchSampler, collate_bytes, float_video
 
 PHASES = [Phase(4, 3, 1), Phase(3, 2, 17)]
 
@@ -76,3 +77,17 @@ def test_images_are_evenly_spread(share):
     taken = [Images(share, 1, 1).takes(number) for number in range(3000)]
     for start in range(0, 2900, 97):
         assert abs(sum(taken[start:start + 100]) - 100 * share) <= 1
+
+
+def test_video_travels_as_bytes_and_arrives_bit_for_bit():
+    every_byte = torch.arange(256, dtype=torch.uint8).view(1, 4, 8, 8)
+    video = every_byte.float().div(255)            # as `frames_to_video` makes it
+    samples = [{"video": video, "label": torch.tensor(2), "text": "a", "path": "b", "item": 0}] * 2
+    batch = collate_bytes(samples)
+    assert batch["video"].dtype == torch.uint8 and torch.equal(batch["video"][1], every_byte)
+    arrived = float_video(batch)
+    assert arrived["video"].dtype == torch.float32 and torch.equal(arrived["video"], torch.stack([video, video]))
+    assert arrived["text"] == ["a", "a"] and arrived["label"].tolist() == [2, 2]
+    assert float_video(arrived) is arrived
+    tokens = [{"indices": torch.zeros(1, 2, 2, dtype=torch.long)}]
+    assert collate_bytes(tokens)["indices"].dtype == torch.int64
