@@ -51,8 +51,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     sampling.add_argument("--lookahead", type=at_least(1), help="steps drawn in one pass, which gives the same "
                           "clips in fewer passes; 1: none")
     sampling.add_argument("--greedy", action=argparse.BooleanOptionalAction)
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the generator; bf16 is up to 2.7 times as "
-        "fast on a GPU, and rounding then lets a clip depend a little on the batch size")
+    add("--precision", choices=("fp32", "bf16", "int8"), default="fp32", help="of the generator; bf16 is up to 2.7 "
+        "times as fast on a GPU, int8 up to 2 times on a CPU; a clip then depends a little on its batch")
     add("--fps", type=positive, help="frame rate of the mp4 files; default: the model's, or 8")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     options = parser.parse_args(arguments)

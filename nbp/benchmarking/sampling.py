@@ -20,6 +20,7 @@ from nbp.benchmarking.blocks import benchmark_blocks
 from nbp.benchmarking.machine import PRECISIONS, Line, Machine, in_turns, line, measure_machine, report
 from nbp.config import GeneratorConfig
 from nbp.generator.model import Generator
+from nbp.generator.packed import multiplies_int8
 
 # Layers, heads, width, codes.
 SIZES = {"smoke": (2, 2, 32, 500), "paper": (12, 12, 768, 64000), "700M": (24, 16, 1536, 64000),
@@ -74,6 +75,8 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     own = copy.deepcopy(official)
     own.config = dataclasses.replace(own.config, multinomial=False)
     models = {name: copy.deepcopy(own).to(PRECISIONS[name]) for name in machine.rate}
+    if multiplies_int8(torch.device(device).type):
+        models["int8"] = copy.deepcopy(own)
     clips: dict[str, Tensor] = {}
 
     def clip(name: str) -> None:
@@ -88,8 +91,8 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
         clips["official"] = official_method.generate(official, condition, batch=count,
                                                      generator=torch.Generator(device).manual_seed(0))
 
-    for model in models.values():
-        model.pack()
+    for name, model in models.items():
+        model.pack(int8=name == "int8")
     functions: dict[str, Callable[[], object]] = {"official": plain}
     functions |= {name: partial(clip, name) for name in models}
     exact = case.batch == 1 and case.cfg_scale is None and case.repeats > 1
@@ -97,7 +100,7 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
         functions["same tokens"] = partial(clip, "same tokens")
     best = in_turns(functions, case.repeats)
     lines = [line(f"{case.name}, {name}", best[name], "the official method", best["official"],
-                  floor_s(case, models[name], machine, name)) for name in models]
+                  floor_s(case, models[name], machine, name) if name in machine.rate else None) for name in models]
     if exact:
         same = bool(torch.equal(clips["official"], clips["same tokens"]))
         lines.append(line(f"{case.name}, float32, an official model", best["same tokens"], "the official method",

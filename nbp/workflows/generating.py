@@ -78,10 +78,10 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     random_streams(seed, [], device)
     if dataset is not None and num_frames is not None:
         check_length(prefix_frames, num_frames)
-    parts = clip_set.Parts(out, settings)
     if precision == "bf16":
         model.bfloat16()
-    model.pack(options["lookahead"])
+    model.pack(options["lookahead"], precision == "int8")
+    parts = clip_set.Parts(out, settings)
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     if stream:
         return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
