@@ -110,7 +110,7 @@ def train_text_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: i
 
 
 def _labels(label: Tensor, num_classes: int) -> Tensor:
-    if label.device.type != "cpu":           # not waited for: the device itself stops
+    if label.device.type == "cuda":          # not waited for: the device itself stops
         torch._assert_async(((label >= 0) & (label < num_classes)).all(), f"labels must lie in 0..{num_classes - 1}")
     elif len(label) and not (0 <= int(label.min()) and int(label.max()) < num_classes):
         raise ValueError(f"labels must lie in 0..{num_classes - 1}, got {int(label.min())}..{int(label.max())} "

@@ -21,7 +21,7 @@ from nbp.training.module import RollBack, TrainingModule
 MEAN_DECAY = 0.9
 RECENT_DECAY = 0.8   # a discriminator that diverges swings, and is right by chance at every few steps
 WARMUP = 20          # steps before a running mean is a reference
-LOOK_EVERY = {"cpu": 1, "cuda": 10}      # steps: each look at values on a GPU waits for it
+LOOK_EVERY = {"cpu": 1, "other": 10}     # steps: each look at values on a GPU waits for it
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Guard(Callback):
         if trainer.world_size > 1:
             values = trainer.strategy.reduce(values, reduce_op="mean")
         self._unread.append((trainer.global_step, names, str(module.watched_shape), values))
-        if len(self._unread) >= LOOK_EVERY[values.device.type]:
+        if len(self._unread) >= LOOK_EVERY["cpu" if values.device.type == "cpu" else "other"]:
             self.look(trainer)
 
     def look(self, trainer: pl.Trainer) -> None:
