@@ -3,6 +3,7 @@
 #   docker build -t nbp --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .   CUDA; run with --gpus all
 #   docker run --rm -it -v "$PWD/runs:/nbp/runs" -v "$PWD/ckpt:/nbp/ckpt" nbp
 #   docker run --rm nbp python -m nbp.generate --help
+#   docker run --rm -it --network host nbp python -m nbp.demo      the page is served to the machine itself only
 FROM python:3.11-slim-bookworm
 
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
