@@ -56,18 +56,8 @@ def save(folder: Path, video: np.ndarray, like: Mapping[str, np.ndarray], option
 
 
 def pool(frames: np.ndarray, strides: Sequence[int]) -> np.ndarray:
-    """Average a clip over the tokenizer's causal grid and repeat the averages: the grid in raw pixels.
-
-    Args:
-        frames: uint8 (T, H, W, 3); T = 1 + k * strides[0], H and W divisible by the others.
-        strides: (t, h, w); the first frame stands alone in time.
-
-    Returns:
-        uint8 (T, H, W, 3).
-
-    Raises:
-        ValueError: a size that the strides do not divide.
-    """
+    """Average a clip uint8 (T, H, W, 3) over the tokenizer's causal grid of `strides` (t, h, w), whose first frame
+    stands alone, and repeat the averages: the grid in raw pixels. ValueError: a size that the strides do not divide."""
     t, h, w = strides
     if (frames.shape[0] - 1) % t or frames.shape[1] % h or frames.shape[2] % w:
         raise ValueError(f"clip of {frames.shape[0]} frames of {frames.shape[1]}x{frames.shape[2]} does not fit the "
@@ -82,11 +72,8 @@ def pool(frames: np.ndarray, strides: Sequence[int]) -> np.ndarray:
 
 
 def freeze(video: np.ndarray, num_given: int) -> np.ndarray:
-    """Clips (N, T, ...) that stand still after their first `num_given` frames.
-
-    Raises:
-        ValueError: fewer than one given frame, or none left to predict.
-    """
+    """Clips (N, T, ...) that stand still after their first `num_given` frames. ValueError: fewer than one given frame,
+    or none left to predict."""
     if not 0 < num_given < video.shape[1]:
         raise ValueError(f"prefix frames must lie in 1..{video.shape[1] - 1}, got {num_given}")
     still = np.repeat(video[:, num_given - 1:num_given], video.shape[1] - num_given, axis=1)
@@ -94,11 +81,7 @@ def freeze(video: np.ndarray, num_given: int) -> np.ndarray:
 
 
 def clips_of(real: Mapping[str, np.ndarray], paths: np.ndarray, source: str) -> dict[str, np.ndarray]:
-    """The clips of `real` (arrays by name) with these paths, in their order.
-
-    Raises:
-        ValueError: a path that `source` does not hold.
-    """
+    """The clips of `real` (arrays by name) with these paths, in their order. ValueError: `source` lacks a path."""
     place = {path: number for number, path in enumerate(real["path"].tolist())}
     missing = [path for path in paths.tolist() if path not in place]
     if missing:
@@ -108,11 +91,8 @@ def clips_of(real: Mapping[str, np.ndarray], paths: np.ndarray, source: str) -> 
 
 
 def class_frequencies(tokens: TokenDataset) -> Tensor:
-    """How often each class uses each code, float64 (classes, V), each row with the sum 1.
-
-    Raises:
-        ValueError: clips without a class, or a class without clips.
-    """
+    """How often each class uses each code, float64 (classes, V), each row with the sum 1. ValueError: clips without a
+    class, or a class without clips."""
     counts = torch.zeros(len(tokens.classes), tokens.num_codes, dtype=torch.float64)
     if not len(counts) or min(tokens.labels) < 0:
         raise ValueError(f"{tokens.folder} has clips without a class; class frequencies need labels")
@@ -128,10 +108,7 @@ def class_frequencies(tokens: TokenDataset) -> Tensor:
 def draw(frequencies: Tensor, labels: Sequence[int] | np.ndarray, shape: tuple[int, ...],
          generator: torch.Generator | None) -> Tensor:
     """Indices int64 (N, t, h, w), each drawn by itself from the frequencies (classes, V) of its clip's class.
-
-    Raises:
-        ValueError: a label without frequencies.
-    """
+    ValueError: a label without frequencies."""
     chosen = torch.as_tensor(labels)  # (N,)
     if chosen.min() < 0 or chosen.max() >= len(frequencies):
         raise ValueError(f"labels must lie in 0..{len(frequencies) - 1}, got {int(chosen.min())}..{int(chosen.max())}")

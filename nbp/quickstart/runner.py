@@ -38,10 +38,8 @@ class StageError(UserError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One command: `python -m module arguments`; `output` is the path that it leaves behind when it is done.
-
-    `folder` is where the command goes on from, if it does: set aside before it has to begin anew.
-    """
+    """One command: `python -m module arguments`; `output` is the path that it leaves behind when it is done, `folder`
+    where the command goes on from, if it does: set aside before it has to begin anew."""
 
     name: str
     module: str
@@ -61,12 +59,7 @@ class Stage:
 
 
 class Record:
-    """stages.json of a run folder.
-
-    Args:
-        out: run folder.
-        stages: of the run; entries of others are dropped.
-    """
+    """stages.json of run folder `out`; entries of other stages than `stages` are dropped."""
 
     def __init__(self, out: Path, stages: Sequence[Stage]) -> None:
         self.path = Path(out) / "stages.json"
@@ -85,10 +78,8 @@ class Record:
         return self.rows[stage.name]["finished"] and stage.output.exists()
 
     def begin_at(self, stages: Sequence[Stage]) -> None:
-        """Prepare for running `stages`: the first, and what was made from its old output.
-
-        It is on disk before anything runs, so that a stop in between leaves no stage that looks finished.
-        """
+        """Prepare for running `stages`: the first, and what was made from its old output. It is on disk before anything
+        runs, so that a stop in between leaves no stage that looks finished."""
         self.rows[stages[0].name]["finished"] = False
         self.rows |= {stage.name: self.fresh[stage.name] for stage in stages[1:]}
         for place, stage in enumerate(stages):
@@ -126,14 +117,8 @@ def _set_aside(folder: Path) -> Path:
 
 
 def run_stages(stages: Sequence[Stage], out: str | Path) -> None:
-    """Run every stage that is not done, in order; what follows one that ran runs too, as its input is new.
-
-    Args:
-        out: run folder, created if missing.
-
-    Raises:
-        StageError: a command failed, or another process is working in `out`.
-    """
+    """Run every stage that is not done, in order; what follows one that ran runs too, as its input is new. StageError:
+    a command failed, or another process is working in run folder `out`."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     with _lock(out) as lock:
@@ -217,14 +202,8 @@ def _bar(line: bytes, done: bytes, total: bytes, width: int = 24) -> bytes:
 
 
 class MemoryMeter:
-    """Peak memory of a process and all below it, DataLoader workers included.
-
-    Sums proportional set sizes, in which shared pages count once. Without /proc the peak stays 0.
-
-    Args:
-        pid: the process.
-        note: function(peak bytes), called after every sample.
-    """
+    """Peak memory of process `pid` and all below it, DataLoader workers included; `note` gets the bytes every time.
+    Sums proportional set sizes, in which shared pages count once. Without /proc the peak stays 0."""
 
     def __init__(self, pid: int, note: Callable[[int], None]) -> None:
         self.peak = 0

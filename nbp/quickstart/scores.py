@@ -14,6 +14,7 @@ import argparse
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,9 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seen = {name: recognition_features(np.stack([clips.read(number) for number in range(len(clips))]), alexnet)
             for name, clips in {"train": train, **sets}.items()}
 
-    judge, by_i3d = Judge(seen["train"], train_labels), Judge(features["train"], few["train"][1])
-    scores = {name: judge(seen[name], labels_of(clips))
-              | {"class_consistency_i3d": by_i3d(features[name], few[name][1])["class_consistency"],
+    scores = {name: consistency(seen["train"], train_labels, seen[name], labels_of(clips))
+              | {"class_consistency_i3d": nearest_centroid_accuracy(features["train"], few["train"][1],
+                                                                    features[name], few[name][1]),
                  "fvd_clips": len(features[name])} for name, clips in sets.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -117,61 +118,34 @@ def distances(real: np.ndarray, fake: np.ndarray, draws: int, seed: int) -> Scor
             "kvd": polynomial_mmd(real, fake)}
 
 
-class Judge:
-    """Class consistency of sets, by the centroids of one labelled set.
-
-    Args:
-        features: (N,D) of the labelled set.
-        labels: (N,) ints.
-    """
-
-    def __init__(self, features: np.ndarray, labels: np.ndarray) -> None:
-        self.features, self.labels = features, labels
-
-    def __call__(self, features: np.ndarray, labels: np.ndarray) -> Scores:
-        """{"clips", "class_consistency", "class_consistency_by_class": {label: share}} of features (M,D)."""
-        shares = {label: nearest_centroid_accuracy(self.features, self.labels, features[labels == label],
-                                                   labels[labels == label]) for label in sorted(set(labels.tolist()))}
-        return {"clips": len(labels), "class_consistency": nearest_centroid_accuracy(self.features, self.labels,
-                                                                                     features, labels),
-                "class_consistency_by_class": shares}
-
-
-def spread(labels: np.ndarray, count: int) -> list[int]:
-    """Places of `count` clips of each class, evenly spread over the list, or of all of a class that has fewer."""
-    chosen = []
-    for label in sorted(set(labels.tolist())):
-        places = np.flatnonzero(labels == label)
-        chosen += places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))].tolist()
-    return chosen
+def consistency(train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray,
+                labels: np.ndarray) -> Scores:
+    """Class consistency of a set, features (M,D) and labels (M,), by the centroids of training clips (N,D), (N,): of
+    all, and {label: share}."""
+    judge = partial(nearest_centroid_accuracy, train_features, train_labels)
+    shares = {label: judge(features[labels == label], labels[labels == label]) for label in np.unique(labels).tolist()}
+    return {"clips": len(labels), "class_consistency": judge(features, labels), "class_consistency_by_class": shares}
 
 
 def some_of_each_class(clips: Clips, count: int) -> tuple[Clips, np.ndarray]:
-    """A smaller set of clips, those that `spread` picks, and their labels (N,)."""
-    labels = labels_of(clips)
-    chosen = spread(labels, count)
+    """`count` clips of each class, evenly spread over the set, or all of a class that has fewer; and their labels."""
+    labels, chosen = labels_of(clips), []
+    for label in np.unique(labels).tolist():
+        places = np.flatnonzero(labels == label)
+        chosen += places[np.unique(np.linspace(0, len(places) - 1, count).astype(int))].tolist()
     return clips.subset(chosen), labels[chosen]
 
 
 def labels_of(clips: Clips) -> np.ndarray:
-    """Labels (N,) of a set.
-
-    Raises:
-        ValueError: clips without a class.
-    """
+    """Labels (N,) of a set. ValueError: clips without a class."""
     if clips.labels is None or clips.labels.min() < 0:
         raise ValueError(f"{clips.name} has clips without a class; class centroids need labels")
     return clips.labels
 
 
 def pixel_scores(run: Path, options: argparse.Namespace) -> tuple[str, dict[str, Scores]]:
-    """PSNR, SSIM, LPIPS and frame-difference error of pooled pixels and of reconstructions, and these' code use.
-
-    Those of the reconstructions are what `nbp.reconstruct` measured; pooled pixels take the same way.
-
-    Raises:
-        ValueError: pooled pixels of other clips than the reconstructed ones.
-    """
+    """PSNR, SSIM, LPIPS and frame-difference error of reconstructions, with their code use, as `nbp.reconstruct`
+    measured them, and of pooled pixels. ValueError: these are of other clips than the reconstructed ones."""
     measured = read_json(run / "reconstruction" / "scores.json")
     pooled = clip_set.load(run / SETS["pooled"])
     real = clip_set.read_arrays(run / "reconstruction" / "real.npz")

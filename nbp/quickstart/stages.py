@@ -44,11 +44,8 @@ SMOKE: Size = {
 
 
 def run_quickstart(smoke: bool, out: str | Path | None = None, minutes: float | None = None) -> None:
-    """Run the stages that are not done in OUT; the arguments are those of the command.
-
-    Raises:
-        ValueError: minutes for a smoke run, whose steps are fixed.
-    """
+    """Run the stages that are not done in OUT; the arguments are those of the command. ValueError: minutes for a smoke
+    run, whose steps are fixed."""
     if smoke and minutes is not None:
         raise ValueError(f"--minutes {minutes:g} with --smoke: a smoke run takes a fixed number of steps")
     out = Path(out or ("runs/smoke" if smoke else "runs/quickstart"))
@@ -59,16 +56,8 @@ def run_quickstart(smoke: bool, out: str | Path | None = None, minutes: float | 
 
 
 def stages(out: Path, size: Size, minutes: float | None = None) -> list[Stage]:
-    """The commands of a run, in order.
-
-    Args:
-        out: run folder.
-        size: `FULL` or `SMOKE`.
-        minutes: of training, half for each model; None: the steps of the run files.
-
-    Returns:
-        list of `Stage`.
-    """
+    """The commands of a run of size `FULL` or `SMOKE`, in order; `minutes` of training are half for each model, None:
+    the steps of the run files."""
     tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size["data"])

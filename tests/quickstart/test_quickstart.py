@@ -14,7 +14,7 @@ import pytest
 
 from nbp.evaluation.features import Clips
 from nbp.quickstart.runner import Stage, StageError, _bar, run_stages
-from nbp.quickstart.scores import Judge, distances, some_of_each_class, state
+from nbp.quickstart.scores import consistency, distances, some_of_each_class, state
 from nbp.quickstart.stages import FULL, SMOKE, run_quickstart, stages
 
 ROOT = Path(__file__).parents[2]
@@ -193,12 +193,12 @@ def test_centroid_clips_are_spread_over_every_class():
         some_of_each_class(Clips.from_array("train", frames, labels - 1), 3)
 
 
-def test_judge_takes_the_centroids_of_its_own_clips():
+def test_consistency_is_by_the_centroids_of_the_training_clips():
     rng = np.random.default_rng(0)
     centres = np.array([[0.0, 0], [10, 0], [0, 10]])
     labels = np.repeat([0, 1, 2], 5)
-    judge = Judge(centres[labels] + rng.normal(size=(15, 2)), labels)
-    result = judge(centres[[0, 1, 2, 2]], np.array([0, 1, 2, 0]))
+    result = consistency(centres[labels] + rng.normal(size=(15, 2)), labels, centres[[0, 1, 2, 2]],
+                         np.array([0, 1, 2, 0]))
     assert result == {"clips": 4, "class_consistency": 0.75, "class_consistency_by_class": {0: 0.5, 1: 1.0, 2: 1.0}}
 
 
