@@ -133,10 +133,7 @@ def prune(folder: str | Path, keep_last: int) -> None:
 def clean(folder: str | Path) -> None:
     """Remove what a killed process left half-written."""
     for path in Path(folder).glob(".*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
 
 
 def abandon_newer(folder: str | Path, start: str | Path | None) -> None:

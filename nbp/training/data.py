@@ -6,9 +6,7 @@ uninterrupted one yields from step s on. Works for clips of video and for cached
 """
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict, cast
 
 import pytorch_lightning as pl
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nbp.config import ImageConfig, TrainerConfig
+from nbp.config import CurriculumPhase, ImageConfig, TrainerConfig
 from nbp.data.dataset import Sample, VideoDataset
 from nbp.data.images import ImageDataset, JointDataset
 from nbp.data.tokens import TokenDataset, TokenSample
@@ -56,45 +54,23 @@ class ClipKey(NamedTuple):
     seed: int
 
 
-@dataclass
-class Phase:
-    """`steps` optimizer steps with `batch_size` clips of `num_frames` frames per device and micro-batch."""
-
-    steps: int
-    batch_size: int
-    num_frames: int
-
-
-@dataclass
-class Images:
-    """Micro-batches of single frames among those of clips, evenly spread, in an order of their own."""
-
-    share: float           # of the micro-batches, in [0, 1)
-    batch_size: int
-    num_items: int
-    first_item: int = 0
-
-    def takes(self, micro_batch: int) -> bool:
-        """Whether a micro-batch, counted from the start of the run, holds images."""
-        return math.floor((micro_batch + 1) * self.share + 1e-9) > math.floor(micro_batch * self.share + 1e-9)
-
-
 class StepBatchSampler(torch.utils.data.Sampler):
     """Yields lists of `ClipKey`, one list per micro-batch of this rank, from optimizer step `start_step` on.
 
-    Each epoch visits every item once in a fresh order; its last, incomplete batch is filled up from the next one. All
-    ranks take `images` at the same time.
+    Each epoch visits every item once in a fresh order; its last, incomplete batch is filled up from the next one.
+    Micro-batches of `images`, single frames, are evenly spread among those of clips, at the same time on all ranks and
+    in an order of their own: of `num_pictures` items behind the clips, or of the clips themselves where there are none.
     """
 
-    def __init__(self, num_items: int, phases: Sequence[Phase], accumulate: int = 1, seed: int = 0, rank: int = 0,
-                 world: int = 1, start_step: int = 0, images: Images | None = None) -> None:
+    def __init__(self, num_items: int, phases: Sequence[CurriculumPhase], accumulate: int = 1, seed: int = 0,
+                 rank: int = 0, world: int = 1, start_step: int = 0, images: ImageConfig | None = None,
+                 num_pictures: int = 0) -> None:
         if num_items < 1:
             raise ValueError("the training set is empty")
         self.clips, self.phases, self.accumulate = _Stream(num_items, seed), phases, accumulate
         self.rank, self.world, self.start_step = rank, world, start_step
         self.images = images
-        if self.images is not None:
-            self.pictures = _Stream(self.images.num_items, mix_seed(seed, 1 << 62), self.images.first_item)
+        self.pictures = _Stream(num_pictures or num_items, mix_seed(seed, 1 << 62), num_items if num_pictures else 0)
 
     def __len__(self) -> int:
         """Micro-batches of the whole run, those before `start_step` included."""
@@ -105,7 +81,8 @@ class StepBatchSampler(torch.utils.data.Sampler):
         for phase in self.phases:
             for _ in range(phase.steps * self.accumulate):
                 stream, size, num_frames = self.clips, phase.batch_size, phase.num_frames
-                if self.images is not None and self.images.takes(micro_batch):
+                share = 0.0 if self.images is None else self.images.share
+                if self.images is not None and int((micro_batch + 1) * share + 1e-9) > int(micro_batch * share + 1e-9):
                     stream, size, num_frames = self.pictures, self.images.batch_size, 1
                 first = drawn.get(stream, 0)
                 drawn[stream] = first + size * self.world
@@ -147,8 +124,10 @@ class ClipDataModule(pl.LightningDataModule):
     are trained on (None: pixels are), `pictures` where images come from (None: frames of `train`).
     """
 
-    def __init__(self, train: VideoDataset | TokenDataset, val: VideoDataset | TokenDataset, phases: Sequence[Phase],
-                 val_batch_size: int, trainer_config: TrainerConfig, accumulate: int,
+    trainer: pl.Trainer
+
+    def __init__(self, train: VideoDataset | TokenDataset, val: VideoDataset | TokenDataset,
+                 phases: Sequence[CurriculumPhase], val_batch_size: int, trainer_config: TrainerConfig, accumulate: int,
                  tokenizer_sha256: str | None = None, images: ImageConfig | None = None,
                  pictures: ImageDataset | None = None) -> None:
         super().__init__()
@@ -180,24 +159,15 @@ class ClipDataModule(pl.LightningDataModule):
     def _digest(self) -> str:
         return hashlib.sha256(repr(self.train.clip_names()).encode()).hexdigest()
 
-    @property
-    def _running(self) -> pl.Trainer:
-        assert self.trainer is not None
-        return self.trainer
-
     def train_dataloader(self) -> DataLoader:
         dataset: Dataset = self.train
-        images, count = None, len(self.train)
-        if self.images is not None and self.pictures is None:
-            images = Images(self.images.share, self.images.batch_size, count)
-        elif self.images is not None and self.pictures is not None:
+        if self.pictures is not None:
             assert isinstance(self.train, VideoDataset)
             dataset = JointDataset(self.train, self.pictures)
-            images = Images(self.images.share, self.images.batch_size, len(self.pictures), first_item=count)
-        trainer = self._running
-        module: Any = trainer.lightning_module      # its seed changes with every rollback
-        sampler = StepBatchSampler(count, self.phases, self.accumulate, module.seed, trainer.global_rank,
-                                   trainer.world_size, start_step=trainer.global_step, images=images)
+        module: Any = self.trainer.lightning_module      # its seed changes with every rollback
+        sampler = StepBatchSampler(len(self.train), self.phases, self.accumulate, module.seed, self.trainer.global_rank,
+                                   self.trainer.world_size, self.trainer.global_step, self.images,
+                                   0 if self.pictures is None else len(self.pictures))
         return StepLoader(dataset, batch_sampler=sampler, **self._options())
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
@@ -205,13 +175,13 @@ class ClipDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         # Evenly spread over the list, so that few validation batches still see every class.
-        items = self.spread(self.config.val_batches * self.val_batch_size * self._running.world_size)
+        items = self.spread(self.config.val_batches * self.val_batch_size * self.trainer.world_size)
         return DataLoader(PresentItems(self.val, items), batch_size=self.val_batch_size, **self._options())
 
     def spread(self, count: int) -> list[int]:
         """This rank's share of `count` validation items, or of all where there are fewer; evenly spaced, as many on
         every rank, because ranks meet at every batch; a set smaller than their number is repeated."""
-        rank, world = self._running.global_rank, self._running.world_size
+        rank, world = self.trainer.global_rank, self.trainer.world_size
         count = max(1, min(len(self.val), count) // world) * world
         return [index * len(self.val) // count for index in range(count)][rank::world]
 

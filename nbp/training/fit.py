@@ -20,7 +20,7 @@ from nbp.system.files import check_writable
 from nbp.training import checkpoints, generator, tokenizer
 from nbp.training.data import ClipDataModule
 from nbp.training.guard import Guard
-from nbp.training.logs import Throughput, build_loggers, progress_callback
+from nbp.training.logs import StepLines, Throughput, build_loggers
 from nbp.training.module import MovingAverage, RollBack, TrainingModule
 from nbp.training.resume import Resume
 from nbp.training.saving import AtomicCheckpointIO, Checkpoints
@@ -74,7 +74,7 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
     resume = resume or Resume(run)
     config, clip = run.trainer, run.optim.gradient_clip
     guard, precision = Guard(config.guard_patience), resolve_precision(config.precision)
-    deepspeed = config.strategy.startswith("deepspeed")
+    deepspeed, terminal = config.strategy.startswith("deepspeed"), sys.stderr.isatty()
     return pl.Trainer(
         accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
         strategy=build_strategy(config.strategy, clip, resume),
@@ -85,9 +85,10 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
         limit_val_batches=config.val_batches, num_sanity_val_steps=0, log_every_n_steps=config.log_every_steps,
         use_distributed_sampler=False, default_root_dir=config.out, logger=build_loggers(config),
         plugins=[FullInput(precision) if deepspeed else AtomicCheckpointIO(resume)],  # type: ignore[arg-type]
-        enable_model_summary=False, enable_progress_bar=sys.stderr.isatty(),
-        callbacks=[pl.callbacks.LearningRateMonitor("step"), MovingAverage(), progress_callback(), Throughput(run),
-                   guard, *extra_callbacks, Checkpoints(guard, resume)])
+        enable_model_summary=False, enable_progress_bar=terminal,
+        callbacks=[pl.callbacks.LearningRateMonitor("step"), MovingAverage(),
+                   pl.callbacks.RichProgressBar() if terminal else StepLines(), Throughput(run), guard,
+                   *extra_callbacks, Checkpoints(guard, resume)])
 
 
 def find_checkpoint(config: TrainerConfig) -> str | None:

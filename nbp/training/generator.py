@@ -6,7 +6,6 @@ Legend: B batch, C condition tokens, t h w latent grid, T H W pixels.
 
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,18 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from nbp.config import GeneratorConfig, GeneratorRun
+from nbp.config import CurriculumPhase, GeneratorConfig, GeneratorRun
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.model import Generator
 from nbp.hub.models import model_hash
 from nbp.tokenizer.model import Tokenizer
-from nbp.training.data import Batch, ClipDataModule, Phase
+from nbp.training.data import Batch, ClipDataModule
 from nbp.training.module import TrainingModule
 from nbp.training.muon import muon_groups
 from nbp.training.optim import weight_decay_groups
-from nbp.training.validation import GeneratedSamples, ValidationFVD, kinetics_network, to_frames
+from nbp.training.validation import Samples, ValidationFVD, kinetics_network, to_frames
 
 
 class GeneratorModule(TrainingModule[Generator]):
@@ -124,7 +123,7 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
         num_codes = tokenizer.num_codes
     _check_model(run.model, grid, num_codes, train.classes)
     num_frames = run.data.num_frames if run.data is not None else 0
-    phases = [Phase(run.max_steps, run.batch_size, num_frames)]
+    phases = [CurriculumPhase(run.max_steps, num_frames, run.batch_size)]
     data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest)
     module = GeneratorModule(run, None if run.data is None else tokenizer,
                              condition_encoder(run.model, run.text_tokenizer))
@@ -138,7 +137,7 @@ def _callbacks(run: GeneratorRun, tokenizer: Tokenizer) -> list[Callback]:
     clips = SampleClips(tokenizer, given)
     fps = run.data.fps if run.data is not None else None
     callbacks: list[Callback] = [
-        GeneratedSamples(Path(run.trainer.out) / "samples", clips, run.trainer.val_samples, fps)]
+        Samples(run.trainer, "samples", lambda module, batch, _: [clips(module, batch, seed=0)], fps)]
     if run.trainer.val_fvd_clips:
         callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network()))
     return callbacks

@@ -81,9 +81,7 @@ class Guard(Callback):
         self._window.append(torch.stack([module.watched[name].detach().float() for name in names]))
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        values, self._window = torch.stack(self._window).mean(0), []  # (number of values,)
-        if trainer.world_size > 1:
-            values = trainer.strategy.reduce(values, reduce_op="mean")
+        values, self._window = module.mean_over_ranks(torch.stack(self._window).mean(0)), []  # (number of values,)
         self._unread.append((trainer.global_step, names, str(module.watched_shape), values))
         if len(self._unread) >= LOOK_EVERY["cpu" if values.device.type == "cpu" else "other"]:
             self.look(trainer)

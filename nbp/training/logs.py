@@ -105,13 +105,6 @@ def loss(trainer: pl.Trainer) -> float:
     return float(trainer.callback_metrics.get("train/loss", math.nan))
 
 
-def progress_callback() -> Callback:
-    """A live bar on a terminal, lines in a log."""
-    if sys.stderr.isatty():
-        return pl.callbacks.RichProgressBar()
-    return StepLines()
-
-
 class Throughput(Callback):
     """Clips, tokens and model FLOPs per second over all devices, since the last logged step, validation left out."""
 

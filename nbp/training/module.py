@@ -47,8 +47,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self.model: M = model
         self.run = run
         self._frozen = [frozen]   # in a list, where Lightning and PyTorch do not look for modules
-        self.ema_decay = ema_decay = run.trainer.ema_decay
-        self.ema: M | None = copy.deepcopy(model).requires_grad_(False) if ema_decay else None
+        self.ema: M | None = copy.deepcopy(model).requires_grad_(False) if run.trainer.ema_decay else None
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
         self.min_rollbacks = self._skipped_micro_steps = 0
@@ -101,8 +100,6 @@ class TrainingModule(pl.LightningModule, Generic[M]):
             self.frozen.to(self.device).eval()
 
     def on_train_start(self) -> None:
-        # The step of the checkpoint is in the average already, also in the middle of accumulation.
-        self._ema_step = self.global_step
         self._seed = self.seed
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
@@ -185,21 +182,22 @@ class TrainingModule(pl.LightningModule, Generic[M]):
                 for p in group["params"]:
                     p.grad = None
 
-    def update_average(self) -> None:
-        """Update the moving average, once per optimizer step."""
-        if self.ema is None or self.global_step == self._ema_step:
-            return
-        self._ema_step = self.global_step
-        # A short run averages over about its last tenth, until that exceeds the decay's own horizon.
-        decay = min(self.ema_decay, (1 + self.global_step) / (10 + self.global_step))
-        get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), list(self.model.parameters()), self.global_step)
-
 
 class MovingAverage(Callback):
-    """Updates the module's moving average; a callback, because checkpoints are written before the module's own hook."""
+    """Updates the module's moving average, once per optimizer step; a callback, because checkpoints are written before
+    the module's own hook."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        # The step of the checkpoint is in the average already, also in the middle of accumulation.
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: TrainingModule, *_: object) -> None:  # type: ignore[override]
-        module.update_average()
+        step = trainer.global_step
+        if module.ema is not None and step != self._step:
+            # A short run averages over about its last tenth, until that exceeds the decay's own horizon.
+            decay = min(module.run.trainer.ema_decay, (1 + step) / (10 + step))
+            get_ema_multi_avg_fn(decay)(list(module.ema.parameters()), list(module.model.parameters()), step)
+        self._step = step
 
 
 def zero_loss(module: nn.Module) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a run begins: at a checkpoint of its own, or with the weights of another model (`init_from`, `inflate_from`).
+"""Where a run begins: at a checkpoint of its own, or with the weights of another model (`init_from`).
 
 All ranks check a checkpoint together and follow rank 0's choice. Fields that change what is trained are refused, fields
 that only change where and how it runs are free; between them lie those that `trainer.accept_changes=true` lets through.
@@ -20,7 +20,6 @@ from nbp.generator.model import Generator
 from nbp.hub import models
 from nbp.system.distributed import PATIENCE
 from nbp.system.files import read_json
-from nbp.tokenizer.inflation import inflate
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints
 
@@ -201,10 +200,3 @@ def load_initial(model: nn.Module, kind: str, path: str) -> None:
         state = model.with_code_levels(source.without_code_levels().state_dict())   # folders hold no sums
     models.check_state_dict(model, state, path)
     model.load_state_dict(state)
-
-
-def load_inflated(model: nn.Module, path: str) -> None:
-    """Give a video tokenizer, in place, the weights of an image tokenizer in a native folder, see
-    `nbp.tokenizer.inflation`. ValueError: no tokenizer there, or one whose tensors do not inflate to the model's."""
-    _, _, state = models.load_model(path, "tokenizer")
-    model.load_state_dict(inflate(state, model, f"inflate_from={path}"))

@@ -87,8 +87,12 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: TrainingModule,  # type: ignore[override]
                              batch: object, batch_idx: int) -> None:
-        if batch_idx % self.accumulate == 0:
-            self._between_steps(trainer, module)
+        step = trainer.global_step
+        if batch_idx % self.accumulate:
+            return
+        if step != self._saved_step and (step % self.every == 0 or self._overdue or self._improved(trainer, module)):
+            self._save(trainer, module)
+        self.stop_if_asked(trainer, module)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, module: TrainingModule, *_: object) -> None:  # type: ignore[override]
         self.stop_if_asked(trainer, module)
@@ -106,12 +110,6 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_exception(self, *_: object) -> None:
         self.signals.restore()
-
-    def _between_steps(self, trainer: pl.Trainer, module: TrainingModule) -> None:
-        step = trainer.global_step
-        if step != self._saved_step and (step % self.every == 0 or self._overdue or self._improved(trainer, module)):
-            self._save(trainer, module)
-        self.stop_if_asked(trainer, module)
 
     def stop_if_asked(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         """Save and raise `Stopped` if a signal has come; every rank must call it, between two steps."""

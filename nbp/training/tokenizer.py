@@ -8,10 +8,8 @@ Legend: B batch, T H W pixels.
 """
 
 import math
-from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from einops import rearrange
 from pytorch_lightning.callbacks import Callback
@@ -24,14 +22,15 @@ from nbp.data.images import ImageDataset
 from nbp.evaluation.lpips import LPIPS
 from nbp.evaluation.quality import usage_and_entropy
 from nbp.hub.fetch import fetch_lpips
+from nbp.hub.models import load_model
 from nbp.tokenizer import losses
 from nbp.tokenizer.discriminator import Discriminator
+from nbp.tokenizer.inflation import inflate
 from nbp.tokenizer.model import Tokenizer
-from nbp.training.data import Batch, ClipDataModule, Phase
+from nbp.training.data import Batch, ClipDataModule
 from nbp.training.module import TrainingModule, zero_loss
 from nbp.training.muon import muon_groups
-from nbp.training.resume import load_inflated
-from nbp.training.validation import Reconstructions, ValidationFVD, kinetics_network, to_frames
+from nbp.training.validation import Samples, ValidationFVD, kinetics_network, to_frames
 
 LECAM_DECAY = 0.99
 
@@ -46,7 +45,8 @@ class TokenizerModule(TrainingModule[Tokenizer]):
     def __init__(self, run: TokenizerRun, perceptual: nn.Module | None = None) -> None:
         model = Tokenizer(run.model)
         if run.inflate_from is not None:
-            load_inflated(model, run.inflate_from)
+            _, _, state = load_model(run.inflate_from, "tokenizer")
+            model.load_state_dict(inflate(state, model, f"inflate_from={run.inflate_from}"))
         super().__init__(model, run, perceptual)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
@@ -188,10 +188,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         return reconstruction.clamp(0, 1)
 
     def on_validation_epoch_end(self) -> None:
-        counts = self._code_counts
-        if self.trainer.world_size > 1:
-            counts = self.trainer.strategy.reduce(counts, reduce_op="sum")
-        usage, entropy = usage_and_entropy(counts)
+        usage, entropy = usage_and_entropy(self.trainer.strategy.reduce(self._code_counts, reduce_op="sum"))
         self.log_dict({"val/code_usage": usage, "val/code_perplexity": entropy.exp()})
 
     def _histogram(self, indices: Tensor) -> Tensor:
@@ -217,23 +214,16 @@ def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Call
                          "DeepSpeed clips autoencoder and critics by their common norm, and the critics' is tens of "
                          "times larger; set optim.gradient_clip=0, or use ddp")
     perceptual = LPIPS.from_file(fetch_lpips("vgg"), "vgg") if run.loss.perceptual else None
-    phases = [Phase(p.steps, p.batch_size, p.num_frames) for p in run.curriculum]
     images, stills = run.images if run.images.share else None, None
     if images is not None and images.root is not None:
         stills = ImageDataset(run.data, images.root, images.train_list)
     data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
-                          phases, phases[-1].batch_size, run.trainer, run.accumulate, None, images, stills)
-    callbacks: list[Callback] = [
-        Reconstructions(Path(run.trainer.out) / "samples", run.trainer.val_samples, run.data.fps)]
+                          run.curriculum, run.curriculum[-1].batch_size, run.trainer, run.accumulate, None, images,
+                          stills)
+    callbacks: list[Callback] = [Samples(run.trainer, "reconstructions", lambda _, batch, outputs: [
+        to_frames(batch["video"]), to_frames(outputs)], run.data.fps)]
     if run.trainer.val_fvd_clips:
-        callbacks.append(ValidationFVD("val/rfvd", run.trainer.val_fvd_clips, _real, _reconstructed,
-                                       kinetics_network()))
+        callbacks.append(ValidationFVD(
+            "val/rfvd", run.trainer.val_fvd_clips, lambda _, batch: to_frames(batch["video"]),
+            lambda module, batch, _: to_frames(module.averaged(module.input(batch))[0]), kinetics_network()))
     return TokenizerModule(run, perceptual), data, callbacks
-
-
-def _real(module: TokenizerModule, batch: Batch) -> np.ndarray:
-    return to_frames(batch["video"])
-
-
-def _reconstructed(module: TokenizerModule, batch: Batch, seed: int) -> np.ndarray:
-    return to_frames(module.averaged(module.input(batch))[0])

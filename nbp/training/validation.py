@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
+from nbp.config import TrainerConfig
 from nbp.data.clips import video_to_frames
 from nbp.data.sheet import contact_sheet, write_picture
 from nbp.data.video_writing import write_video
@@ -34,10 +35,10 @@ ClipsOf = Callable[[Any, Batch, int], np.ndarray]   # (module, batch, seed) -> f
 PROTOCOL = Protocol("validation", network="i3d-tf", quantize="round", fit="squash", num_frames=None)
 
 
-def write_clips(trainer: pl.Trainer, folder: str | Path, name: str, rows: Sequence[Sequence[np.ndarray]],
+def write_clips(trainer: pl.Trainer, folder: str | Path, name: str, rows: Sequence[np.ndarray],
                 fps: float | None) -> None:
-    """Write clips as a picture (each clip a row of frames) and a video (each entry of `rows` a row of clips) at `fps`,
-    or 8; `name` is that in wandb."""
+    """Write clips as a picture (each clip a row of frames) and a video (each entry of `rows`, (n, T, H, W, 3), a row of
+    clips) at `fps`, or 8; `name` is that in wandb."""
     path = Path(folder) / f"step{trainer.global_step:07d}"
     length = min(len(clip) for row in rows for clip in row)
     picture = contact_sheet([clip[:length] for clips in zip(*rows) for clip in clips], NUM_FRAMES)
@@ -55,36 +56,25 @@ def to_frames(video: Tensor) -> np.ndarray:
     return video_to_frames(torch.nan_to_num(video.float()).cpu())
 
 
-class Reconstructions(Callback):
-    """The first validation clips above their reconstructions."""
+class Samples(Callback):
+    """Shows what `rows`, function(module, batch, output of `validation_step`) -> rows of clips for `write_clips`, makes
+    of the first `config.val_samples` validation clips."""
 
-    def __init__(self, folder: str | Path, num_clips: int = 4, fps: float | None = None) -> None:
-        self.folder, self.num_clips, self.fps = folder, num_clips, fps
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, module: TrainingModule, outputs: Tensor,  # type: ignore[override]
-                                batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        if batch_idx or not self.num_clips or not trainer.is_global_zero:
-            return
-        rows = [list(to_frames(video[:self.num_clips])) for video in (batch["video"], outputs)]
-        write_clips(trainer, self.folder, "reconstructions", rows, self.fps)
-
-
-class GeneratedSamples(Callback):
-    """Clips generated for the conditions of the first validation clips."""
-
-    def __init__(self, folder: str | Path, make_clips: ClipsOf, num_clips: int = 4, fps: float | None = None) -> None:
-        self.folder, self.make_clips, self.num_clips, self.fps = folder, make_clips, num_clips, fps
+    def __init__(self, config: TrainerConfig, name: str, rows: Callable[[Any, Batch, Any], list[np.ndarray]],
+                 fps: float | None) -> None:
+        self.config, self.name, self.rows, self.fps = config, name, rows, fps
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: TrainingModule,  # type: ignore[override]
-                                outputs: object, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        if batch_idx or not self.num_clips:
+                                outputs: Tensor | None, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        count = self.config.val_samples
+        if batch_idx or not count:
             return
-        # Every rank generates: under ZeRO-3 none can do so by itself.
         values: Any = batch
-        first: Any = {name: value[:self.num_clips] for name, value in values.items()}
-        clips = self.make_clips(module, first, 0)  # (n, T, H, W, 3)
+        first: Any = {name: value[:count] for name, value in values.items()}
+        # On every rank: under ZeRO-3 none can generate by itself.
+        rows = self.rows(module, first, None if outputs is None else outputs[:count])
         if trainer.is_global_zero:
-            write_clips(trainer, self.folder, "samples", [list(clips)], self.fps)
+            write_clips(trainer, Path(self.config.out) / "samples", self.name, rows, self.fps)
 
 
 class ValidationFVD(Callback):

@@ -94,11 +94,8 @@ def test_a_divergence_that_comes_back_ends_the_run_with_the_reason(tokenizer_run
 
 def test_patience_counts_optimizer_steps():
     """With 4 micro-batches a step, one bad one among good ones is no trouble, and a bad step counts once."""
-    class Module:
-        watched_shape = (1,)
-
-    trainer = SimpleNamespace(accumulate_grad_batches=4, world_size=1, global_step=0, is_global_zero=True)
-    guard, module = Guard(patience=3), Module()
+    trainer = SimpleNamespace(accumulate_grad_batches=4, global_step=0, is_global_zero=True)
+    guard, module = Guard(patience=3), SimpleNamespace(watched_shape=(1,), mean_over_ranks=lambda values: values)
     healthy, spike, bad = {"loss": 4.0}, {"loss": 7.0}, {"loss": 100.0}
     steps = [[healthy] * 4] * (WARMUP + 5) + [[spike, *[healthy] * 3]] + [[bad] * 4] * 2
     for batch_idx, values in enumerate(value for step in steps for value in step):

@@ -155,13 +155,13 @@ def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer
     import pytorch_lightning as pl
 
     from nbp.training import fit
-    from nbp.training.validation import ValidationFVD, kinetics_network
+    from nbp.training.validation import ValidationFVD, kinetics_network, to_frames
 
     run = load_tokenizer_run(f"data.val_list={os.path.join(clips_root, 'train.txt')}", "trainer.val_samples=0",
                              "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
     module, data, extra = tokenizer_builder.build(run)
-    same = ValidationFVD("val/rfvd", 8, tokenizer_builder._real, lambda module, batch, seed: tokenizer_builder._real(
-        module, batch), kinetics_network())
+    same = ValidationFVD("val/rfvd", 8, lambda module, batch: to_frames(batch["video"]),
+                         lambda module, batch, seed: to_frames(batch["video"]), kinetics_network())
     fit.build_trainer(run, module.max_steps, [same]).fit(module, data)
     assert isinstance(module, pl.LightningModule)
     assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from nbp.training.data import Images, Phase, StepBatchSampler, collate_bytes, float_video
+from nbp.config import CurriculumPhase, ImageConfig
+from nbp.training.data import StepBatchSampler, collate_bytes, float_video
 
-PHASES = [Phase(4, 3, 1), Phase(3, 2, 17)]
+PHASES = [CurriculumPhase(4, 1, 3), CurriculumPhase(3, 17, 2)]
 
 
 def batches(**arguments):
@@ -13,7 +14,7 @@ def batches(**arguments):
 
 
 def test_each_epoch_visits_every_item_once():
-    keys = [key for batch in StepBatchSampler(10, [Phase(10, 4, 1)]) for key in batch]
+    keys = [key for batch in StepBatchSampler(10, [CurriculumPhase(10, 1, 4)]) for key in batch]
     for epoch in range(4):
         assert sorted(key.item for key in keys[10 * epoch:10 * epoch + 10]) == list(range(10))
     assert [key.item for key in keys[:10]] != [key.item for key in keys[10:20]]
@@ -27,8 +28,8 @@ def test_a_later_start_continues_the_same_order():
 
 
 def test_ranks_share_what_one_process_sees():
-    together = [key for batch in StepBatchSampler(10, [Phase(5, 4, 1)]) for key in batch]
-    ranks = [list(StepBatchSampler(10, [Phase(5, 2, 1)], rank=rank, world=2)) for rank in range(2)]
+    together = [key for batch in StepBatchSampler(10, [CurriculumPhase(5, 1, 4)]) for key in batch]
+    ranks = [list(StepBatchSampler(10, [CurriculumPhase(5, 1, 2)], rank=rank, world=2)) for rank in range(2)]
     assert [key for pair in zip(*ranks) for batch in pair for key in batch] == together
 
 
@@ -38,18 +39,18 @@ def test_phases_set_clip_length_and_batch_size():
 
 
 def test_seeds_differ_between_visits_and_runs():
-    keys = [key for batch in StepBatchSampler(10, [Phase(10, 4, 1)]) for key in batch]
+    keys = [key for batch in StepBatchSampler(10, [CurriculumPhase(10, 1, 4)]) for key in batch]
     assert len({key.seed for key in keys}) == len(keys)
     assert batches(seed=1) != batches(seed=2)
 
 
-IMAGES = Images(share=0.3, batch_size=5, num_items=7, first_item=10)
+IMAGES = {"images": ImageConfig(share=0.3, batch_size=5), "num_pictures": 7}
 
 
 def test_images_take_their_share_and_leave_the_clips_in_order():
-    phases = [Phase(100, 3, 9)]
+    phases = [CurriculumPhase(100, 9, 3)]
     plain = [key for batch in StepBatchSampler(10, phases) for key in batch]
-    mixed = list(StepBatchSampler(10, phases, images=IMAGES))
+    mixed = list(StepBatchSampler(10, phases, **IMAGES))
     pictures = [batch for batch in mixed if batch[0].num_frames == 1]
     clips = [key for batch in mixed if batch[0].num_frames == 9 for key in batch]
     assert len(mixed) == 100 and len(pictures) == 30 and all(len(batch) == 5 for batch in pictures)
@@ -61,11 +62,11 @@ def test_images_take_their_share_and_leave_the_clips_in_order():
 
 
 def test_images_resume_and_split_over_ranks():
-    whole = batches(accumulate=2, images=IMAGES)
+    whole = batches(accumulate=2, **IMAGES)
     for step in range(7):
-        assert batches(accumulate=2, start_step=step, images=IMAGES) == whole[2 * step:]
-    phases = [Phase(40, 2, 9)]
-    ranks = [list(StepBatchSampler(10, phases, rank=rank, world=3, images=IMAGES)) for rank in range(3)]
+        assert batches(accumulate=2, start_step=step, **IMAGES) == whole[2 * step:]
+    phases = [CurriculumPhase(40, 9, 2)]
+    ranks = [list(StepBatchSampler(10, phases, rank=rank, world=3, **IMAGES)) for rank in range(3)]
     for together in zip(*ranks):
         assert len({(len(batch), batch[0].num_frames) for batch in together}) == 1
     pictures = [key for together in zip(*ranks) for batch in together for key in batch if key.num_frames == 1]
@@ -74,7 +75,8 @@ def test_images_resume_and_split_over_ranks():
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 1 / 3, 0.5, 0.9])
 def test_images_are_evenly_spread(share):
-    taken = [Images(share, 1, 1).takes(number) for number in range(3000)]
+    phases, images = [CurriculumPhase(3000, 9, 1)], ImageConfig(share, batch_size=1)
+    taken = [batch[0].num_frames == 1 for batch in StepBatchSampler(10, phases, images=images)]
     for start in range(0, 2900, 97):
         assert abs(sum(taken[start:start + 100]) - 100 * share) <= 1
 
