@@ -13,7 +13,7 @@ from nbp.system.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    from nbp.planning.text import plan_in_words  # here, as Lightning is an extra
+    from nbp.planning.plan import plan_in_words  # here, as Lightning is an extra
 
     options = parse(arguments)
     print(plan_in_words(options.config, options.overrides, options.gpus, options.gpu, options.utilisation))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -69,6 +69,14 @@ def config_digest(path: AnyPath) -> str:
 def to_dict(config: Section) -> dict[str, Any]:
     """Nested plain dict of a config dataclass."""
     return dataclasses.asdict(config)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values of a nested dict by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
 
 
 def save_config(config: Section, path: AnyPath) -> None:

@@ -193,7 +193,7 @@ class TrainerConfig(Section):
     def describe_batch(self, batch_size: int) -> str:
         """Batch arithmetic in words."""
         accumulate = self.micro_batches(batch_size)
-        return (f"batch {batch_size * self.devices * self.num_nodes * accumulate} = {batch_size} clips x "
+        return (f"{batch_size * self.devices * self.num_nodes * accumulate} = {batch_size} clips x "
                 f"{self.devices} devices x {self.num_nodes} nodes x {accumulate} accumulated")
 
 
@@ -236,7 +236,10 @@ class TokenizerRun(Section):
             if (phase.num_frames - 1) % stride or phase.num_frames > self.data.num_frames:
                 raise ValueError(f"curriculum.num_frames must be 1 + {stride}k and at most "
                                  f"data.num_frames = {self.data.num_frames}, got {phase.num_frames}")
-        _check_resolution(self.data, self.model)
+        for axis, side, stride in zip("hw", self.data.size, self.model.downsample[1:]):
+            if side % stride:
+                raise ValueError(f"data.resolution must be divisible by the tokenizer's stride {stride} in {axis}, got "
+                                 f"{self.data.resolution}")
 
 
 @dataclass
@@ -282,10 +285,3 @@ Run = TokenizerRun | GeneratorRun
 def _check_one_of(name: str, value: str, accepted: Sequence[str]) -> None:
     if value not in accepted:
         raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")
-
-
-def _check_resolution(data: DataConfig, model: TokenizerConfig) -> None:
-    for axis, side, stride in zip("hw", data.size, model.downsample[1:]):
-        if side % stride:
-            raise ValueError(f"data.resolution must be divisible by the tokenizer's stride {stride} in {axis}, got "
-                             f"{data.resolution}")

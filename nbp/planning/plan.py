@@ -1,17 +1,17 @@
-"""What a run needs before it is started: parameters, operations, memory, storage, hours. `text.py` puts it in words.
+"""What a run needs before it is started, in figures and in words: parameters, operations, memory, storage, hours.
 
 Parameters, operations and activations are counted on the real modules on the meta device; shares of ZeRO and buffers
 are arithmetic. Hours rest on a utilisation that the caller states.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
-from nbp.config import TokenizerRun
+from nbp.config import TokenizerRun, load_run
 from nbp.config.runs import STRATEGIES, Run
 from nbp.data.annotations import read_annotations
 from nbp.data.tokens import TokenDataset
@@ -19,6 +19,9 @@ from nbp.planning.memory import Memory, device_memory
 from nbp.training.flops import GPUS, Gpu, build_module, flops_per_step, micro_batch_flops, micro_batches, num_steps
 from nbp.training.generator import GeneratorModule
 from nbp.training.tokenizer import TokenizerModule
+
+MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "average", "frozen", "buffers", "activations", "logits", "total",
+                  "host")
 
 
 @dataclass(frozen=True)
@@ -36,30 +39,18 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Storage:
-    """Bytes on disk."""
-
-    checkpoint: int
-    model: int
-    tokens_per_1000_clips: int
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a run needs."""
-
+    run: Run
     gpus: int
     gpu_memory: int                     # bytes of one
     precision: str
-    strategy: str
     utilisation: float
-    accumulate: int
-    keep_last: int
-    steps: int
     parameters: dict[str, int]          # by part
     stretches: list[Stretch]
     memory: dict[str, Memory]           # of one device, by strategy
-    storage: Storage
+    checkpoint: int                     # bytes of one
+    model: int                          # bytes of the exported one
+    tokens: int                         # bytes of the tokens of 1000 whole clips
     train_clips: int | None             # None: the training set is not here
 
     @property
@@ -68,16 +59,10 @@ class Plan:
 
 
 def plan_run(run: Run, gpu: str | Gpu, utilisation: float, strategies: Sequence[str] | None = None) -> Plan:
-    """Plan a run on `trainer.devices` x `trainer.num_nodes` GPUs.
-
-    Args:
-        gpu: key of GPUS, or another device.
-        utilisation: share of the GPU's peak rate that the run reaches, recomputation counted as work, in (0, 1].
-        strategies: whose memory is wanted; None: all that the run could have.
-
-    Raises:
-        ValueError: unknown GPU, a utilisation outside (0, 1], or a bf16-mixed run on a GPU without bfloat16.
-    """
+    """Plan a run on `trainer.devices` x `trainer.num_nodes` GPUs, `gpu` being a key of GPUS or another device.
+    `utilisation` is the share of its peak rate that the run reaches, recomputation counted as work, in (0, 1];
+    `strategies` those whose memory is wanted (None: all that the run could have). ValueError: unknown GPU, a
+    utilisation outside (0, 1], or a bf16-mixed run on a GPU without bfloat16."""
     device = gpu if isinstance(gpu, Gpu) else GPUS.get(gpu)
     if device is None:
         raise ValueError(f"--gpu is {gpu!r}; accepted: {', '.join(GPUS)}")
@@ -88,16 +73,17 @@ def plan_run(run: Run, gpu: str | Gpu, utilisation: float, strategies: Sequence[
     low = run.trainer.precision != "32-true" and bool(device.bf16_tflops)
     peak = 1e12 * (device.bf16_tflops if low else device.fp32_tflops)
     module, world = build_module(run), run.trainer.devices * run.trainer.num_nodes
+    averaged = _count(module.ema)
     return Plan(
-        gpus=world, gpu_memory=device.memory_gb * 10**9, precision="bf16-mixed" if low else "32-true",
-        strategy=run.trainer.strategy, utilisation=utilisation, accumulate=run.accumulate,
-        keep_last=run.trainer.keep_last, steps=num_steps(run), parameters=count_parameters(module),
+        run, gpus=world, gpu_memory=device.memory_gb * 10**9, precision="bf16-mixed" if low else "32-true",
+        utilisation=utilisation, parameters=count_parameters(module),
         stretches=_stretches(run, world, peak * utilisation), memory=_memory(run, world, low, strategies),
-        storage=_storage(run, module, low), train_clips=_train_clips(run))
+        checkpoint=checkpoint_bytes(run.trainer.strategy, _count(module) - averaged, averaged, low),
+        model=4 * _count(module.model), tokens=2000 * _tokens(run, run.data.num_frames if run.data is not None else 0),
+        train_clips=_train_clips(run))
 
 
 def count_parameters(module: TokenizerModule | GeneratorModule) -> dict[str, int]:
-    """Number of parameters by part."""
     if isinstance(module, TokenizerModule):
         counts = {"encoder": _count(module.model.encoder), "decoder": _count(module.model.decoder)}
         if module.discriminator is not None:
@@ -115,7 +101,6 @@ def _count(module: nn.Module | None) -> int:
 
 
 def _stretches(run: Run, world: int, rate: float) -> list[Stretch]:
-    """One entry per stretch of steps that do the same work."""
     entries, first, parallel = [], 0, world * run.accumulate
     for steps in _lengths(run):
         step = first + steps - 1
@@ -174,21 +159,66 @@ def _train_clips(run: Run) -> int | None:
     return len(read_annotations(path)) if path.is_file() else None
 
 
-def _storage(run: Run, module: TokenizerModule | GeneratorModule, low: bool) -> Storage:
-    """Of a checkpoint, of the exported model and of the tokens of 1000 whole clips."""
-    averaged = _count(module.ema)
-    size = checkpoint_bytes(run.trainer.strategy, _count(module) - averaged, averaged, low)
-    tokens = _tokens(run, run.data.num_frames if run.data is not None else 0)
-    return Storage(size, 4 * _count(module.model), 2000 * tokens)
-
-
 def checkpoint_bytes(strategy: str, trained: int, averaged: int, low_precision: bool) -> int:
-    """Bytes of a checkpoint of `trained` parameters, `averaged` of which have a moving average.
-
-    AdamW keeps two float32 moments. DeepSpeed keeps its float32 weights with them, and the module's own weights once
-    more, in their precision; under ZeRO-3 the module has none.
-    """
+    """Bytes of a checkpoint of `trained` parameters, `averaged` of which have a moving average. AdamW keeps two float32
+    moments. DeepSpeed keeps its float32 weights with them, and the module's own weights once more, in their precision;
+    under ZeRO-3 the module has none."""
     weights = 4
     if strategy.startswith("deepspeed"):
         weights += 0 if strategy.startswith("deepspeed_3") else 2 if low_precision else 4
     return (weights + 8) * trained + 4 * averaged
+
+
+def plan_in_words(config: str, overrides: Iterable[str], gpus: int, gpu: str, utilisation: float) -> str:
+    """Plan a run file on `gpus` devices; arguments and errors as of `load_run` and `plan_run`."""
+    run = load_run(config, [f"trainer.devices={gpus}", "trainer.num_nodes=1", *overrides])
+    plan = plan_run(run, gpu, utilisation)
+    return "\n".join([
+        f"{config} on {gpus} x {gpu}, {plan.precision}, strategy {run.trainer.strategy}",
+        *_parameters(plan), *_work(plan), *_memory_table(plan), *_data(plan), *_storage(plan),
+        f"\ntime at {plan.utilisation:.0%} of the peak rate (an assumption): {plan.hours:.1f} hours, "
+        f"{plan.hours * plan.gpus:.0f} GPU hours"])
+
+
+def _parameters(plan: Plan) -> list[str]:
+    total = sum(count for name, count in plan.parameters.items() if "frozen" not in name)
+    lines = [f"  {name:28s} {count / 1e6:10.1f} M" for name, count in plan.parameters.items()]
+    return [f"\nparameters {total / 1e6:.1f} M trained", *lines]
+
+
+def _work(plan: Plan) -> list[str]:
+    lines = ["\nwork of an optimizer step (forward and backward, all devices)"]
+    for stretch in plan.stretches:
+        last = stretch.first_step + stretch.steps - 1
+        what = f"steps {stretch.first_step} to {last}: {stretch.clips_per_step:.0f} clips"
+        what += f" of {stretch.num_frames} frames" if stretch.num_frames else ""
+        more = stretch.executed_flops_per_step / stretch.model_flops_per_step
+        again = f", {more:.2f} times that with recomputation" if more > 1.001 else ""
+        lines.append(f"  {what}: {stretch.model_flops_per_step:.3e} FLOPs{again}")
+    return lines + [f"  {plan.gpus} devices, {plan.run.accumulate} micro-batches each"]
+
+
+def _memory_table(plan: Plan) -> list[str]:
+    lines = ["\nmemory of one device in GB (10^9 bytes), in the middle of a step",
+             f"  {'strategy':20s}" + "".join(f"{column:>12s}" for column in MEMORY_COLUMNS)]
+    for name, memory in plan.memory.items():
+        cells = "".join(f"{getattr(memory, column) / 1e9:12.2f}" for column in MEMORY_COLUMNS)
+        lines.append(f"  {name:20s}{cells}   {'fits' if memory.total <= plan.gpu_memory else 'DOES NOT FIT'}")
+    return lines + ["  without CUDA's context, kernels' scratch memory and fragmentation: leave a tenth free"]
+
+
+def _data(plan: Plan) -> list[str]:
+    clips = sum(stretch.steps * stretch.clips_per_step for stretch in plan.stretches)
+    tokens = sum(stretch.steps * stretch.tokens_per_step for stretch in plan.stretches)
+    lines = [f"\ndata: {num_steps(plan.run)} steps see {clips:.3e} clips, {tokens:.3e} tokens"]
+    if plan.train_clips is None:
+        return lines + ["  the training set is not here: no number of epochs"]
+    return lines + [f"  {plan.train_clips} training clips: {clips / plan.train_clips:.1f} epochs"]
+
+
+def _storage(plan: Plan) -> list[str]:
+    keep = plan.run.trainer.keep_last
+    return [f"\nstorage: {plan.checkpoint / 1e9:.2f} GB a checkpoint, {plan.model / 1e9:.2f} GB the model, "
+            f"{plan.tokens / 1e6:.2f} MB tokens of 1000 clips",
+            f"  {(keep + 1) * plan.checkpoint / 1e9:.2f} GB for {keep + 1} checkpoints, the newest "
+            f"(trainer.keep_last={keep}) and the best; one more while the next is written"]

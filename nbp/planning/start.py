@@ -7,7 +7,7 @@ import torch
 from nbp.config import TokenizerRun
 from nbp.config.runs import Run
 from nbp.planning.plan import Plan, plan_run
-from nbp.training.flops import Gpu, known_gpu
+from nbp.training.flops import Gpu, known_gpu, num_steps
 
 # Shares of the peak rate: as `nbp.plan` assumes, and what the quickstart's runs reached of the products of a CPU, in
 # float32 with AVX2 and in bfloat16 with AMX, where small layers leave most of it unused.
@@ -29,8 +29,7 @@ def start_table(run: Run) -> str:
     parts = ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in plan.parameters.items())
     took = f"{plan.hours:.1f} hours" if plan.hours >= 1 else f"{60 * plan.hours:.1f} minutes"
     rows = {"parameters": f"{trained / 1e6:.2f} M trained; {parts}", "data": _data(run, plan),
-            "batch": run.trainer.describe_batch(batch_size).removeprefix("batch "),
-            "steps": f"{plan.steps}, {flops:.2e} FLOPs in all",
+            "batch": run.trainer.describe_batch(batch_size), "steps": f"{num_steps(run)}, {flops:.2e} FLOPs in all",
             "memory": f"{plan.memory[strategy].total / 1e9:.2f} GB of a device by the plan; {strategy}, "
                       f"{run.trainer.precision}",
             "time": f"{took} by the plan, at {share:.0%} of {rate}"}

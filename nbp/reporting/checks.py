@@ -16,9 +16,9 @@ class Check:
     name: str
     value: float
     limit: float
-    higher: bool
     required: str
     baseline: str
+    higher: bool = False
 
     @property
     def passed(self) -> bool:
@@ -30,29 +30,22 @@ def checks(scores: Mapping[str, Mapping[str, Any]]) -> list[Check]:
     real, pooled, rebuilt, made = (scores[name] for name in ("real", "pooled", "reconstruction", "generated"))
     still = scores["frozen"]["fvd_to_reconstructions"]
     by_class, uniform = scores["class_tokens"]["fvd"], scores["uniform_tokens"]["fvd"]
-
-    def below(name: str, value: float, limit: float, required: str, baseline: str) -> Check:
-        return Check(name, value, limit, False, required, baseline)
-
-    def at_least(name: str, value: float, limit: float, required: str, baseline: str) -> Check:
-        return Check(name, value, limit, True, required, baseline)
-
     return [
-        below("Reconstruction, LPIPS", rebuilt["lpips"], pooled["lpips"], f"below {pooled['lpips']:.3f}",
+        Check("Reconstruction, LPIPS", rebuilt["lpips"], pooled["lpips"], f"below {pooled['lpips']:.3f}",
               f"pooled pixels {pooled['lpips']:.3f}"),
-        below("Reconstruction, rFVD", rebuilt["fvd"], pooled["fvd"], f"below {pooled['fvd']:.1f}",
+        Check("Reconstruction, rFVD", rebuilt["fvd"], pooled["fvd"], f"below {pooled['fvd']:.1f}",
               f"pooled pixels {pooled['fvd']:.1f}"),
-        at_least("Reconstruction, PSNR (dB)", rebuilt["psnr"], pooled["psnr"] - MAX_PSNR_LOSS_DB,
-                 f"at least {pooled['psnr'] - MAX_PSNR_LOSS_DB:.2f}, at most {MAX_PSNR_LOSS_DB:g} dB less",
-                 f"pooled pixels {pooled['psnr']:.2f}"),
-        below("Generation, gFVD against class frequencies", made["fvd"], by_class, f"below {by_class:.1f}",
+        Check("Reconstruction, PSNR (dB)", rebuilt["psnr"], pooled["psnr"] - MAX_PSNR_LOSS_DB,
+              f"at least {pooled['psnr'] - MAX_PSNR_LOSS_DB:.2f}, at most {MAX_PSNR_LOSS_DB:g} dB less",
+              f"pooled pixels {pooled['psnr']:.2f}", higher=True),
+        Check("Generation, gFVD against class frequencies", made["fvd"], by_class, f"below {by_class:.1f}",
               f"tokens by class frequency {by_class:.1f}"),
-        below("Generation, gFVD against chance", made["fvd"], UNIFORM_SHARE * uniform,
+        Check("Generation, gFVD against chance", made["fvd"], UNIFORM_SHARE * uniform,
               f"below {UNIFORM_SHARE * uniform:.1f}, half of chance", f"uniform random tokens {uniform:.1f}"),
-        at_least("Generation, class consistency", made["class_consistency"], MIN_CONSISTENCY,
-                 f"at least {MIN_CONSISTENCY:.0%}",
-                 f"real {real['class_consistency']:.0%}, reconstructions {rebuilt['class_consistency']:.0%}, "
-                 f"chance {1 / len(real['class_consistency_by_class']):.0%}"),
-        below("Prediction in the tokenizer's own pictures, FVD", scores["predicted"]["fvd_to_reconstructions"], still,
+        Check("Generation, class consistency", made["class_consistency"], MIN_CONSISTENCY,
+              f"at least {MIN_CONSISTENCY:.0%}",
+              f"real {real['class_consistency']:.0%}, reconstructions {rebuilt['class_consistency']:.0%}, "
+              f"chance {1 / len(real['class_consistency_by_class']):.0%}", higher=True),
+        Check("Prediction in the tokenizer's own pictures, FVD", scores["predicted"]["fvd_to_reconstructions"], still,
               f"below {still:.1f}", f"last given frame, reconstructed and repeated, {still:.1f}"),
     ]

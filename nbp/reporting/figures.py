@@ -1,4 +1,4 @@
-"""Figures of the report, each as SVG text for the page and as a PNG file.
+"""Figures of the reports, on runs and on the sensitivity of scores, each as SVG text for the page and as a PNG file.
 
 Text and axes of the SVG take the colour of the page around them, so that it reads on light and dark alike.
 """
@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nbp.config import GeneratorConfig
+from nbp.evaluation.statement import PresetRow, Response
+from nbp.evaluation.uncertainty import SampleCurve
 from nbp.generator.masks import attention_mask
 from nbp.generator.sequence import Layout
 from nbp.reporting.inputs import Curves
@@ -151,4 +153,64 @@ def consistency_figure(scores: Mapping[str, Any], classes: Sequence[str]) -> Fig
         axes.set_ylim(0, 1.02)
         axes.set_title("Share of clips nearest to the centroid of their own class")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def presets_figure(rows: Sequence[PresetRow]) -> Figure:
+    """Bars of the same pair of sets under every preset that could be scored."""
+    scored = [row for row in rows if "fvd" in row]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((7.2, 0.9 + 0.32 * max(1, len(scored))), layout="constrained")
+        axes = figure.subplots()
+        bars = axes.barh([row["preset"] for row in scored], [row["fvd"] for row in scored], color=BLUE, height=0.6)
+        axes.bar_label(bars, fmt="%.4g", padding=3, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        left_out = [row["preset"] for row in rows if "fvd" not in row]
+        axes.set_xlabel("Frechet distance" + (f"; not scored: {', '.join(left_out)}" if left_out else ""))
+        axes.set_title("One pair of sets under every preset")
+    return figure
+
+
+def curve_figure(curve: SampleCurve) -> Figure:
+    """Distance against the number of clips and against its inverse, with the line to infinitely many."""
+    clips, values = np.array(curve["clips"]), np.array(curve["fvd"])
+
+    def fit(inverse: np.ndarray) -> np.ndarray:
+        return curve["infinite"] + curve["slope"] * inverse
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((9.6, 3), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        dense = np.linspace(clips[0], clips[-1] * 1.5, 200)
+        inverse = np.linspace(0, 1 / clips[0], 2)
+        left.plot(clips, values, "o", color=BLUE, markersize=4, label="scored")
+        left.plot(dense, fit(1 / dense), color=ORANGE, label="a + b / clips")
+        right.plot(1 / clips, values, "o", color=BLUE, markersize=4)
+        right.plot(inverse, fit(inverse), color=ORANGE)
+        for axes, title in ((left, "Number of clips"), (right, "1 / clips")):
+            axes.axhline(curve["infinite"], color=INK, linewidth=0.7, linestyle="--",
+                         label=f"infinitely many: {curve['infinite']:.4g}")
+            axes.set_xlabel(title)
+        left.set_ylabel("Frechet distance")
+        left.legend()
+    return figure
+
+
+def corruptions_figure(responses: Mapping[str, Response]) -> Figure:
+    """A panel for each kind of damage."""
+    columns = 3
+    num_rows = math.ceil(len(responses) / columns)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((9.6, 2.3 * num_rows), layout="constrained")
+        panels = list(figure.subplots(num_rows, columns, squeeze=False).flat)
+        for axes, (name, row) in zip(panels, responses.items()):
+            steps = range(len(row["levels"]))
+            axes.plot(steps, row["fvd"], "o-", color=BLUE if row["monotone"] else ORANGE, markersize=4)
+            axes.set_xticks(steps, [f"{level:g}" for level in row["levels"]])
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(row["unit"])
+            axes.set_title(name + ("" if row["monotone"] else " (does not rise)"))
+        for axes in panels[len(responses):]:
+            axes.set_axis_off()
     return figure

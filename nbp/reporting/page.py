@@ -8,14 +8,12 @@ CSS = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 
 def page(title: str, body: str) -> str:
-    """A whole document around HTML text."""
     return ("<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
             "<meta name='viewport' content='width=device-width, initial-scale=1'>"
             f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>\n{body}\n</main></body></html>\n")
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what is below it."""
     return f"<h2>{escape(title)}</h2>\n" + "\n".join(parts)
 
 
@@ -34,7 +32,7 @@ def tiles(values: Mapping[str, str]) -> str:
 def table(header: Sequence[str], rows: Iterable[Iterable[object]], numbers: Container[int] = ()) -> str:
     """A table; cells are plain text, or `Html`. Columns `numbers` are set flush right."""
     def cell(tag: str, column: int, value: object) -> str:
-        text = value.text if isinstance(value, Html) else escape(str(value))
+        text = value if isinstance(value, Html) else escape(str(value))
         return f"<{tag}{' class=number' if column in numbers else ''}>{text}</{tag}>"
 
     lines = ["<tr>" + "".join(cell("th", column, title) for column, title in enumerate(header)) + "</tr>"]
@@ -42,11 +40,8 @@ def table(header: Sequence[str], rows: Iterable[Iterable[object]], numbers: Cont
     return "<div class=scroll><table>" + "\n".join(lines) + "</table></div>"
 
 
-class Html:
+class Html(str):
     """Text that is HTML already."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
 
 
 def verdict(passed: bool, distance: str) -> Html:
@@ -55,7 +50,6 @@ def verdict(passed: bool, distance: str) -> Html:
 
 
 def code(text: str) -> Html:
-    """A command."""
     return Html(f"<code>{escape(text)}</code>")
 
 
@@ -65,7 +59,6 @@ def bar(share: float) -> Html:
 
 
 def figure(svg: str, caption: str) -> str:
-    """A picture with a caption."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
@@ -84,6 +77,5 @@ def clips(items: Sequence[str], column: int = 1040) -> str:
 
 
 def definitions(values: Mapping[str, object]) -> str:
-    """Names and their values."""
     return "<dl>" + "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>"
                             for name, value in values.items()) + "</dl>"

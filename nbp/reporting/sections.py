@@ -134,7 +134,6 @@ def predicted(run: Run) -> str:
 
 
 def training(run: Run) -> str:
-    """Curves of both trainings."""
     tokenizer = figures.curves_figure(run.curves["tokenizer"], figures.TOKENIZER_PANELS, run.phases)
     chance = math.log(run.generator.num_codes)
     generator = figures.curves_figure(run.curves["generator"], figures.GENERATOR_PANELS,
@@ -147,7 +146,6 @@ def training(run: Run) -> str:
 
 
 def mask(run: Run) -> str:
-    """The attention mask of this generator."""
     config = run.generator
     start = ("The first block is predicted token by token, the others whole." if config.start == "hybrid"
              else "Every block is predicted whole.")

@@ -4,14 +4,14 @@ Read from what the run has written so far, so that it can be looked at while it 
 """
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from nbp.config import GeneratorRun, TokenizerRun, load_run, to_dict
+from nbp.config.loading import flat
 from nbp.hub.about import read_about
 from nbp.reporting import figures, page
-from nbp.reporting.inputs import Curves, read_curves
+from nbp.reporting.inputs import read_curves
 from nbp.system.files import write_text
 from nbp.training.flops import num_steps
 
@@ -35,23 +35,21 @@ def write_training_report(folder: str | Path) -> Path:
     curves = read_curves(folder)
     panels = figures.TOKENIZER_PANELS if isinstance(run, TokenizerRun) else figures.GENERATOR_PANELS
     total = num_steps(run)
-    done = max(steps[-1] for steps, _ in curves.values()) + 1
+    done = min(total, max(steps[-1] for steps, _ in curves.values()) + 1)
+    tiles = {"steps": f"{done:,} of {total:,}"} | {
+        label: f"{curves[name][1][-1]:.4g}" for name, label in TILES.items() if name in curves}
     drawn = figures.write_figure(figures.curves_figure(curves, panels), folder / "figure_training.png")
-    parts = [f"<h1>{run.kind.capitalize()}: {folder.resolve().name}</h1>", page.tiles(_tiles(curves, done, total)),
+    parts = [f"<h1>{run.kind.capitalize()}: {folder.resolve().name}</h1>", page.tiles(tiles),
              page.section("Curves", page.figure(drawn, "By optimizer step."))]
     if samples := list(_samples(folder)):
         parts.append(page.section("Samples over time", *samples))
     if scores := read_about(folder / "model").scores:
         parts.append(page.section("Scores", page.table(["score", "value", "protocol"], [
             [score.metric, f"{score.value:.4g}", score.protocol] for score in scores], numbers=(1,))))
-    parts.append(page.section("What it was asked to do", page.definitions(dict(_flat(to_dict(run))))))
+    parts.append(page.section("What it was asked to do", page.definitions({
+        name: value for name, value in flat(to_dict(run)).items() if value is not None})))
     write_text(folder / "report.html", page.page(f"{run.kind} {folder.resolve().name}", "\n".join(parts)))
     return folder / "report.html"
-
-
-def _tiles(curves: Curves, done: int, total: int) -> dict[str, str]:
-    values = {"steps": f"{min(done, total):,} of {total:,}"}
-    return values | {label: f"{curves[name][1][-1]:.4g}" for name, label in TILES.items() if name in curves}
 
 
 def _samples(folder: Path) -> Iterator[str]:
@@ -61,12 +59,3 @@ def _samples(folder: Path) -> Iterator[str]:
     for path in [found[number] for number in chosen] if found else []:
         data = f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
         yield page.figure(f"<img src='{data}' alt='{path.stem}' style='max-width:100%'>", path.stem)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted name, value) of every field that is set."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            yield prefix + name, value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nbp.config import CurriculumPhase, ImageConfig, TrainerConfig
+from nbp.config.runs import CurriculumPhase, ImageConfig, TrainerConfig
 from nbp.data.dataset import Sample, VideoDataset
 from nbp.data.images import ImageDataset, JointDataset
 from nbp.data.tokens import TokenDataset, TokenSample

@@ -13,7 +13,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from nbp.config import CurriculumPhase, GeneratorConfig, GeneratorRun
+from nbp.config import GeneratorConfig, GeneratorRun
+from nbp.config.runs import CurriculumPhase
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
 from nbp.generator.conditions import condition_encoder

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nbp.config import OptimConfig
+from nbp.config.runs import OptimConfig
 from nbp.training.muon import Muon
 
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from nbp.config import to_dict
-from nbp.config.loading import REMOVED
+from nbp.config.loading import REMOVED, flat
 from nbp.config.runs import Run
 from nbp.generator.model import Generator
 from nbp.hub import models
@@ -133,7 +133,11 @@ def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, 
     """Fields that differ between two nested dicts: dotted name -> (saved, current). Fields that the saved one lacks are
     newer than it and left out, as are `REMOVED` ones; batch size, devices and accumulation appear as `global batch`
     where their product differs."""
-    old, new = _flat(saved), _flat(current)
+    old, new = flat(saved), flat(current)
+    for values in (old, new):       # the curriculum's batch sizes are compared with the number of devices
+        if "curriculum" in values:
+            values["curriculum"] = [{name: value for name, value in phase.items() if name != "batch_size"}
+                                    for phase in values["curriculum"]]
     old["trainer.accumulate"], new["trainer.accumulate"] = _micro_batches(saved), _micro_batches(current)
     if old["trainer.precision"] == "auto":     # earlier code stored the word, not what it stood for
         old["trainer.precision"] = new["trainer.precision"]
@@ -143,18 +147,6 @@ def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, 
     if batches[0] != batches[1]:
         changes["global batch"] = batches
     return changes
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if prefix + name == "curriculum":  # its batch sizes are compared with the number of devices
-            value = [{key: x for key, x in phase.items() if key != "batch_size"} for phase in value]
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _batch_sizes(run: dict[str, Any]) -> list[int]:

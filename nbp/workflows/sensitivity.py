@@ -140,8 +140,7 @@ def lines(report: Sensitivity) -> list[str]:
 
 def write_report(report: Sensitivity, out: Path) -> list[Path]:
     """Write OUT/sensitivity.json, .txt and three pictures; returns their paths."""
-    from nbp.reporting import evaluation_figures as figures
-    from nbp.reporting.figures import write_figure
+    from nbp.reporting import figures
 
     write_json(out / "sensitivity.json", report)
     write_text(out / "sensitivity.txt", "\n".join(lines(report)) + "\n")
@@ -150,5 +149,5 @@ def write_report(report: Sensitivity, out: Path) -> list[Path]:
                 "corruptions": figures.corruptions_figure(report["corruptions"])}
     paths = [out / f"sensitivity_{name}.png" for name in pictures]
     for path, picture in zip(paths, pictures.values()):
-        write_figure(picture, path)
+        figures.write_figure(picture, path)
     return paths

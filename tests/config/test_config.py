@@ -194,7 +194,7 @@ def test_the_global_batch_stays_whatever_the_number_of_devices(devices, nodes, a
                        ("tokenizer_ucf101", "curriculum=[{steps: 1, num_frames: 17, batch_size: 4}]")):
         run = load_run(CONFIGS / f"{name}.yaml", [f"trainer.devices={devices}", f"trainer.num_nodes={nodes}", size])
         assert run.accumulate == accumulate
-        assert run.trainer.describe_batch(4) == (f"batch 256 = 4 clips x {devices} devices x {nodes} nodes x "
+        assert run.trainer.describe_batch(4) == (f"256 = 4 clips x {devices} devices x {nodes} nodes x "
                                                  f"{accumulate} accumulated")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbp.config import OptimConfig
+from nbp.config.runs import OptimConfig
 from nbp.training.optim import lr_factor, weight_decay_groups
 
 

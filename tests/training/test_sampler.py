@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nbp.config import CurriculumPhase, ImageConfig
+from nbp.config.runs import CurriculumPhase, ImageConfig
 from nbp.training.data import StepBatchSampler, collate_bytes, float_video
 
 PHASES = [CurriculumPhase(4, 1, 3), CurriculumPhase(3, 17, 2)]
