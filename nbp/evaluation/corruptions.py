@@ -61,10 +61,7 @@ def corrupted(clips: Clips, name: str, damage: Damage, level: float, num_frames:
     """A set with every clip damaged as far as `level` says, in its first `num_frames` or all; the random part depends
     on the clip's number only. `name` goes into the set's name and fingerprint."""
     def read(number: int) -> np.ndarray:
-        frames = clips[number][:num_frames].numpy()
-        if frames.dtype != np.uint8:
-            frames = _to_uint8(frames * 255)
-        return damage(frames, level, np.random.default_rng(number))
+        return damage(clips.pixels(number)[:num_frames], level, np.random.default_rng(number))
 
     made_of = f"{clips.fingerprint} {name} {level} {num_frames} {CORRUPTIONS_VERSION}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()

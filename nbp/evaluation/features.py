@@ -110,6 +110,11 @@ class Clips(Dataset[Tensor]):
         return Clips(f"{self.name}, frames {first} to {first + size - 1}", self.count, read, digest, self.labels,
                      self.forkable, self.content, self.rates)
 
+    def pixels(self, number: int) -> np.ndarray:
+        """A clip as uint8 (T,H,W,3), rounded where it is float."""
+        frames = self[number].numpy()
+        return frames if frames.dtype == np.uint8 else (frames * 255).round().clip(0, 255).astype(np.uint8)
+
     def __len__(self) -> int:
         return self.count
 
@@ -134,14 +139,14 @@ def extract_features(clips: Clips, network: FeatureNetwork, protocol: Protocol, 
                for number in range(start, min(start + CHUNK, len(clips)))]
     rows: Iterable[tuple[int, np.ndarray]] = _rows(clips, numbers, network, protocol, how)
     rows = progress(rows, len(numbers), f"features of {clips.name}", "clips") if numbers else ()
-    if how.barrier is None or how.world == 1:
+    problem = ""
+    try:
         chunks |= _written(folder, rows, len(clips))
-    else:
-        problem = ""
-        try:
-            _written(folder, rows, len(clips))
-        except ValueError as error:
-            problem = str(error)
+    except ValueError as error:
+        if how.world == 1:
+            raise
+        problem = str(error)
+    if how.world > 1 and how.barrier is not None:
         how.barrier(problem)
         chunks = _read_chunks(folder, starts, len(clips))
     return np.concatenate([chunks[start] for start in starts])  # (N, D)
@@ -235,23 +240,21 @@ def _cache_folder(cache_dir: str | Path, clips: Clips, network: FeatureNetwork, 
 
 
 def _read_chunks(folder: Path | None, starts: Iterable[int], total: int) -> dict[int, np.ndarray]:
-    """{start: features} of the chunks of a set of `total` clips that are there."""
-    found = ((start, _read_chunk(folder, start, total)) for start in starts)
-    return {start: chunk for start, chunk in found if chunk is not None}
-
-
-def _read_chunk(folder: Path | None, start: int, total: int) -> np.ndarray | None:
-    """Features of the chunk of a set of `total` clips that begins at `start`; None if not there, or damaged."""
-    path = None if folder is None else folder / f"{start:08d}.npy"
-    if path is None or not path.is_file():
-        return None
-    rows = min(CHUNK, total - start)
-    try:
-        features = np.load(path, allow_pickle=False)
-        if features.ndim == 2 and len(features) == rows and np.isfinite(features).all():
-            return features
-        problem = f"holds {features.dtype} {features.shape}, expected are {rows} rows of finite numbers"
-    except (ValueError, EOFError, OSError) as error:
-        problem = f"cannot be read: {error}"
-    warnings.warn(f"{path} {problem}; its clips are extracted again")
-    return None
+    """{start: features} of the chunks of a set of `total` clips that are there and not damaged."""
+    found: dict[int, np.ndarray] = {}
+    if folder is None:
+        return found
+    for start in starts:
+        path, rows = folder / f"{start:08d}.npy", min(CHUNK, total - start)
+        if not path.is_file():
+            continue
+        try:
+            features = np.load(path, allow_pickle=False)
+            if features.ndim == 2 and len(features) == rows and np.isfinite(features).all():
+                found[start] = features
+                continue
+            problem = f"holds {features.dtype} {features.shape}, expected are {rows} rows of finite numbers"
+        except (ValueError, EOFError, OSError) as error:
+            problem = f"cannot be read: {error}"
+        warnings.warn(f"{path} {problem}; its clips are extracted again")
+    return found

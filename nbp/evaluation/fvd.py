@@ -31,9 +31,9 @@ class FeatureStats(NamedTuple):
         return self.scatter / (self.count - 1)
 
 
-def empty_stats(num_features: int, device: str | torch.device = "cpu") -> FeatureStats:
+def empty_stats(num_features: int) -> FeatureStats:
     """Statistics of no features at all."""
-    zeros = torch.zeros(num_features + 1, num_features, dtype=torch.float64, device=device)
+    zeros = torch.zeros(num_features + 1, num_features, dtype=torch.float64)
     return FeatureStats(zeros.new_zeros(()), zeros[0], zeros[1:])
 
 
@@ -88,8 +88,13 @@ def stats_distance(real: FeatureStats, fake: FeatureStats) -> float:
     widths. Warns with the bias where a set has fewer than 2048 clips."""
     if real.mean.shape != fake.mean.shape:
         raise ValueError(f"real has {len(real.mean)} features and fake {len(fake.mean)}")
-    for name, stats in (("real", real), ("fake", fake)):
-        check_count(int(stats.count), name)
+    for name, count in (("real", int(real.count)), ("fake", int(fake.count))):
+        check_enough(count, name)
+        if count < 2048:
+            bias = ", ".join(f"{share:.2g} of the trace at {n}" for n, share in SAMPLE_BIAS.items())
+            warnings.warn(f"the {name} set has only {count} clips. The distance is biased upwards: two samples of one "
+                          f"400-d Gaussian are this far apart: {bias}. Compare it only with scores of the same counts.",
+                          stacklevel=2)
     return gaussian_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
 
@@ -97,16 +102,6 @@ def check_enough(count: int, name: str) -> None:
     """Refuse sets that are too small for a covariance."""
     if count < MIN_CLIPS:
         raise ValueError(f"the {name} set has {count} clips; a Frechet distance needs at least {MIN_CLIPS}")
-
-
-def check_count(count: int, name: str) -> None:
-    """Refuse sets that are too small for a covariance, and warn where the sample bias is large."""
-    check_enough(count, name)
-    if count < 2048:
-        bias = ", ".join(f"{share:.2g} of the trace at {n}" for n, share in SAMPLE_BIAS.items())
-        warnings.warn(f"the {name} set has only {count} clips. The distance is biased upwards: two samples of one "
-                      f"400-d Gaussian are this far apart: {bias}. Compare it only with scores of the same counts.",
-                      stacklevel=3)
 
 
 def frechet_distance(real: np.ndarray | Tensor, fake: np.ndarray | Tensor) -> float:

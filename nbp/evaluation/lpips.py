@@ -93,12 +93,6 @@ class LPIPS(nn.Module):
         Values outside are not clamped, so a loss keeps its gradient. ValueError: wrong or unequal shapes, not floating
         point, or too small for the network.
         """
-        self._check(images, target)
-        parts = [torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
-                 for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target))]
-        return sum(parts[1:], parts[0])  # (B,)
-
-    def _check(self, images: Tensor, target: Tensor) -> None:
         if images.shape != target.shape:
             raise ValueError(f"images {tuple(images.shape)} and target {tuple(target.shape)} differ in shape")
         if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < MIN_SIZE[self.net]:
@@ -107,3 +101,6 @@ class LPIPS(nn.Module):
         if not (images.is_floating_point() and target.is_floating_point()):
             raise ValueError(f"images are {images.dtype} and {target.dtype}; "
                              "accepted: float in [0,1] (divide uint8 by 255)")
+        parts = [torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
+                 for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target))]
+        return sum(parts[1:], parts[0])  # (B,)

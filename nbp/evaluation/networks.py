@@ -57,7 +57,10 @@ def load_network(name: str, path: str | Path, device: str | torch.device = "cpu"
         if digest != STYLEGANV_SHA256 and not trust_torchscript:
             raise ValueError(f"{path} has sha256 {digest}, not that of StyleGAN-V's file ({STYLEGANV_SHA256}). A "
                              "TorchScript file is a program: pass --trust-torchscript only if you know its origin")
-        script = _read_script(path)
+        try:
+            script = torch.jit.load(path, map_location="cpu").eval()
+        except RuntimeError as error:
+            raise ValueError(f"{path} cannot be read as a TorchScript file: {error}") from error
         module, tensors = _TorchScript(script), _digest(script.state_dict())
         note = "" if digest == STYLEGANV_SHA256 else f"its sha256 {digest} is not that of StyleGAN-V's file"
     else:
@@ -68,13 +71,6 @@ def load_network(name: str, path: str | Path, device: str | torch.device = "cpu"
 
 def _digest(state: Mapping[str, Tensor]) -> str:
     return tensors_sha256({name: np.asarray(tensor) for name, tensor in state.items()})
-
-
-def _read_script(path: str | Path) -> torch.jit.ScriptModule:
-    try:
-        return torch.jit.load(path, map_location="cpu").eval()
-    except RuntimeError as error:
-        raise ValueError(f"{path} cannot be read as a TorchScript file: {error}") from error
 
 
 class _TorchScript(torch.nn.Module):

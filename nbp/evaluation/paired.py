@@ -20,18 +20,9 @@ from nbp.system.progress import progress
 @torch.inference_mode()
 def paired_scores(video: np.ndarray | Tensor, target: np.ndarray | Tensor, lpips_model: LPIPS | None = None,
                   batch_size: int = 8, device: str | torch.device = "cpu") -> dict[str, float]:
-    """Means over clips, every frame counted. Under torchrun the ranks share the batches, and all get the scores.
-
-    Args:
-        video, target: reconstructions and originals (N,T,H,W,3), uint8 or float in [0,1], in the same order.
-        lpips_model: with weights, or None to leave LPIPS out.
-
-    Returns:
-        psnr (dB), ssim, frame_difference_error, and where defined ms_ssim (161 pixels and more) and lpips.
-
-    Raises:
-        ValueError: the sets differ in shape.
-    """
+    """Means over clips, every frame counted, of reconstructions against originals (N,T,H,W,3), uint8 or float in [0,1]:
+    psnr (dB), ssim, frame_difference_error, and where defined ms_ssim (161 pixels and more) and lpips. Under torchrun
+    the ranks share the batches, and all get the scores. ValueError: the sets differ in shape."""
     if video.shape != target.shape:
         raise ValueError(f"reconstructions {tuple(video.shape)} and originals {tuple(target.shape)} differ in shape")
     functions: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": quality.psnr, "ssim": quality.ssim}

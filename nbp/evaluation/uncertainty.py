@@ -4,9 +4,9 @@ Legend: N clips, D features.
 """
 
 import warnings
-from typing import TypedDict
 
 import numpy as np
+from typing_extensions import NotRequired, TypedDict
 
 from nbp.evaluation.fvd import MIN_CLIPS, feature_stats, stats_distance
 
@@ -18,6 +18,7 @@ class SampleCurve(TypedDict):
     fvd: list[float]
     slope: float
     infinite: float
+    notes: NotRequired[list[str]]   # what is to be said of the limit
 
 
 def uncertainty(real: np.ndarray, fake: np.ndarray, seed: int = 0, repeats: int = 1) -> dict[str, float | list[float]]:

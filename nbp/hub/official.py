@@ -62,7 +62,7 @@ def generator_config(state: Mapping[str, Tensor], hyper_parameters: Mapping[str,
     args = _stored(hyper_parameters, path) if hyper_parameters else _released(state, path)
     hybrid, begin = bool(args.hybrid), bool(args.starts_with_bov)
     condition, num_ids = "none", 0
-    if not args.unconditional and args.text:
+    if not args.unconditional and args.cond_stage_key == "text":
         condition, num_ids = "text", TEXT_VOCABULARY
     elif not args.unconditional:
         condition, num_ids = "label", args.class_cond_dim or 0
@@ -103,10 +103,6 @@ class _Arguments:
     transformer_dropout: float = 0.0
     vtokens_pos: bool = False
 
-    @property
-    def text(self) -> bool:
-        return self.cond_stage_key == "text"
-
 
 def _stored(hyper_parameters: Mapping[str, Any], path: str | Path) -> _Arguments:
     """Stored arguments over the defaults of the official code."""
@@ -118,7 +114,7 @@ def _stored(hyper_parameters: Mapping[str, Any], path: str | Path) -> _Arguments
         values["cond_stage_key"] = hyper_parameters["cond_stage_key"]
     args = _Arguments(**values)
     counts = ["n_head", "token_number_per_step", "resolution", "sequence_length"]
-    if not args.text and not args.unconditional:
+    if args.cond_stage_key != "text" and not args.unconditional:
         counts.append("class_cond_dim")
     for name in counts:
         if not isinstance(getattr(args, name), int) or getattr(args, name) < 1:

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: CSV always, wandb where it names a project, speed, and lines of progress."""
+"""What a run reports while it trains: CSV always, wandb where it names a project, speed, progress, a trace if asked."""
 
 import csv
 import itertools
@@ -21,6 +21,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from nbp.config import TokenizerRun, TrainerConfig
 from nbp.config.runs import Run
 from nbp.system.files import atomic_path, write_text
+from nbp.system.profiling import Trace
 from nbp.system.progress import LogLines
 from nbp.training.data import Batch
 from nbp.training.flops import flops_per_step, peak_flops
@@ -148,6 +149,25 @@ class Throughput(Callback):
             # The network that tokenizes is the module's own: its path need not be a folder.
             self._flops[kind] = flops_per_step(self.run, step, getattr(module.frozen, "config", None))
         return self._flops[kind]
+
+
+class ProfiledSteps(Callback):
+    """Traces three micro-batches behind the first two into OUT/profile, loading of data included."""
+
+    def __init__(self, out: str | Path) -> None:
+        self.trace = Trace(Path(out) / "profile", torch.profiler.schedule(wait=0, warmup=2, active=3, repeat=1))
+
+    def on_train_start(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.is_global_zero:
+            self.trace.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.is_global_zero:
+            self.trace.step()
+
+    def on_train_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.is_global_zero:
+            self.trace.stop()
 
 
 def kind_of_step(run: Run, step: int) -> tuple[int, ...]:

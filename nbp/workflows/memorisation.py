@@ -121,13 +121,8 @@ def write_report(report: Memorisation, train: Clips, fake: Clips, out: Path, nam
     """Write OUT/NAME.json and OUT/NAME.png, the closest pairs one above the other; returns the picture's path."""
     rows = []
     for generated, nearest_clip, distance in report["pairs"][:NUM_PAIRS]:
-        rows += [(f"generated {generated}", _pixels(fake, generated)),
-                 (f"training {nearest_clip}: {distance:.3g}", _pixels(train, nearest_clip))]
+        rows += [(f"generated {generated}", fake.pixels(generated)),
+                 (f"training {nearest_clip}: {distance:.3g}", train.pixels(nearest_clip))]
     write_json(out / f"{name}.json", report)
     write_sheet(out / f"{name}.png", rows)
     return out / f"{name}.png"
-
-
-def _pixels(clips: Clips, number: int) -> np.ndarray:
-    frames = clips[number].numpy()
-    return frames if frames.dtype == np.uint8 else (frames * 255).round().clip(0, 255).astype(np.uint8)

@@ -26,7 +26,10 @@ def prepare(options: argparse.Namespace) -> None:
     motion: dict[str, dict[str, float]] = {}
     out = getattr(options, "out", None) or options.root   # procgen renders into its root
     if Path(options.root).is_dir():
-        check_lists_folder(out)
+        try:        # before the videos are looked at
+            check_writable(out, "")
+        except ValueError as error:
+            raise ValueError(f"{error}; --out FOLDER writes the lists elsewhere") from error
     elif options.source != "procgen":
         raise ValueError(f"--root {options.root} is not a folder; it is where the videos of {options.source} lie")
     if options.source == "procgen":
@@ -45,14 +48,6 @@ def prepare(options: argparse.Namespace) -> None:
         print(folder_commands(options, out, num_classes))
     elif Path(out) != Path(options.root):
         print(f"for --data and nbp.train: data.root={options.root} {shlex.join(list_fields(out))}")
-
-
-def check_lists_folder(out: str | Path) -> None:
-    """ValueError: lists cannot be written, found before the videos are looked at; says how to have them elsewhere."""
-    try:
-        check_writable(out, "")
-    except ValueError as error:
-        raise ValueError(f"{error}; --out FOLDER writes the lists elsewhere") from error
 
 
 def list_fields(out: str | Path) -> list[str]:

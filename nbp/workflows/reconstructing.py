@@ -89,8 +89,7 @@ def make_set(tokenizer: Tokenizer, dataset: VideoDataset, out: str | Path, num_c
     barrier()
     if rank_and_world()[0] == 0:
         parts.merge(num_clips)
-        split_real(out)
-        write_pictures(Path(out))
+        split_real(Path(out))
     barrier()
 
 
@@ -118,17 +117,14 @@ def reconstruct_clips(tokenizer: Tokenizer, dataset: VideoDataset, parts: clip_s
                   path=np.array(batch["path"], dtype=np.str_))
 
 
-def split_real(folder: str | Path) -> None:
-    """Move the originals of a merged clip set from clips.npz to real.npz (video, label, path)."""
+def split_real(folder: Path) -> None:
+    """Move the originals of a merged clip set from clips.npz to real.npz (video, label, path), and write sheet.png, the
+    first of them each above its reconstruction."""
     arrays = clip_set.load(folder)
     if "real" in arrays:
-        real = {"video": arrays.pop("real"), "label": arrays["label"], "path": arrays["path"]}
-        clip_set.write_arrays(Path(folder) / "real.npz", real)
-        clip_set.write_arrays(Path(folder) / "clips.npz", arrays)
-
-
-def write_pictures(folder: Path) -> None:
-    """Write sheet.png of a folder that `split_real` left: the first clips, each above its reconstruction."""
+        originals = {"video": arrays.pop("real"), "label": arrays["label"], "path": arrays["path"]}
+        clip_set.write_arrays(folder / "real.npz", originals)
+        clip_set.write_arrays(folder / "clips.npz", arrays)
     made, real = clip_set.load(folder)["video"], clip_set.read_arrays(folder / "real.npz")["video"]
     rows = []
     for number in range(min(NUM_PICTURED, len(real))):

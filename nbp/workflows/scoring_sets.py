@@ -26,17 +26,22 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
                drift: bool = False) -> list[Report]:
     """Score sets against a real one and write the reports, one for each; the arguments are those of the command.
     ValueError: sets, counts or settings under which a score would say something else than it seems to."""
-    if real is None or fake is None:
-        real, fake = sets_of_run(run)
+    of_real, of_fakes = (real, fake) if real is not None and fake is not None else sets_of_run(run)
     rules = get_protocol(protocol).replace(**parse_changes(changes))
     rules = rules.replace(real_split=split) if split else rules     # its name says what is changed
     networks = Networks(get_protocol(protocol), weights, ckpt, device, trust_torchscript)
     network = networks.load(rules)
     decoder = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer, device=device)
-    sets = Sets(real, fake, train, decoder, seed)
-    real_clips, fake_clips = sets.open_real(rules), [sets.open(name, rules) for name in fake]
+
+    def opened(source: str, as_said: Protocol, is_real: bool = False) -> Clips:
+        split = "train" if as_said.real_split == "train" else "val"
+        return open_clips(source, Cut.of(as_said, is_real, seed), split, decoder)
+
+    real_clips, fake_clips = opened(of_real, rules, True), [opened(name, rules) for name in of_fakes]
     if train:
-        train_clips, held_out = sets.open_both_lists(rules, real_clips)
+        train_clips, held_out = opened(train, rules.replace(real_split="train"), True), real_clips
+        if rules.real_split == "train" and of_real.endswith((".yaml", ".yml")):     # which lists held-out clips as well
+            held_out = opened(of_real, rules.replace(real_split="val"), True)
         memorisation.check_sets(train_clips, held_out, fake_clips, rules)
     if sensitivity_report:
         sensitivity.check_sets(real_clips, fake_clips[0])
@@ -50,10 +55,11 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
         memorisation.report_sets(train_clips, held_out, fake_clips, rules, network, how, out, seed)
     if drift:
         whole = rules.replace(num_frames=None)
-        report_drift(real_clips, [sets.open(name, whole) for name in fake], rules, network, how, out, allow_fewer, seed)
+        longer = [opened(name, whole) for name in of_fakes]
+        report_drift(real_clips, longer, rules, network, how, out, allow_fewer, seed)
     if sensitivity_report:
         sensitivity.report_pair(real_clips, fake_clips[0], rules, network, how, out,
-                                lambda other: (sets.open_real(other), sets.open(sets.fake[0], other)), networks.load,
+                                lambda other: (opened(of_real, other, True), opened(of_fakes[0], other)), networks.load,
                                 sensitivity_clips, seed)
     return reports
 
@@ -92,31 +98,3 @@ class Networks:
         if self.weights and script == (self.asked.network == "i3d-styleganv"):
             return self.weights
         return Path(self.ckpt) / "i3d_torchscript.pt" if script else fetch_i3d(self.ckpt)
-
-
-@dataclass(frozen=True)
-class Sets:
-    """The sets that a person names, opened as a protocol says."""
-
-    real: str
-    fake: Sequence[str]
-    train: str | None
-    tokenizer: Tokenizer | None
-    seed: int
-
-    def open(self, source: str, protocol: Protocol, real: bool = False) -> Clips:
-        """A set, cut as real or generated clips are."""
-        split = "train" if protocol.real_split == "train" else "val"
-        return open_clips(source, Cut.of(protocol, real, self.seed), split, self.tokenizer)
-
-    def open_real(self, protocol: Protocol) -> Clips:
-        """The real set."""
-        return self.open(self.real, protocol, real=True)
-
-    def open_both_lists(self, protocol: Protocol, real: Clips) -> tuple[Clips, Clips]:
-        """(training set, held-out set): of a data config both lists, whichever of them the protocol scores."""
-        assert self.train is not None
-        train = self.open(self.train, protocol.replace(real_split="train"), real=True)
-        if protocol.real_split == "train" and self.real.endswith((".yaml", ".yml")):
-            real = self.open_real(protocol.replace(real_split="val"))
-        return train, real

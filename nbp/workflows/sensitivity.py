@@ -18,18 +18,12 @@ from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features
 from nbp.evaluation.fvd import MIN_CLIPS, frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import PROTOCOLS, Protocol
-from nbp.evaluation.scoring import evaluate_sets
+from nbp.evaluation.scoring import choose, evaluate_sets
 from nbp.evaluation.statement import PresetRow, Provenance, Response, provenance
 from nbp.evaluation.uncertainty import SampleCurve, limit_notes, sample_curve
 from nbp.system.files import write_json, write_text
 
 MP4_LEVELS = (18, 28, 38, 48)
-
-
-class Curve(SampleCurve):
-    """A sample curve and what is to be said of its limit."""
-
-    notes: list[str]
 
 
 class Sensitivity(Provenance):
@@ -39,7 +33,7 @@ class Sensitivity(Provenance):
     real: str
     fake: str
     damaged_clips: int
-    curve: Curve
+    curve: SampleCurve
     corruptions: dict[str, Response]
     presets: list[PresetRow]
     seed: int
@@ -70,11 +64,9 @@ def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNe
     done to `max_clips` real clips; rank 0 prints and writes them. `open_pair` gives the pair cut as another protocol
     says, `load` its network."""
     real_features, fake_features = (extract_features(clips, network, protocol, how) for clips in (real, fake))
-    few = real
-    if len(real) > max_clips:
-        few = real.subset(np.sort(np.random.default_rng(seed).permutation(len(real))[:max_clips]))
-    curve: Curve = {**sample_curve(real_features, fake_features, seed=seed),
-                    "notes": limit_notes(real_features, fake_features)}
+    few = real.subset(choose(len(real), max_clips, seed)) if len(real) > max_clips else real
+    curve = sample_curve(real_features, fake_features, seed=seed)
+    curve["notes"] = limit_notes(real_features, fake_features)
     report: Sensitivity = {
         "protocol": protocol.name, "real": real.name, "fake": fake.name, "damaged_clips": len(few), "curve": curve,
         "corruptions": responses(few, protocol, network, how),

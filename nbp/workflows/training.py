@@ -8,8 +8,8 @@ from nbp.config import load_run
 from nbp.planning.start import start_table
 from nbp.training import checkpoints
 from nbp.training.fit import fit
+from nbp.training.logs import ProfiledSteps
 from nbp.training.pace import fit_minutes
-from nbp.training.profiling import ProfiledSteps
 from nbp.training.stop_signals import Stopped
 from nbp.workflows.converting import checkpoint_to_native
 from nbp.workflows.describing import describe_model
