@@ -29,15 +29,9 @@ def load_run(path: AnyPath, overrides: Iterable[str] = ()) -> TokenizerRun | Gen
 
 
 def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str] = ()) -> AnySection:
-    """Build a config dataclass from a YAML file and dotted overrides.
-
-    Args:
-        path: YAML file; its `base` entries (relative to the file) are merged first, in order.
-        overrides: strings `section.field=value`, or YAML files that are merged in their place.
-
-    Raises:
-        ValueError: unknown field (with the nearest known name), wrong type, missing value or unreadable file;
-            the message names the field and where it came from.
+    """Build a config dataclass from a YAML file, whose `base` entries (relative to it) are merged first, in order, and
+    overrides: strings `section.field=value`, or YAML files that are merged in their place. ValueError: unknown field
+    (with the nearest known name), wrong type, missing value or unreadable file; names the field and where it is from.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

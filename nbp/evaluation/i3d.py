@@ -79,7 +79,6 @@ class Unit(nn.Module):
         return conv(x)
 
     def fold(self) -> None:
-        """Move the batch norm into the convolution."""
         assert isinstance(self.bn, nn.BatchNorm3d)
         self.conv3d = fuse_conv_bn_eval(self.conv3d, self.bn)
         self.bn = nn.Identity()

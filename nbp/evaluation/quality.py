@@ -67,8 +67,7 @@ def ms_ssim(video: Tensor, target: Tensor) -> Tensor:
 
 
 def lpips(model: Callable[[Tensor, Tensor], Tensor], video: Tensor, target: Tensor, batch_size: int = 64) -> Tensor:
-    """LPIPS of every frame of float (B,3,T,H,W) in [0,1], `batch_size` frames at once, averaged over clips: float32
-    (B,)."""
+    """LPIPS of float (B,3,T,H,W) in [0,1], `batch_size` frames at once, averaged over frames: float32 (B,)."""
     check_pair(video, target)
     x, y = _frames(video), _frames(target)
     values = torch.cat([model(a, b) for a, b in zip(x.split(batch_size), y.split(batch_size))])  # (B*T,)

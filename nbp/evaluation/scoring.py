@@ -43,16 +43,10 @@ def evaluate_sets(real: Clips, fakes: Sequence[Clips], protocol: Protocol, netwo
                   how: Extraction = ALONE, allow_fewer: bool = False, intervals: bool = False,
                   seed: int = 0) -> list[Report]:
     """Score any number of fake sets against one real set, a `Report` for each; with a cache none is extracted twice.
-
-    Args:
-        network: of that protocol.
-        allow_fewer: score sets smaller than the protocol's counts; the printed name says so.
-        intervals: also a bootstrap interval, k-fold deviation and the extrapolation to infinitely many clips.
-        seed: for choosing clips where a set is larger than the protocol's count, and for `intervals`.
-
-    Raises:
-        ValueError: too few clips, real and fake the same set, or what extraction refuses.
-    """
+    `allow_fewer` scores sets smaller than the protocol's counts; the printed name says so. With `intervals` also a
+    bootstrap interval, k-fold deviation and the extrapolation to infinitely many clips. The seed is for these, and for
+    choosing clips where a set is larger than the protocol's count. ValueError: too few clips, real and fake the same
+    set, or what extraction refuses."""
     for fake in fakes:
         check_pair(real, fake, protocol)
         scored_counts(protocol, len(real), len(fake), allow_fewer, (real.name, fake.name))

@@ -11,16 +11,10 @@ NATIVE_FILES = (WEIGHTS, "*.json", "README.md", "text_tokenizer/*")
 
 
 def locate(path: str | Path, kind: str | None = None) -> Path:
-    """Native folder or official file of a model.
-
-    Args:
-        path: either of them; a folder with a `tokenizer/` and a `generator/`, or with one official file; or the id of
-            any of these on a model hub, as "name/model", which is fetched into the cache of huggingface_hub once.
-        kind: "tokenizer" or "generator"; None where one model is all there is.
-
-    Raises:
-        ValueError: nothing there, or several official files.
-    """
+    """Native folder or official file of a model. `path` is either of them; a folder with a `tokenizer/` and a
+    `generator/`, or with one official file; or the id of any of these on a model hub, as "name/model", which is fetched
+    into the cache of huggingface_hub once. `kind` is "tokenizer" or "generator", None where one model is all there is.
+    ValueError: nothing there, or several official files."""
     folder = Path(path)
     if folder.is_file():
         return folder

@@ -15,7 +15,6 @@ NameTable = dict[str, tuple[str, ...]]
 
 
 def name_table(config: TokenizerConfig | GeneratorConfig) -> NameTable:
-    """The table of a model."""
     return tokenizer_table(config) if isinstance(config, TokenizerConfig) else generator_table(config)
 
 

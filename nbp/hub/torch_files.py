@@ -50,8 +50,14 @@ def split_state(content: object, path: str | Path) -> dict[str, dict[str, Tensor
     """Sort the tensors of what `read_file` gave by model: "tokenizer" and/or "generator" -> official name without
     prefix -> tensor. ValueError: no tensors, or tensors that belong to neither; says what was expected."""
     states: dict[str, dict[str, Tensor]] = {"tokenizer": {}, "generator": {}}
+    for key in ("model_state_dict", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
     other = []
-    for name, tensor in _tensors(content).items():
+    for name, tensor in content.items() if isinstance(content, dict) else ():
+        if not (isinstance(name, str) and torch.is_tensor(tensor)):
+            continue
         while name.startswith(("module.", "_forward_module.")):
             name = name.split(".", 1)[1]
         if name.startswith("transformer."):
@@ -69,13 +75,3 @@ def split_state(content: object, path: str | Path) -> dict[str, dict[str, Tensor
         raise ValueError(f"{path} is not an official checkpoint: expected tensors encoder_layers.*, decoder_layers.* "
                          f"(tokenizer) or transformer.* and first_stage_model.* (generator), found {found}")
     return states
-
-
-def _tensors(content: object) -> dict[str, Tensor]:
-    for key in ("model_state_dict", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict):
-        return {}
-    return {name: value for name, value in content.items() if isinstance(name, str) and torch.is_tensor(value)}

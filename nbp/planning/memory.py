@@ -47,7 +47,6 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Bytes on the device."""
         return sum(getattr(self, name) for name in self.__dataclass_fields__ if name != "host")
 
 
@@ -178,7 +177,8 @@ class GpuRules(TorchFunctionMode):
             return self._attention(*args, **kwargs)
         if self.autocast is not None and (func in _LOW or func in _FULL):
             dtype = self.autocast if func in _LOW else torch.float32
-            args, kwargs = tree_map_only(torch.Tensor, lambda t: _cast(t, dtype), (args, kwargs))
+            args, kwargs = tree_map_only(torch.Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t,
+                                         (args, kwargs))
         return func(*args, **kwargs)
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
@@ -188,7 +188,3 @@ class GpuRules(TorchFunctionMode):
         if attn_mask is not None:      # the kernel takes an additive mask
             bias = attn_mask.to(dtype).expand(*query.shape[:2], *attn_mask.shape[-2:])
         return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True)[0]
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor

@@ -72,8 +72,7 @@ def pool(frames: np.ndarray, strides: Sequence[int]) -> np.ndarray:
 
 
 def freeze(video: np.ndarray, num_given: int) -> np.ndarray:
-    """Clips (N, T, ...) that stand still after their first `num_given` frames. ValueError: fewer than one given frame,
-    or none left to predict."""
+    """Clips (N, T, ...) that stand still after `num_given` frames. ValueError: none are given, or none are left."""
     if not 0 < num_given < video.shape[1]:
         raise ValueError(f"prefix frames must lie in 1..{video.shape[1] - 1}, got {num_given}")
     still = np.repeat(video[:, num_given - 1:num_given], video.shape[1] - num_given, axis=1)
@@ -107,8 +106,7 @@ def class_frequencies(tokens: TokenDataset) -> Tensor:
 
 def draw(frequencies: Tensor, labels: Sequence[int] | np.ndarray, shape: tuple[int, ...],
          generator: torch.Generator | None) -> Tensor:
-    """Indices int64 (N, t, h, w), each drawn by itself from the frequencies (classes, V) of its clip's class.
-    ValueError: a label without frequencies."""
+    """Indices int64 (N, t, h, w), drawn from the frequencies (classes, V) of the clip's class. ValueError: no class."""
     chosen = torch.as_tensor(labels)  # (N,)
     if chosen.min() < 0 or chosen.max() >= len(frequencies):
         raise ValueError(f"labels must lie in 0..{len(frequencies) - 1}, got {int(chosen.min())}..{int(chosen.max())}")

@@ -91,7 +91,6 @@ class Record:
         self._write()
 
     def update(self, stage: Stage, **changes: object) -> None:
-        """Change a stage's row and write the file."""
         self.rows[stage.name].update(changes)
         self._write()
 

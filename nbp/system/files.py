@@ -18,13 +18,9 @@ AnyPath: TypeAlias = str | os.PathLike[str]
 
 @contextlib.contextmanager
 def atomic_path(path: AnyPath) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on failure it is removed.
-
-    The suffix is kept, because codec libraries choose the container by it.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; an older `path` is left as it was.
-    """
+    """Yield a temporary path beside `path`, with its suffix, by which codec libraries choose the container; on success
+    it replaces `path`, on failure it is removed. OSError: the folder cannot be written or the disk is full; an older
+    `path` is left as it was."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)

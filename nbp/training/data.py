@@ -142,8 +142,7 @@ class ClipDataModule(pl.LightningDataModule):
                 "tokenizer_sha256": self.tokenizer_sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compare with a checkpoint's training clips and tokenizer. ValueError: they are others, so that a place in
-        their order means something else."""
+        """ValueError: the checkpoint's clips, in whose order the run has its place, or its tokenizer are others."""
         if self.config.accept_changes:
             return
         known = state.get("tokenizer_sha256")       # earlier checkpoints lack it

@@ -48,8 +48,10 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Seque
     check_engine(run)
     check_writable(run.trainer.out, "trainer.out=")
     start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)
-    if run.trainer.resume == "never":
-        _set_aside(run.trainer)
+    rank = rank_zero_only.rank  # type: ignore[attr-defined]
+    if run.trainer.resume == "never" and not rank and (old := checkpoints.set_aside(
+            Path(run.trainer.out) / "checkpoints")):
+        print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
     while True:
         pl.seed_everything(run.trainer.seed, workers=True)
         module, data, extra_callbacks = BUILD[run.kind](run)
@@ -92,8 +94,7 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
 
 
 def find_checkpoint(config: TrainerConfig) -> str | None:
-    """What to resume from: the checkpoints folder for resume=auto where it holds any, or the given path (ValueError: it
-    does not exist), or None."""
+    """Checkpoint or folder of checkpoints to resume from, or None. ValueError: the one that is named does not exist."""
     if config.resume == "never":
         return None
     if config.resume != "auto":
@@ -102,12 +103,6 @@ def find_checkpoint(config: TrainerConfig) -> str | None:
         return config.resume
     folder = Path(config.out) / "checkpoints"
     return os.fspath(folder) if checkpoints.list_checkpoints(folder) else None
-
-
-def _set_aside(config: TrainerConfig) -> None:
-    rank = rank_zero_only.rank  # type: ignore[attr-defined]
-    if not rank and (old := checkpoints.set_aside(Path(config.out) / "checkpoints")):
-        print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
 
 
 def _roll_back(config: TrainerConfig, trainer: pl.Trainer, started_from: Path | None, rollbacks: int,

@@ -125,7 +125,6 @@ def _terms_at(run: TokenizerRun, step: int | None) -> TokenizerRun:
 
 
 def num_steps(run: Run) -> int:
-    """Optimizer steps of a run."""
     return sum(phase.steps for phase in run.curriculum) if isinstance(run, TokenizerRun) else run.max_steps
 
 

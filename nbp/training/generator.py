@@ -49,34 +49,32 @@ class GeneratorModule(TrainingModule[Generator]):
         return weight_decay_groups(self.model, optim.lr, optim.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        indices = self._indices(batch)
-        loss = self.model.loss(indices, self._condition(batch))
+        indices = self.indices(batch)
+        loss = self.model.loss(indices, self.condition(batch))
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.watched, self.watched_shape = {"loss": loss.detach()}, tuple(indices.shape)
         return self.skip_if_not_finite(loss)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        indices = self._indices(batch)
-        nll, rank = self.averaged.score(indices, self._condition(batch))  # (B, P) each
+        indices = self.indices(batch)
+        nll, rank = self.averaged.score(indices, self.condition(batch))  # (B, P) each
         metrics = {"val/loss": nll.mean(), "val/top1": (rank < 1).float().mean(), "val/top5": (rank < 5).float().mean()}
         self.log_dict(metrics, sync_dist=True, batch_size=len(indices))
 
     def tokens_per_clip(self, batch: Batch) -> int:
         return math.prod(self.run.model.grid)
 
-    def indices_and_condition(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Codes (B, t, h, w) int64 and condition ids (B, C), or None, of a batch of tokens or of video."""
-        return self._indices(batch).to(self.device), self._condition(batch)
-
     @torch.no_grad()
-    def _indices(self, batch: Batch) -> Tensor:
+    def indices(self, batch: Batch) -> Tensor:
+        """Codes (B, t, h, w) int64 of a batch of tokens or of video."""
         if "indices" in batch:
             return batch["indices"]
         tokenizer = self.frozen
         assert isinstance(tokenizer, Tokenizer)
         return tokenizer.encode(batch["video"])[1].long()  # (B, t, h, w)
 
-    def _condition(self, batch: Batch) -> Tensor | None:
+    def condition(self, batch: Batch) -> Tensor | None:
+        """Condition ids (B, C), or None."""
         return None if self.encode_condition is None else self.encode_condition(batch).to(self.device)
 
 
@@ -89,11 +87,11 @@ class SampleClips:
     @torch.no_grad()
     def __call__(self, module: GeneratorModule, batch: Batch, seed: int) -> np.ndarray:
         """Clips for the conditions (and first latent frames, with `prefix`) of a batch: uint8 (B, T, H, W, 3)."""
-        indices, condition = module.indices_and_condition(batch)
+        indices = module.indices(batch).to(module.device)
         streams = [torch.Generator(module.device).manual_seed(seed + number) for number in range(len(indices))]
         given = indices[:, :self.prefix] if self.prefix else None  # (B, prefix, h, w)
         with module.whole_weights(), torch.autocast(module.device.type, enabled=False):
-            sampled = module.averaged.generate(condition, given, generator=streams)
+            sampled = module.averaged.generate(module.condition(batch), given, generator=streams)
         return self._decode(module, sampled)
 
     def real(self, module: GeneratorModule, batch: Batch) -> np.ndarray:
@@ -109,8 +107,7 @@ class SampleClips:
 
 
 def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Callback]]:
-    """All that a generator run needs. ValueError: another tokenizer's tokens, or a grid, codebook or classes unlike its
-    own."""
+    """All that a generator run needs. ValueError: another tokenizer's tokens, or another grid, codebook or classes."""
     tokenizer = Tokenizer.from_pretrained(run.tokenizer)
     digest = model_hash(tokenizer)
     train: TokenDataset | VideoDataset
@@ -128,11 +125,6 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
     data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest)
     module = GeneratorModule(run, None if run.data is None else tokenizer,
                              condition_encoder(run.model, run.text_tokenizer))
-    return module, data, _callbacks(run, tokenizer)
-
-
-def _callbacks(run: GeneratorRun, tokenizer: Tokenizer) -> list[Callback]:
-    """Pictures of samples, and their distance to the real clips, or to what the tokenizer makes of these."""
     # Models that cannot begin by themselves continue 5 frames, or as many as their first block needs.
     given = 0 if run.model.begin_token else max(2, run.model.block_shape[0])
     clips = SampleClips(tokenizer, given)
@@ -141,7 +133,7 @@ def _callbacks(run: GeneratorRun, tokenizer: Tokenizer) -> list[Callback]:
         Samples(run.trainer, "samples", lambda module, batch, _: [clips(module, batch, seed=0)], fps)]
     if run.trainer.val_fvd_clips:
         callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network()))
-    return callbacks
+    return module, data, callbacks
 
 
 def _check_model(model: GeneratorConfig, grid: Sequence[int], num_codes: int, classes: Sequence[str]) -> None:

@@ -60,18 +60,13 @@ class Guard(Callback):
         self._wrong = 0
         self._window: list[Tensor] = []
         self._unread: list[tuple[int, list[str], str, Tensor]] = []     # step, names, shape and values
-        self._means: dict[str, float] = {}
-        self._best: dict[str, float] = {}
-        self._recent: dict[str, float] = {}
-        self._seen: dict[str, int] = {}
+        self._state: dict[str, dict[str, float]] = {name: {} for name in ("means", "best", "seen", "recent")}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"means": dict(self._means), "best": dict(self._best), "seen": dict(self._seen),
-                "recent": dict(self._recent)}
+        return {name: dict(values) for name, values in self._state.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._means, self._best, self._seen, self._recent = (
-            state[name] for name in ("means", "best", "seen", "recent"))
+        self._state = {name: state[name] for name in self._state}
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: TrainingModule, outputs: object,  # type: ignore[override]
                            batch: Batch, batch_idx: int) -> None:
@@ -110,21 +105,19 @@ class Guard(Callback):
         """Why a value is wrong, or None; a good one enters the running mean."""
         if not math.isfinite(value):
             return f"{watch.name} is {value}"
-        seen = self._seen.get(key, 0)
+        means, bests, counts, recents = self._state.values()
+        seen = counts.get(key, 0)
         if not watch.relative or seen >= WARMUP:
-            bound = watch.bound(self._best.get(key, math.nan))
+            bound = watch.bound(bests.get(key, math.nan))
             # One spike, however high, must not fill the recent mean for long.
             capped = value if watch.below else min(value, 2 * bound)
-            recent = RECENT_DECAY * self._recent.get(key, capped) + (1 - RECENT_DECAY) * capped
-            self._recent[key] = recent
+            recents[key] = recent = RECENT_DECAY * recents.get(key, capped) + (1 - RECENT_DECAY) * capped
             beyond = min(value, recent) < bound if watch.below else max(value / watch.spike, recent) > bound
             if beyond:
                 return (f"{watch.meaning}: {watch.name} is {value:.4g}, recently {recent:.4g}; "
                         f"{'at least' if watch.below else 'at most'} {bound:.4g} is accepted")
-        mean = self._means.get(key, value)
-        self._means[key] = mean = MEAN_DECAY * mean + (1 - MEAN_DECAY) * value
-        best = self._best.get(key, mean)
+        means[key] = mean = MEAN_DECAY * means.get(key, value) + (1 - MEAN_DECAY) * value
         pick = max if watch.below else min
-        self._best[key] = mean if seen < WARMUP else pick(best, mean)
-        self._seen[key] = seen + 1
+        bests[key] = mean if seen < WARMUP else pick(bests.get(key, mean), mean)
+        counts[key] = seen + 1
         return None

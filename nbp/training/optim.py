@@ -21,8 +21,7 @@ def weight_decay_groups(module: nn.Module, lr: float, weight_decay: float) -> li
 
 
 def lr_factor(step: int, optim: OptimConfig, max_steps: int) -> float:
-    """Multiplier of the peak learning rate at optimizer step `step`: linear warm-up from 1 / warmup_steps, then decay,
-    which ends at `final_lr_ratio`."""
+    """Multiplier of the peak learning rate at `step`: warm-up from 1 / warmup_steps, then decay to `final_lr_ratio`."""
     if step < optim.warmup_steps:
         return (step + 1) / optim.warmup_steps
     start = optim.warmup_steps

@@ -7,7 +7,7 @@ Legend: frames uint8 (T, H, W, 3).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +35,15 @@ ClipsOf = Callable[[Any, Batch, int], np.ndarray]   # (module, batch, seed) -> f
 PROTOCOL = Protocol("validation", network="i3d-tf", quantize="round", fit="squash", num_frames=None)
 
 
-def write_clips(trainer: pl.Trainer, folder: str | Path, name: str, rows: Sequence[np.ndarray],
-                fps: float | None) -> None:
-    """Write clips as a picture (each clip a row of frames) and a video (each entry of `rows`, (n, T, H, W, 3), a row of
-    clips) at `fps`, or 8; `name` is that in wandb."""
-    path = Path(folder) / f"step{trainer.global_step:07d}"
-    length = min(len(clip) for row in rows for clip in row)
-    picture = contact_sheet([clip[:length] for clips in zip(*rows) for clip in clips], NUM_FRAMES)
-    write_picture(path.with_suffix(".png"), picture)
-    video = np.concatenate([np.concatenate([clip[:length] for clip in row], 2) for row in rows], 1)
-    write_video(path.with_suffix(".mp4"), video, fps or FPS)
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [str(path.with_suffix(".png"))])
-            logger.log_video(f"{name}_video", [str(path.with_suffix(".mp4"))])
-
-
 def to_frames(video: Tensor) -> np.ndarray:
     """Float video (B, 3, T, H, W), also of a model that has gone wrong -> uint8 (B, T, H, W, 3)."""
     return video_to_frames(torch.nan_to_num(video.float()).cpu())
 
 
 class Samples(Callback):
-    """Shows what `rows`, function(module, batch, output of `validation_step`) -> rows of clips for `write_clips`, makes
-    of the first `config.val_samples` validation clips."""
+    """Writes what `rows`, function(module, batch, output of `validation_step`) -> frames (n, T, H, W, 3) each, makes of
+    the first `config.val_samples` validation clips: a picture, each clip a row of frames, and a video at `fps`, or 8,
+    each entry of the rows a row of clips; `name` is that in wandb."""
 
     def __init__(self, config: TrainerConfig, name: str, rows: Callable[[Any, Batch, Any], list[np.ndarray]],
                  fps: float | None) -> None:
@@ -73,19 +58,23 @@ class Samples(Callback):
         first: Any = {name: value[:count] for name, value in values.items()}
         # On every rank: under ZeRO-3 none can generate by itself.
         rows = self.rows(module, first, None if outputs is None else outputs[:count])
-        if trainer.is_global_zero:
-            write_clips(trainer, Path(self.config.out) / "samples", self.name, rows, self.fps)
+        if not trainer.is_global_zero:
+            return
+        path = Path(self.config.out) / "samples" / f"step{trainer.global_step:07d}"
+        picture = contact_sheet([clip for clips in zip(*rows) for clip in clips], NUM_FRAMES)
+        write_picture(path.with_suffix(".png"), picture)
+        write_video(path.with_suffix(".mp4"), np.concatenate([np.concatenate(row, 2) for row in rows], 1),
+                    self.fps or FPS)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_image(self.name, [str(path.with_suffix(".png"))])
+                logger.log_video(f"{self.name}_video", [str(path.with_suffix(".mp4"))])
 
 
 class ValidationFVD(Callback):
-    """Logs the distance `name`, "val/rfvd" or "val/gfvd", after every validation.
-
-    Args:
-        num_clips: validation clips, evenly spaced over the list; at most all of them.
-        real: function(module, batch) -> frames uint8 (B, T, H, W, 3).
-        fake: frames like those; clip i of a rank has its own seed.
-        network: called at the first validation; its features have width `num_features`.
-    """
+    """Logs the distance `name`, "val/rfvd" or "val/gfvd", after every validation, over up to `num_clips` validation
+    clips, evenly spaced over the list. `real` is function(module, batch) -> frames uint8 (B, T, H, W, 3), `fake` gives
+    frames like those, clip i of a rank with its own seed; `network` is called at the first validation."""
 
     def __init__(self, name: str, num_clips: int, real: Callable[[Any, Batch], np.ndarray], fake: ClipsOf,
                  network: Callable[[], FeatureNetwork], num_features: int = 400) -> None:

@@ -71,17 +71,9 @@ WHOLE = Cut()
 
 
 def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokenizer: Tokenizer | None = None) -> Clips:
-    """A set of clips.
-
-    Args:
-        source: folder with clips.npz; .npz or .npy file; folder of videos or of folders of pictures; .txt
-            annotation list; .yaml data config, of which `split` is taken; token cache.
-        cut: for video files.
-        tokenizer: in eval mode, for a token cache.
-
-    Raises:
-        ValueError: nothing there that can be read as clips; the message names the source.
-    """
+    """A set of clips. The source is a folder with clips.npz; .npz or .npy file; folder of videos, cut as `cut` says, or
+    of folders of pictures; .txt annotation list; .yaml data config, of which `split` is taken; or a token cache, for
+    which a tokenizer in eval mode is needed. ValueError: nothing there that can be read as clips; names the source."""
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{source} does not exist")
@@ -241,7 +233,6 @@ def _rates(paths: list[Path], fps: float | None) -> list[float]:
 
 
 def _digests(paths: list[Path]) -> list[str]:
-    """Digest of each file."""
     return [sha256(path) for path in
             (progress(paths, len(paths), "hash files", "files") if len(paths) > 1000 else paths)]
 

@@ -25,8 +25,7 @@ class Drift(TypedDict):
 
 
 def windows(clips: Clips, size: int) -> list[tuple[int, Clips]]:
-    """(first frame, the clips from there on) of every whole stretch of `size` frames, one behind the other. ValueError:
-    clips too short for two of them."""
+    """(first frame, clips) of every stretch of `size` frames in turn. ValueError: clips too short for two of them."""
     length = len(clips[0])
     if length < 2 * size:
         raise ValueError(f"--drift compares stretches of {size} frames of a clip, the clips of {clips.name} have "

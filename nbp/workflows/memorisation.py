@@ -77,7 +77,14 @@ def memorisation(train: Clips, real: Clips, fake: Clips, protocol: Protocol, net
     _, held_out = nearest(features["real"], features["train"])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fvd_train, fvd_real, num_real, counted = _distances_at_equal_counts(**features, protocol=protocol, seed=seed)
+        # Both real sets at equal counts, clips chosen as for a score.
+        fewer = min(len(train), len(real))
+        num_real, num_fake, repeats, counted = scored_counts(protocol, fewer, len(fake), allow_fewer=True)
+        if num_real < len(real) and protocol.num_real is None:   # the whole list is not what is scored
+            counted = counted.replace(num_real=num_real)
+        parts = [features["fake"][part] for part in choose_parts(len(fake), num_fake, repeats, seed)]
+        fvd_train, fvd_real = (distances(features[name][choose(len(sets[name]), num_real, seed)], parts)["fvd"]
+                               for name in ("train", "real"))
     threshold = float(np.quantile(held_out, 0.01))
     order = np.argsort(nearness)
     return {
@@ -92,21 +99,7 @@ def memorisation(train: Clips, real: Clips, fake: Clips, protocol: Protocol, net
         "weights_sha256": network.weights_sha256, **provenance(network.device)}
 
 
-def _distances_at_equal_counts(train: np.ndarray, real: np.ndarray, fake: np.ndarray, protocol: Protocol,
-                               seed: int) -> tuple[float, float, int, Protocol]:
-    """(distance to the training set, to the real set, clips of each, protocol as it is then called) of features."""
-    fewer = min(len(train), len(real))
-    num_real, num_fake, repeats, counted = scored_counts(protocol, fewer, len(fake), allow_fewer=True)
-    if num_real < len(real) and protocol.num_real is None:   # the whole list is not what is scored
-        counted = counted.replace(num_real=num_real)
-    parts = [fake[part] for part in choose_parts(len(fake), num_fake, repeats, seed)]
-    fvd_train, fvd_real = (distances(features[choose(len(features), num_real, seed)], parts)["fvd"]
-                           for features in (train, real))
-    return fvd_train, fvd_real, num_real, counted
-
-
 def lines(report: Memorisation) -> list[str]:
-    """The report as lines for the terminal."""
     sets = report["sets"]
     return [f"memorisation {sets['fake']['name']} ({report['protocol']}, {report['clips_of_each_real_set']} clips of "
             "each real set)",

@@ -52,7 +52,14 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     rules = as_scored(rules, split, config.num_frames, num_clips, len(dataset), allow_fewer)
     model = Tokenizer.from_pretrained(tokenizer, config.resolution, device)
     model.config.latent_grid(config.num_frames, *config.size)  # refuses what it cannot encode
-    make_set(model, dataset, out, num_clips, rules.quantize, batch_size, num_workers)
+    parts = clip_set.Parts(out, {"tokenizer_hash": model_hash(model), "data": to_dict(config), "split": split,
+                                 "num_clips": num_clips, "quantize": rules.quantize})
+    reconstruct_clips(model, dataset, parts, num_clips, rules.quantize, batch_size, num_workers)
+    barrier()
+    if rank_and_world()[0] == 0:
+        parts.merge(num_clips)
+        split_real(Path(out))
+    barrier()
 
     network = load_network(rules.network, weights or fetch_i3d(ckpt), device)
     lpips_path = fetch_lpips(lpips, ckpt)
@@ -78,19 +85,6 @@ def as_scored(protocol: Protocol, split: str, num_frames: int, num_clips: int, l
     # So few that they have no distance still have the scores of pairs.
     scored_counts(protocol, num_clips, num_clips, allow_fewer, fewest=min(num_clips, MIN_CLIPS))
     return protocol
-
-
-def make_set(tokenizer: Tokenizer, dataset: VideoDataset, out: str | Path, num_clips: int, how: str, batch_size: int,
-             num_workers: int) -> None:
-    """Write the clip set OUT of reconstructions, its originals as real.npz and a contact sheet; the ranks share it."""
-    parts = clip_set.Parts(out, {"tokenizer_hash": model_hash(tokenizer), "data": to_dict(dataset.data),
-                                 "split": dataset.split, "num_clips": num_clips, "quantize": how})
-    reconstruct_clips(tokenizer, dataset, parts, num_clips, how, batch_size, num_workers)
-    barrier()
-    if rank_and_world()[0] == 0:
-        parts.merge(num_clips)
-        split_real(Path(out))
-    barrier()
 
 
 @torch.inference_mode()

@@ -89,7 +89,6 @@ class Networks:
     trust_torchscript: bool
 
     def load(self, protocol: Protocol) -> FeatureNetwork:
-        """The network of a protocol."""
         return load_network(protocol.network, self.path(protocol), self.device, self.trust_torchscript)
 
     def path(self, protocol: Protocol) -> str | Path:

@@ -135,7 +135,7 @@ def test_training_straight_from_video_sees_the_cached_tokens(generator_run, data
     module, data, _ = generator_builder.build(run)
     cached, *_ = generator_builder.build(load_run(GENERATOR, generator_run(tmp_path)))
     sample = data.val[0]
-    found = module._indices({"video": sample["video"][None]})
+    found = module.indices({"video": sample["video"][None]})
     run = load_run(GENERATOR, generator_run(tmp_path))
     assert torch.equal(found[0], generator_builder.build(run)[1].val[0]["indices"])
     assert cached.frozen is None
