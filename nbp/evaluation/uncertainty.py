@@ -31,7 +31,9 @@ def uncertainty(real: np.ndarray, fake: np.ndarray, seed: int = 0, repeats: int 
         scores["fvd_folds_mean"], scores["fvd_folds_deviation"] = fold_deviation(real, fake, seed=seed)
         scores["fvd_infinite"] = sample_curve(real, fake, seed=seed)["infinite"]
     if len(real) >= 2 * MIN_CLIPS:
-        scores["fvd_real_halves"] = halves_distance(real, seed=seed)
+        # Two random halves of the real set: what sampling alone costs at half of its size.
+        order, middle = np.random.default_rng(seed).permutation(len(real)), len(real) // 2
+        scores["fvd_real_halves"] = _distance(real[order[:middle]], real[order[middle:]])
     return scores
 
 
@@ -92,10 +94,3 @@ def limit_notes(real: np.ndarray, fake: np.ndarray) -> list[str]:
         return []
     return [f"fvd_infinite is unreliable: a set has fewer clips than the {num_features} features, where the bias does "
             "not yet fall as 1/N"]
-
-
-def halves_distance(real: np.ndarray, seed: int = 0) -> float:
-    """Distance between two random halves of the real set: what sampling alone costs at half of its size."""
-    order = np.random.default_rng(seed).permutation(len(real))
-    middle = len(order) // 2
-    return _distance(real[order[:middle]], real[order[middle:]])

