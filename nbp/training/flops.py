@@ -193,7 +193,7 @@ def count_flops(function: Callable[[], object]) -> float:
 
 
 class _Counter(TorchDispatchMode):
-    """The formulas of torch.utils.flop_counter without its book of modules, whose hooks forbid autograd.grad."""
+    """The formulas of torch.utils.flop_counter without its tracking of modules, whose hooks forbid autograd.grad."""
 
     total = 0
 

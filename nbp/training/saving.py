@@ -158,7 +158,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
 def pause_between_steps(loop: dict[str, Any], step: int, accumulate: int, validated: bool) -> None:
     """Rewrite the state of Lightning's loops to one meaning, wherever it was taken: `step` steps done, nothing begun.
 
-    Lightning keeps this state to itself and may change it: tests/training/test_loop_state.py tells what it relies on.
+    This state is private to Lightning, which may change it: tests/training/test_loop_state.py checks what it relies on.
     If not `validated`, a validation that is due at this step is not done: the resumed run begins with it.
     """
     batches = step * accumulate

@@ -26,22 +26,22 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
                drift: bool = False) -> list[Report]:
     """Score sets against a real one and write the reports, one for each; the arguments are those of the command.
     ValueError: sets, counts or settings under which a score would say something else than it seems to."""
-    of_real, of_fakes = (real, fake) if real is not None and fake is not None else sets_of_run(run)
+    real_set, fake_sets = (real, fake) if real is not None and fake is not None else sets_of_run(run)
     rules = get_protocol(protocol).replace(**parse_changes(changes))
     rules = rules.replace(real_split=split) if split else rules     # its name says what is changed
     networks = Networks(get_protocol(protocol), weights, ckpt, device, trust_torchscript)
     network = networks.load(rules)
     decoder = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer, device=device)
 
-    def opened(source: str, as_said: Protocol, is_real: bool = False) -> Clips:
-        split = "train" if as_said.real_split == "train" else "val"
-        return open_clips(source, Cut.of(as_said, is_real, seed), split, decoder)
+    def opened(source: str, cutting: Protocol, is_real: bool = False) -> Clips:
+        split = "train" if cutting.real_split == "train" else "val"
+        return open_clips(source, Cut.of(cutting, is_real, seed), split, decoder)
 
-    real_clips, fake_clips = opened(of_real, rules, True), [opened(name, rules) for name in of_fakes]
+    real_clips, fake_clips = opened(real_set, rules, True), [opened(name, rules) for name in fake_sets]
     if train:
         train_clips, held_out = opened(train, rules.replace(real_split="train"), True), real_clips
-        if rules.real_split == "train" and of_real.endswith((".yaml", ".yml")):     # which lists held-out clips as well
-            held_out = opened(of_real, rules.replace(real_split="val"), True)
+        if rules.real_split == "train" and real_set.endswith((".yaml", ".yml")):  # which lists held-out clips as well
+            held_out = opened(real_set, rules.replace(real_split="val"), True)
         memorisation.check_sets(train_clips, held_out, fake_clips, rules)
     if sensitivity_report:
         sensitivity.check_sets(real_clips, fake_clips[0])
@@ -55,12 +55,12 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
         memorisation.report_sets(train_clips, held_out, fake_clips, rules, network, how, out, seed)
     if drift:
         whole = rules.replace(num_frames=None)
-        longer = [opened(name, whole) for name in of_fakes]
+        longer = [opened(name, whole) for name in fake_sets]
         report_drift(real_clips, longer, rules, network, how, out, allow_fewer, seed)
     if sensitivity_report:
         sensitivity.report_pair(real_clips, fake_clips[0], rules, network, how, out,
-                                lambda other: (opened(of_real, other, True), opened(of_fakes[0], other)), networks.load,
-                                sensitivity_clips, seed)
+                                lambda other: (opened(real_set, other, True), opened(fake_sets[0], other)),
+                                networks.load, sensitivity_clips, seed)
     return reports
 
 
