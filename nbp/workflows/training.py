@@ -1,18 +1,20 @@
-"""A training run from its file to the exported model."""
+"""A training run from its file to the exported model and what its folder says of it."""
 
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from nbp.config import load_run
+from nbp.config import DataConfig, GeneratorRun, TokenizerRun, build_config, load_run
+from nbp.data.dataset import class_names
+from nbp.hub.about import About, write_about
 from nbp.planning.start import start_table
+from nbp.system.files import read_json
 from nbp.training import checkpoints
 from nbp.training.fit import fit
 from nbp.training.logs import ProfiledSteps
 from nbp.training.pace import fit_minutes
 from nbp.training.stop_signals import Stopped
 from nbp.workflows.converting import checkpoint_to_native
-from nbp.workflows.describing import describe_model
 
 
 def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None,
@@ -32,6 +34,22 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes:
         model, last = Path(run.trainer.out) / "model", Path(run.trainer.out) / "checkpoints" / checkpoints.LAST
         # Not from the module: under DeepSpeed in bfloat16 only the checkpoint has the weights in float32.
         checkpoint_to_native(last, model)
-        describe_model(model, run)
+        write_about(model, about_run(run), run.kind, run.text_tokenizer if isinstance(run, GeneratorRun) else None)
         print(f"wrote {model} from {last.resolve().name}")
     return 0
+
+
+def about_run(run: TokenizerRun | GeneratorRun) -> About:
+    """Names of the data set and, for generators, of its classes; rate, size and length of its clips."""
+    classes: list[str] = []
+    data = run.data
+    if isinstance(run, GeneratorRun) and run.tokens is not None:
+        path = Path(run.tokens) / "train" / "meta.json"
+        meta = read_json(path)
+        classes = list(meta["classes"])
+        known = {name: value for name, value in meta["data"].items() if name in DataConfig.__dataclass_fields__}
+        data = build_config(DataConfig, known, path)
+    elif isinstance(run, GeneratorRun) and data is not None:
+        classes = class_names(data)
+    assert data is not None
+    return About(data.name, classes, data.fps, data.resolution, data.num_frames)

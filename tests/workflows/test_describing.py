@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from nbp.config import DataConfig, GeneratorRun, TokenizerRun
-from nbp.hub.about import About, read_about
-from nbp.workflows.describing import about_run, describe_model
+from nbp.hub.about import About, read_about, write_about
+from nbp.workflows.training import about_run
 
 MADE = Path(__file__).parents[1] / "fixtures" / "before_layout"
 DATA = DataConfig("squares", "data", "train.txt", "val.txt", resolution=16, num_frames=9, fps=4)
@@ -31,6 +31,6 @@ def test_the_text_tokenizer_is_copied_into_the_folder(tmp_path):
     words = tmp_path / "words"
     words.mkdir()
     (words / "tokenizer.json").write_text("{}")
-    describe_model(tmp_path / "model", GeneratorRun(data=DATA, text_tokenizer=str(words)))
+    write_about(tmp_path / "model", about_run(GeneratorRun(data=DATA)), "generator", words)
     assert read_about(tmp_path / "model").text_tokenizer == "text_tokenizer"
     assert json.loads((tmp_path / "model" / "text_tokenizer" / "tokenizer.json").read_text()) == {}
