@@ -84,6 +84,7 @@ def plan_run(run: Run, gpu: str | Gpu, utilisation: float, strategies: Sequence[
 
 
 def count_parameters(module: TokenizerModule | GeneratorModule) -> dict[str, int]:
+    """Parameters by part: trained ones, the moving average left out, and those that are frozen."""
     if isinstance(module, TokenizerModule):
         counts = {"encoder": _count(module.model.encoder), "decoder": _count(module.model.decoder)}
         if module.discriminator is not None:

@@ -134,6 +134,7 @@ def predicted(run: Run) -> str:
 
 
 def training(run: Run) -> str:
+    """Curves of both models, also written as PNG files into the run folder."""
     tokenizer = figures.curves_figure(run.curves["tokenizer"], figures.TOKENIZER_PANELS, run.phases)
     chance = math.log(run.generator.num_codes)
     generator = figures.curves_figure(run.curves["generator"], figures.GENERATOR_PANELS,
@@ -146,6 +147,7 @@ def training(run: Run) -> str:
 
 
 def mask(run: Run) -> str:
+    """Which position of the generator sees which, as a picture with its words."""
     config = run.generator
     start = ("The first block is predicted token by token, the others whole." if config.start == "hybrid"
              else "Every block is predicted whole.")

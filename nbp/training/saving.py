@@ -142,7 +142,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         if improved:
             self.best = self._scored[1]
         path = checkpoints.checkpoint_path(self.folder, step)
-        trainer.save_checkpoint(path, weights_only=False)
+        trainer.save_checkpoint(path, weights_only=False)   # written whole, with optimizer and loops
         self._saved_step, self.newest_written = step, path
         if trainer.is_global_zero:
             checkpoints.link(self.folder, checkpoints.LAST, path)

@@ -100,6 +100,7 @@ def memorisation(train: Clips, real: Clips, fake: Clips, protocol: Protocol, net
 
 
 def lines(report: Memorisation) -> list[str]:
+    """The report in words, for the terminal."""
     sets = report["sets"]
     return [f"memorisation {sets['fake']['name']} ({report['protocol']}, {report['clips_of_each_real_set']} clips of "
             "each real set)",

@@ -112,6 +112,7 @@ def responses(clips: Clips, protocol: Protocol, network: FeatureNetwork,
 
 
 def lines(report: Sensitivity) -> list[str]:
+    """The report in words, for the terminal."""
     text = [f"presets ({report['fake']} against {report['real']})"]
     for row in report["presets"]:
         text.append(f"  {row['preset']:<16} " + (f"{row['fvd']:<10.4g} {row['protocol']}" if "fvd" in row else
