@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 File = str | os.PathLike[str]
 
 # What FFmpeg reads and people have; folders are searched for these.
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".m2v", ".vob", ".wmv",
-                  ".asf", ".flv", ".f4v", ".ts", ".mts", ".m2ts", ".3gp", ".3g2", ".ogv", ".divx", ".mxf", ".y4m")
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".mpe", ".m1v",
+                  ".m2v", ".vob", ".wmv", ".asf", ".flv", ".f4v", ".ts", ".m2t", ".mts", ".m2ts", ".3gp", ".3g2",
+                  ".ogv", ".rm", ".rmvb", ".dv", ".divx", ".mxf", ".y4m")
 
 
 class VideoError(ValueError):

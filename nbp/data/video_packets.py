@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import av
 
-JUMPING = ("mpegts", "mpeg")     # formats that promise no steady clock
+JUMPING = ("mpegts", "mpeg", "mpegvideo")   # formats that promise no steady clock
 FORWARD_S, BACK_S = 10.0, 0.1    # a longer step between packets is a jump of the clock
 QUICK, SLOW = 2, 10              # of gif pictures, in 1/100 s
 
@@ -34,6 +34,9 @@ class SteadyPackets:
         shift, expected = 0, None   # the end of the packet before
         for packet in packets:
             if packet.dts is not None:
+                if expected is None and self._container.format.name == "mpegvideo" and packet.pts == packet.dts:
+                    # Its guess for the first picture of MPEG-1 is one picture early.
+                    packet.pts, self.moved = packet.dts + (packet.duration or 0), True
                 step = 0.0 if expected is None else (packet.dts + shift - expected) * unit
                 if self._gif and 0 <= (packet.duration or 0) < QUICK:
                     packet.duration = SLOW

@@ -1,6 +1,7 @@
 """Awkward files made with FFmpeg's muxers, as people have them: every frame tells its number (`videos.numbered`)."""
 
 import io
+import struct
 from fractions import Fraction
 
 import av
@@ -12,7 +13,7 @@ TIMES = np.arange(60) * 40                                        # 25 frames a 
 DROPPED = np.array([t for n, t in enumerate(TIMES) if n % 20 not in range(5, 12)])   # a third of them is missing
 LIVE = {"webm": {"live": "1"}, **{name: {"movflags": "frag_keyframe+empty_moov"} for name in ("mp4", "mov")}}
 CODECS = {"avi": "mpeg4", "webm": "libvpx", "gif": "gif", "mpg": "mpeg2video", "vob": "mpeg2video", "flv": "flv1",
-          "wmv": "wmv2", "mpeg": "mpeg1video"}
+          "wmv": "wmv2", "mpeg": "mpeg1video", "m1v": "mpeg1video", "m2v": "mpeg2video"}
 
 
 class Pipe(io.RawIOBase):
@@ -46,7 +47,8 @@ def make(path, times=TIMES, sound_s=0, options=None, codec_options=None, target=
     """
     suffix = path.suffix[1:]
     codec = codec or CODECS.get(suffix, "libx264")
-    kind = {"mkv": "matroska", "wmv": "asf", "ts": "mpegts", "mpg": "mpeg", "m4v": "mp4"}.get(suffix, suffix)
+    kind = {"mkv": "matroska", "wmv": "asf", "ts": "mpegts", "mpg": "mpeg", "m4v": "mp4",
+            "m1v": "mpeg1video", "m2v": "mpeg2video"}.get(suffix, suffix)
     frames = numbered(int(max(times)) // 40 + 1, *shape)
     with av.open(target or str(path), "w", format=kind, options=options or {}) as container:
         video = container.add_stream(codec, rate=25, options=codec_options or {"g": "12"})
@@ -116,3 +118,29 @@ def reference(path, fps):
                 except (av.error.BlockingIOError, av.error.EOFError):
                     break
     return np.stack(shown)
+
+
+def cut_edges(path, left, right, top, bottom):
+    """Let the container of an mp4 or mkv file of `make` (with the title "x" * 16 in mkv) cut edges off its pictures."""
+    data = bytearray(path.read_bytes())
+    if path.suffix == ".mkv":
+        title, video = data.index(b"\x53\x6e\x90"), data.index(b"\xe0", data.index(b"x" * 16))
+        end = video + 2 + data[video + 1] - 0x80
+        crops = b"".join(struct.pack(">HBB", key, 0x81, value) for key, value in
+                         ((0x54CC, left), (0x54DD, right), (0x54BB, top), (0x54AA, bottom)))   # PixelCrop...
+        data[title:end] = (data[title + 19:video] + b"\xe0" + bytes([data[video + 1] + 16]) + data[video + 2:end]
+                           + crops + b"\xec\x81\x00")   # and a void, so that nothing behind it moves
+    else:
+        boxes, end = [], len(data)
+        place = 0
+        for kind, header in ((b"moov", 8), (b"trak", 8), (b"mdia", 8), (b"minf", 8), (b"stbl", 8), (b"stsd", 16),
+                             (b"avc1", 86)):
+            while data[place + 4:place + 8] != kind:
+                place += int.from_bytes(data[place:place + 4], "big")
+            boxes.append(place)
+            end, place = place + int.from_bytes(data[place:place + 4], "big"), place + header
+        data[end:end] = struct.pack(">I4s8i", 40, b"clap", 80 - left - right, 1, 48 - top - bottom, 1,
+                                    left - right, 2, top - bottom, 2)
+        for box in boxes:   # moov lies at the end, so that no picture moves
+            data[box:box + 4] = (int.from_bytes(data[box:box + 4], "big") + 40).to_bytes(4, "big")
+    path.write_bytes(data)

@@ -5,7 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
-from files import DROPPED, LIVE, TIMES, make, reference, stretch, to_pipe, turn
+from files import DROPPED, LIVE, TIMES, cut_edges, make, reference, stretch, to_pipe, turn
 from videos import number_of, numbered
 
 from nbp.data.video_io import READERS, VideoError, check_video, probe, read_frames
@@ -97,6 +97,24 @@ def test_pixels_become_square(tmp_path, suffix, reader):
     assert frames.shape == (1, 48, 114, 3) and probe(tmp_path / f"wide.{suffix}").width == 114
     squares = [frames[0, 2:6, round((8 * bit + 4) * 114 / 80)].mean() > 127 for bit in range(8)]
     assert squares == [True, True] + 6 * [False], "frame 3"
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name, edges", [
+    ("cut.mkv", (6, 8, 2, 4)), ("turned.mkv", (6, 8, 2, 4)), ("odd.mkv", (5, 8, 3, 4)), ("cut.mp4", (6, 14, 2, 4))])
+def test_edges_that_a_container_cuts_off_are_not_shown(tmp_path, name, edges, reader):
+    """To whole pixels of colour, as `ffmpeg` cuts them; turned afterwards."""
+    pytest.importorskip("decord")
+    make(tmp_path / name, times=TIMES[:12], setup=lambda video: (
+        video.metadata.update(title="x" * 16), name == "turned.mkv" and turn(-90)(video)))
+    left, right, top, bottom = edges
+    whole = read_frames(tmp_path / name, range(12))
+    whole = np.rot90(whole, 1, (1, 2)) if name == "turned.mkv" else whole
+    shown = whole[:, top // 2 * 2:, left // 2 * 2:][:, :(48 - top - bottom) // 2 * 2, :(80 - left - right) // 2 * 2]
+    cut_edges(tmp_path / name, *edges)
+    frames = read_frames(tmp_path / name, range(12), reader)
+    assert np.array_equal(frames, np.rot90(shown, -1, (1, 2)) if name == "turned.mkv" else shown)
+    assert (probe(tmp_path / name).height, probe(tmp_path / name).width) == frames.shape[1:3]
 
 
 def test_a_size_that_changes_inside_a_file(tmp_path):

@@ -114,6 +114,14 @@ def test_avi_with_frames_out_of_order(tmp_path, times, codec, options):
         assert np.array_equal(frames, expected[:50])
 
 
+@pytest.mark.parametrize("depth", ["0", "2"])
+@pytest.mark.parametrize("suffix", ["m1v", "m2v"])
+def test_bare_streams_hold_a_frame_for_each_picture(tmp_path, suffix, depth):
+    """FFmpeg's guess of the first time stamp of MPEG-1 is one picture early."""
+    make(tmp_path / f"a.{suffix}", codec_options={"g": "12", "bf": depth})
+    assert numbers(tmp_path / f"a.{suffix}") == list(range(60))
+
+
 def test_a_pipe_is_no_seekable_file(tmp_path):
     with Pipe(tmp_path / "x") as pipe:
         assert not pipe.seekable()
