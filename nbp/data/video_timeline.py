@@ -88,6 +88,7 @@ class Packets(NamedTuple):
     picture: "av.VideoFrame"   # the first one, decoded
     times: np.ndarray          # int64 (n,), ascending
     delay: int                 # pictures that the decoder holds back
+    start: int                 # of the chunk that holds the first one
     end: int                   # of the last one; its start where its duration is unknown
     num_packets: int           # with those that cannot be decoded or that hold nothing
     in_order: bool             # times rise from packet to packet
@@ -223,11 +224,15 @@ def _read_packets(path: File, container: "av.container.InputContainer", stream: 
     shown = [(time, duration) for time, duration, full in seen if full and time >= first]
     last, duration = max(shown, default=(first, 0))
     if by_chunk and len(shown) > 1:   # chunks may be shorter than pictures last
-        duration = max(duration, int(np.median(np.diff([time for time, _ in shown]))))
-    late = [last + step * duration for step in range(1, delay + 1)]   # pictures that the end of the file lets out
-    times = np.unique(np.array([first, *(time for time, _ in shown), *late], np.int64))
+        duration = max(duration, int(np.quantile(np.diff([time for time, _ in shown]), 0.25)))
+    # Pictures that the end of the file lets out: spaced as the chunks until the first one comes, mirrored.
+    leads = [first - time for time, _, full in seen if full and time < first][::-1][:delay]
+    if len(leads) < delay or max(leads, default=0) > 2 * delay * duration:   # the clock jumps behind the first chunk
+        leads = [step * duration for step in range(1, delay + 1)]
+    times = np.unique(np.array([first, *(time for time, _ in shown), *(last + lead for lead in leads)], np.int64))
     in_order = all(one[0] < other[0] for one, other in itertools.pairwise(seen))
-    return Packets(picture, times, delay, last + (delay + 1) * duration, len(seen), in_order, packets.moved)
+    return Packets(picture, times, delay, first - max(leads, default=0), int(times[-1]) + duration, len(seen), in_order,
+                   packets.moved)
 
 
 def _shown_rate(times: np.ndarray, stated: Fraction, guessed: Fraction | None, unit: Fraction) -> Fraction:
@@ -266,7 +271,7 @@ def _promised(container: "av.container.InputContainer", stream: "av.VideoStream"
     Lengths of whole containers are no promise: they may be those of the sound.
     """
     if container.format.name == "avi":
-        hidden = packets.times[0] * float(rate * (stream.time_base or 0)) - packets.delay
+        hidden = packets.start * float(rate * (stream.time_base or 0))
         return round(float(announced * rate) - hidden) if stream.frames < UNKNOWN else 0
     lacking = sum(not hidden for _, hidden in index) - packets.num_packets
     if "mp4" in container.format.name and lacking > 1:
