@@ -5,7 +5,8 @@ rate is the header's, unless most pictures follow one another at another one. Th
 that is shown to the end of the last, counted over packets: what an edit list hides, other streams, missing lengths and
 the place of the start make no difference. A file that was cut off keeps the length that its header announces, so that
 frames behind its end are errors. Indexes of mp4 and mov that are plain, which both ends of the file are asked for, are
-taken at their word; all else is counted once and remembered.
+taken at their word; all else is counted once and remembered. Where pictures come out of the decoder with falling time
+stamps they are shown in its order, by decoding times, as in FFmpeg's own program.
 Legend: n pictures.
 """
 
@@ -91,7 +92,7 @@ class Packets(NamedTuple):
     start: int                 # of the chunk that holds the first one
     end: int                   # of the last one; its start where its duration is unknown
     num_packets: int           # with those that cannot be decoded or that hold nothing
-    in_order: bool             # times rise from packet to packet
+    astray: int                # how far the time of a packet lies from its place among them
     moved: bool                # the file's clock jumps
 
 
@@ -137,8 +138,11 @@ def _counted(path: File, container: "av.container.InputContainer", stream: "av.V
     by_chunk, index = container.format.name == "avi", _index(stream)
     announced = stream.frames / rate   # before the rate may change: AVI's length in seconds
     packets = _read_packets(path, container, stream, by_chunk)
-    if packets.in_order and stream.codec_context.has_b_frames and not by_chunk and _runs_back(path):
-        by_chunk = True
+    b_frames = stream.codec_context.has_b_frames
+    disorder = not by_chunk and packets.astray > (TAIL // 2 if b_frames else 0)
+    if disorder or not by_chunk and b_frames and ("mp4" in container.format.name or not packets.astray):
+        by_chunk = _runs_back(path, None if disorder else TAIL)
+    if by_chunk and container.format.name != "avi":
         with open_video(path) as again:
             packets = _read_packets(path, *again, by_chunk)
     times = packets.times
@@ -149,7 +153,7 @@ def _counted(path: File, container: "av.container.InputContainer", stream: "av.V
     if container.format.name == "avi" and len(index) > 1:    # whole: chunks that lack at its end hold the last picture
         num_shown = num_frames
     uneven = None if np.array_equal(numbers, np.arange(num_shown)) else numbers
-    return _line(stream, packets.picture, rate, num_frames, uneven, num_shown, by_chunk, packets.moved)
+    return _line(stream, packets.picture, rate, num_frames, uneven, num_shown, by_chunk, packets.moved or disorder)
 
 
 def _index(stream: "av.VideoStream") -> list[tuple[int, bool]]:
@@ -177,21 +181,28 @@ def _plain_picture(path: File, container: "av.container.InputContainer", stream:
     head = _read_packets(path, container, stream, by_chunk, only_first=True)
     if by_chunk:
         return head.picture if head.num_packets == head.delay + 1 else None
-    if not stream.codec_context.has_b_frames:
-        return head.picture
     container.seek(stream.index_entries[-min(TAIL, stream.frames)].timestamp, stream=stream, any_frame=True)
     tail = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
     length = (max(tail, default=0) - head.times[0]) * ticks + 1
-    whole = head.num_packets == len(head.times) and abs(length - stream.frames) < 0.5
-    return head.picture if whole and not (tail == sorted(tail) and _runs_back(path)) else None
+    if head.num_packets != len(head.times) or abs(length - stream.frames) >= 0.5:
+        return None
+    astray, b_frames = _astray(tail), stream.codec_context.has_b_frames
+    if astray > (TAIL // 2 if b_frames else 0) or b_frames and not astray and _runs_back(path):
+        return None
+    return head.picture
 
 
-def _runs_back(path: File) -> bool:
+def _astray(times: list[int]) -> int:
+    """How far the time of a packet lies from its place in their order; half of TAIL is more than any codec does."""
+    return int(np.abs(np.argsort(times, kind="stable") - np.arange(len(times))).max(initial=0))
+
+
+def _runs_back(path: File, num_pictures: int | None = TAIL) -> bool:
     """Pictures come out of the decoder with falling time stamps, as copies of AVI files have them, whose times are
-    those of chunks."""
+    those of chunks; there FFmpeg's own program goes by decoding times as well."""
     with open_video(path) as (container, stream):
-        times = [frame.pts for frame in itertools.islice(pictures_of(container.demux(stream)), TAIL)
-                 if frame.pts is not None]
+        pictures = itertools.islice(pictures_of(container.demux(stream)), num_pictures)
+        times = [frame.pts for frame in pictures if frame.pts is not None]
     return times != sorted(times)
 
 
@@ -230,9 +241,8 @@ def _read_packets(path: File, container: "av.container.InputContainer", stream: 
     if len(leads) < delay or max(leads, default=0) > 2 * delay * duration:   # the clock jumps behind the first chunk
         leads = [step * duration for step in range(1, delay + 1)]
     times = np.unique(np.array([first, *(time for time, _ in shown), *(last + lead for lead in leads)], np.int64))
-    in_order = all(one[0] < other[0] for one, other in itertools.pairwise(seen))
-    return Packets(picture, times, delay, first - max(leads, default=0), int(times[-1]) + duration, len(seen), in_order,
-                   packets.moved)
+    return Packets(picture, times, delay, first - max(leads, default=0), int(times[-1]) + duration, len(seen),
+                   _astray([time for time, *_ in seen]), packets.moved)
 
 
 def _shown_rate(times: np.ndarray, stated: Fraction, guessed: Fraction | None, unit: Fraction) -> Fraction:

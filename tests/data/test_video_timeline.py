@@ -60,6 +60,20 @@ def test_copies_of_avi_files_have_the_times_of_chunks(tmp_path, suffix, codec, d
     assert numbers(copy) == list(range(60))
 
 
+@pytest.mark.parametrize("suffix, depth", [("mp4", "0"), ("mp4", "3"), ("mov", "3"), ("ts", "0"), ("flv", "3")])
+def test_scrambled_time_stamps_leave_pictures_in_the_decoders_order(tmp_path, suffix, depth):
+    make(tmp_path / "whole.mp4", codec_options={"g": "12", "bf": depth})
+    path = tmp_path / f"scrambled.{suffix}"
+    with av.open(tmp_path / "whole.mp4") as old, av.open(path, "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        packets = [packet for packet in old.demux(video=0) if packet.dts is not None]
+        first, *others = [packet.pts for packet in packets]
+        for packet, time in zip(packets, [first, *np.random.default_rng(0).permutation(others).tolist()]):
+            packet.pts, packet.stream = time + 60 * 640, stream     # no picture is shown before it is decoded
+            new.mux(packet)
+    assert numbers(path) == list(range(60))
+
+
 def test_an_avi_of_short_chunks(tmp_path):
     """Most of which hold nothing: FFmpeg miscounts them behind a seek."""
     make(tmp_path / "a.avi", codec="libx264", codec_options={"g": "24", "bf": "3"}, sound_s=2.4, shift_ms=300,
