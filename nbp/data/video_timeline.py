@@ -200,9 +200,10 @@ def _astray(times: list[int]) -> int:
 def _runs_back(path: File, num_pictures: int | None = TAIL) -> bool:
     """Pictures come out of the decoder with falling time stamps, as copies of AVI files have them, whose times are
     those of chunks; there FFmpeg's own program goes by decoding times as well."""
-    with open_video(path) as (container, stream):
-        pictures = itertools.islice(pictures_of(container.demux(stream)), num_pictures)
-        times = [frame.pts for frame in pictures if frame.pts is not None]
+    times: list[int] = []
+    with contextlib.suppress(VideoError), open_video(path) as (container, stream):   # as far as there is no damage
+        for picture in itertools.islice(pictures_of(container.demux(stream)), num_pictures):
+            times += [] if picture.pts is None else [picture.pts]
     return times != sorted(times)
 
 
