@@ -146,6 +146,9 @@ def _counted(path: File, container: "av.container.InputContainer", stream: "av.V
         with open_video(path) as again:
             packets = _read_packets(path, *again, by_chunk)
     times = packets.times
+    step = int(np.diff([*times, packets.end])[0])
+    if not stream.average_rate and len(times) < 3 and step:    # else FFmpeg guesses the rate of the clock
+        rate = Fraction(1 / (step * unit)).limit_denominator(1001)
     rate = _shown_rate(times, rate, stream.guessed_rate, unit)
     numbers = np.floor((times - times[0]) * float(rate * unit) + 0.5).astype(np.int64)
     num_shown = max(round((packets.end - int(times[0])) * float(rate * unit)), int(numbers[-1]) + 1)

@@ -9,7 +9,7 @@ from av.bitstream import BitStreamFilterContext
 from files import TIMES, make, reference, stretch
 from videos import number_of, numbered
 
-from nbp.data.video_io import VideoError, check_video, probe, read_frames
+from nbp.data.video_io import READERS, VideoError, check_video, probe, read_frames
 
 
 def numbers(path):
@@ -93,6 +93,18 @@ def test_an_xvid_file_that_begins_among_b_frames(tmp_path):
                 new.mux(packet)
     shown = numbers(tmp_path / "cut.avi")
     assert shown == list(range(shown[0], 60)) and 0 < shown[0] <= 14
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_files_of_one_or_two_pictures(tmp_path, count):
+    """Of which FFmpeg guesses the rate of the clock, and which decord may not open."""
+    pytest.importorskip("decord")
+    for suffix in ("mp4", "mkv", "webm", "avi", "gif", "mpg", "mpeg", "m2v", "flv", *["ts", "wmv"][:2 * (count - 1)]):
+        path = tmp_path / f"a.{suffix}"
+        make(path, times=TIMES[:count])
+        assert (probe(path).num_frames, probe(path).fps) == (count, 25), suffix
+        for reader in READERS:
+            assert [number_of(frame) for frame in read_frames(path, range(count), reader)] == list(range(count))
 
 
 def test_a_palette_lies_at_the_beginning(tmp_path):
