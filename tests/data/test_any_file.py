@@ -88,7 +88,7 @@ def test_pictures_are_turned_as_they_are_shown(tmp_path, name, reader):
     assert (probe(tmp_path / name).height, probe(tmp_path / name).width) == frames.shape[1:3]
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi", "ts"])
 @pytest.mark.parametrize("reader", READERS)
 def test_pixels_become_square(tmp_path, suffix, reader):
     pytest.importorskip("decord")
