@@ -1,8 +1,9 @@
 """Messages that say what to do: what they say is done, and then the same call works.
 
-Others are followed where their part is tested: names and circles of links in `data/test_folders.py`, animations in
-`data/test_images.py`, --exclude in `data/test_integrity.py`, checkpoints of runs in `hub/test_any_weights.py` and
-`training/test_checkpoints.py`, sizes and lengths of sets in `test_evaluate.py` and `evaluation/test_scoring.py`.
+Those that name another value or option are followed in `test_advised_values.py`. Others where their part is tested:
+names and circles of links in `data/test_folders.py`, animations in `data/test_images.py`, --exclude in
+`data/test_integrity.py`, checkpoints of runs in `hub/test_any_weights.py` and `training/test_checkpoints.py`, sizes and
+lengths of sets in `test_evaluate.py` and `evaluation/test_scoring.py`.
 """
 
 import logging
@@ -11,12 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from nbp import prepare, tokenize
-from nbp.data import clip_set
+from nbp.data import clip_set, integrity
 from nbp.data.annotations import read_annotations
 from nbp.data.classes import read_classes
 from nbp.data.integrity import read_bad_files, verify
@@ -137,6 +139,34 @@ def no_tokens():
     return lambda: TokenDataset("tokens/train")
 
 
+def tokens_of_another():
+    unfinished_tokens()
+    make_tokens()
+    ours = TokenDataset("tokens/train").meta["tokenizer_hash"]
+    meta = Path("tokens/train/meta.json")
+    meta.write_text(meta.read_text().replace(ours, "f" * 64))
+    return lambda: TokenDataset("tokens/train", ours)
+
+
+def anew():
+    shutil.rmtree("tokens")
+    make_tokens()
+
+
+def copy_tokens(length=None):
+    """Copy the cache behind a URL, of each file of tokens `length` bytes."""
+    for path in Path("tokens/train").iterdir():
+        cut = length if path.suffix == ".safetensors" else None
+        fsspec.filesystem("memory").pipe_file(f"/advice/{path.name}", path.read_bytes()[:cut])
+
+
+def half_copied_tokens():
+    unfinished_tokens()
+    make_tokens()
+    copy_tokens(50)
+    return lambda: TokenDataset("memory://advice")
+
+
 def previews():
     write(Path("videos/0.mp4"))
     for number in range(2):
@@ -190,6 +220,8 @@ ADVICE = {
     "unfinished tokens": (unfinished_tokens, "run the tokenize command again, it goes on where it stopped",
                           make_tokens),
     "damaged tokens": (damaged_tokens, r"remove it and its part-\*.json, then tokenize again", again),
+    "tokens of another tokenizer": (tokens_of_another, "tokenize again with the tokenizer of this run", anew),
+    "half a copy of tokens": (half_copied_tokens, "missing or damaged .*; copy the token cache again", copy_tokens),
     "previews among videos": (previews, "which are the clips. Keep one kind",
                               lambda: [path.unlink() for path in Path("videos").glob("*.png")]),
     "pictures without times": (timeless, "`ffmpeg -i a.h264 NEW.mp4` makes a file that does",
@@ -230,6 +262,7 @@ def test_an_odd_size_is_written_with_whole_colours(tmp_path):
 
 def test_woven_frames_are_separated(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(integrity, "check_all", lambda check, jobs, _: ((job, check(job)) for job in jobs))
     for number in range(2):
         path = Path(f"videos/{number}.mkv")
         path.parent.mkdir(exist_ok=True)

@@ -127,7 +127,7 @@ def check_engine(run: Run) -> None:
     if run.optim.optimizer == "muon" and word.startswith("deepspeed"):
         raise ValueError(f"optim.optimizer=muon with trainer.strategy={word}: Muon's step needs whole matrices, "
                          "and ZeRO gives each rank a flat piece of them; use trainer.strategy=ddp, or "
-                         "optim.optimizer=adamw")
+                         "optim.optimizer=adamw with optim.muon_lr=null")
     if run.trainer.ema_decay and word.startswith("deepspeed"):
         if word.startswith("deepspeed_3"):
             raise ValueError(f"trainer.ema_decay={run.trainer.ema_decay} with trainer.strategy={word}: no rank holds "

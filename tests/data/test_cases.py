@@ -15,7 +15,7 @@ from files import LIVE, make, to_pipe
 
 from nbp import prepare
 from nbp.config import DataConfig, load_config
-from nbp.data import cut
+from nbp.data import cut, integrity
 from nbp.data.dataset import VideoDataset
 from nbp.data.video_io import READERS, check_video, probe, read_frames
 from nbp.workflows.clip_sources import Cut, open_clips
@@ -39,10 +39,11 @@ def test_lists_scan_training_and_scoring_agree_on_a_file(tmp_path, capsys, monke
     count = LENGTHS[name]
     assert (probe(tmp_path / name).num_frames, probe(tmp_path / name).fps) == (count, 25)
     assert check_video(tmp_path / name).num_frames == len(read_frames(tmp_path / name, range(count))) == count
+    monkeypatch.setattr(integrity, "check_all", lambda check, jobs, _: ((job, check(job)) for job in jobs))
     prepare.main(["folder", "--root", str(tmp_path), "--verify", "--num-workers", "1", "--resolution", "16"])
     assert "decoded 2 files, 0 are bad" in capsys.readouterr().out
     dataset = VideoDataset(load_config(DataConfig, tmp_path / "data.yaml"), "train", train=True)
-    assert all(dataset[0, 17, seed]["video"].shape == (3, 17, 16, 16) for seed in range(40))
+    assert all(dataset[0, 17, seed]["video"].shape == (3, 17, 16, 16) for seed in range(15))
     asked = []
     monkeypatch.setattr(cut, "read_frames", lambda path, indices, *how: (
         asked.append(indices[0]) or read_frames(path, indices, *how)))
