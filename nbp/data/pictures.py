@@ -28,7 +28,7 @@ def read_picture(path: Path) -> np.ndarray:
             if image.mode not in PICTURE_MODES:
                 raise VideoError(f"{path} is a picture of mode {image.mode}; accepted: 8 bit, that is "
                                  f"{', '.join(PICTURE_MODES)}")
-            if image.format in ("WEBP", "PNG") and getattr(image, "is_animated", False):
+            if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
                 raise VideoError(f"{path} is an animation, not one picture; save it as .gif or .mp4, which are videos")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except VideoError:

@@ -56,7 +56,7 @@ class TextEncoder:
     """Texts -> ids int64 (B, C).
 
     The fill-up id is `config.pad_token`; official models, whose pads are not hidden, have the tokenizer's
-    end-of-sentence id, or its own pad id where it has none.
+    end-of-sentence id, or its own pad id where it has none; `config.pad_token` where it has neither.
 
     Args:
         folder: tokenizer folder.
@@ -72,7 +72,8 @@ class TextEncoder:
         if self.vocabulary.size > config.num_condition_ids:
             raise ValueError(f"{folder} has {self.vocabulary.size} ids, the model knows {config.num_condition_ids}")
         self.length = config.condition_len
-        pads = [config.pad_token if config.pad_visibility == "never" else None, *self.vocabulary.fill_up]
+        pads = [config.pad_token if config.pad_visibility == "never" else None, *self.vocabulary.fill_up,
+                config.pad_token]
         known = [pad for pad in pads if pad is not None]
         if not known:
             raise ValueError(f"{folder} has neither a pad nor an end-of-sentence token: set pad_token in the model")

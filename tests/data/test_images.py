@@ -82,3 +82,6 @@ def test_an_animation_is_no_picture_but_a_video_once_it_is_saved_as_one(tmp_path
         read_picture(tmp_path / f"a.{suffix}")
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=40)
     assert read_frames(tmp_path / "a.gif", range(3))[:, 8, 8, 0].tolist() == [0, 100, 200]
+    (tmp_path / "gif.png").write_bytes((tmp_path / "a.gif").read_bytes())
+    with pytest.raises(VideoError, match="gif.png is an animation"):
+        read_picture(tmp_path / "gif.png")

@@ -88,6 +88,19 @@ def test_a_tokenizer_trained_on_the_class_names(tmp_path):
     assert generator.loss(codes(2, (2, 4, 4)), ids[:2]).isfinite()
 
 
+@pytest.mark.parametrize("visibility", ["never", "causal"])
+def test_a_tokenizer_that_names_no_end_takes_the_pad_of_the_model(tmp_path, visibility):
+    train_text_tokenizer(["yo yo"], tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({name: facts[name] for name in facts if name not in ("eos_token", "pad_token")}))
+    (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
+    settings = {**TEXT, "num_condition_ids": 512, "condition_len": 8, "pad_visibility": visibility}
+    with pytest.raises(ValueError, match="neither a pad nor an end-of-sentence token: set pad_token in the model"):
+        condition_encoder(config(**{**settings, "pad_token": None}), tmp_path)
+    assert condition_encoder(config(**{**settings, "pad_token": 7}), tmp_path)({"text": ["y"]})[0, -1] == 7
+
+
 def test_labels():
     encode = condition_encoder(config())
     assert encode({"label": torch.tensor([0, 2])}).tolist() == [[0], [2]]
