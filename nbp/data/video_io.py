@@ -13,7 +13,7 @@ import numpy as np
 
 from nbp.data.video_display import Pixels
 from nbp.data.video_file import VIDEO_SUFFIXES, File, VideoError, open_video
-from nbp.data.video_packets import SteadyPackets, packets_by_index, pictures_of
+from nbp.data.video_packets import SteadyPackets, packets_by_index, packets_from_key, pictures_of
 from nbp.data.video_timeline import Timeline, VideoInfo, timeline
 from nbp.data.video_writing import write_video
 
@@ -45,8 +45,8 @@ def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict
         path: video file.
         indices: frame numbers on the file's own time line, in any order, repeats allowed.
         reader: "pyav" (exact seeks) or "decord" (what the official results were made with; seeks up to two
-            frames wrong in some Xvid files). Files with uneven times, hidden pictures, pictures that are cut, turned
-            or stretched, and what decord cannot open, are read by PyAV under either.
+            frames wrong in some Xvid files). Broadcasts and files with uneven times, hidden pictures, pictures that are
+            cut, turned or stretched, and what decord cannot open, are read by PyAV under either.
         strict: refuse damage that the decoder would otherwise paint over, in the frames that it decodes for this.
 
     Returns:
@@ -115,7 +115,7 @@ def _read_behind_seek(path: File, line: Timeline, wanted: list[int], strict: boo
                 container.seek(target, stream=stream)
             except (av.error.FFmpegError, OSError):   # not seekable, as what was written to a pipe
                 return None
-            packets = packets_by_index(container, stream) if container.format.name == "avi" else None
+            packets = (packets_by_index if container.format.name == "avi" else packets_from_key)(container, stream)
             return _collect(_decode(path, container, stream, line, strict, packets), wanted, line, exact=True)
     except VideoError:
         # Behind a seek frames may lack what they refer to, which looks like damage; from the start nothing is missing.
@@ -177,7 +177,7 @@ def _read_decord(path: File, line: Timeline, indices: list[int]) -> np.ndarray |
     """Frames (T, H, W, 3) by decord; None for a file that it does not read as it is shown."""
     import decord
 
-    if line.numbers is not None or not line.display.plain:
+    if not line.by_decord:
         return None
     if max(indices) >= line.info.num_frames:
         raise VideoError(f"ends before frame {max(indices)} (it has {line.info.num_frames} frames)", path)

@@ -4,6 +4,7 @@ Clocks of broadcasts and of recordings put behind one another start anew or jump
 the rule of FFmpeg's own program. Gif pictures that claim less than 2/100 s are shown for 10, as browsers show them.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,11 @@ class SteadyPackets:
                 packet.dts = None if packet.dts is None else packet.dts + shift
                 packet.pts = None if packet.pts is None else packet.pts + shift
             yield packet
+
+
+def packets_from_key(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
+    """Packets from where the container stands, without those before a key frame, of which MPEG-4 makes garbage."""
+    return itertools.dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
 
 
 def packets_by_index(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:

@@ -24,7 +24,7 @@ import numpy as np
 
 from nbp.data.video_display import Display
 from nbp.data.video_file import File, VideoError, open_video
-from nbp.data.video_packets import SteadyPackets, pictures_of
+from nbp.data.video_packets import JUMPING, SteadyPackets, pictures_of
 
 if TYPE_CHECKING:
     import av
@@ -58,6 +58,7 @@ class Timeline:
     num_shown: int                # frames that the pictures in the file cover
     by_chunk: bool                # AVI, copies of it: a picture is shown when the chunk arrives that lets it out
     from_start: bool              # behind a seek nothing tells which picture it is
+    by_decord: bool               # decord reads it as it is shown
 
     def number(self, picture: "av.VideoFrame") -> int | None:
         """Frame number of a decoded picture; None for one without a time stamp."""
@@ -128,8 +129,11 @@ def _line(stream: "av.VideoStream", picture: "av.VideoFrame", rate: Fraction, nu
     height, width = display.shown_size
     info = VideoInfo(num_frames, float(rate), width, height, num_frames / float(rate), picture.interlaced_frame)
     ticks = float(rate * (stream.time_base or 1))
-    from_start = from_start or picture.format.name == "pal8"   # the palette lies at the beginning
-    return Timeline(info, display, shown_at(picture, by_chunk) or 0, ticks, numbers, num_shown, by_chunk, from_start)
+    kind = stream.container.format.name
+    # The palette lies at the beginning; program streams have no time for many a picture behind a seek.
+    from_start = from_start or picture.format.name == "pal8" or kind == "mpeg"
+    return Timeline(info, display, shown_at(picture, by_chunk) or 0, ticks, numbers, num_shown, by_chunk, from_start,
+                    numbers is None and display.plain and kind not in JUMPING)
 
 
 def _counted(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", rate: Fraction,
@@ -169,7 +173,7 @@ def _is_plain(container: "av.container.InputContainer", stream: "av.VideoStream"
     """The index is that of a file with one picture every 1 / rate seconds, none of them hidden."""
     if len(index) < 2 or len(index) != stream.frames or any(hidden for _, hidden in index):
         return False
-    steps = np.diff(np.array([time for time, _ in index]))
+    steps = np.diff([time for time, _ in index])
     if steps[0] <= 0 or (steps != steps[0]).any() or abs(steps[0] * ticks - 1) > 1e-3:
         return False
     length = (stream.duration or 0) * ticks
@@ -227,12 +231,10 @@ def _read_packets(path: File, container: "av.container.InputContainer", stream: 
     picture = next(pictures_of(rest), None)
     delay = len(stream.codec_context.decode(None)) if by_chunk else 0   # what the decoder holds back
     if not only_first:
-        for _ in rest:
-            pass
-    first = None if picture is None else shown_at(picture, by_chunk)
+        sum(1 for _ in rest)
     if picture is None:
         raise VideoError("no picture in it can be decoded", path)
-    if first is None:
+    if (first := shown_at(picture, by_chunk)) is None:
         raise VideoError(f"it does not say when its pictures are shown; `ffmpeg -i {path} NEW.mp4` makes a file that "
                          "does", path)
     # Before the first picture lie packets that cannot be decoded: what they refer to was cut off.

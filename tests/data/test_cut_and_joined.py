@@ -122,6 +122,20 @@ def test_bare_streams_hold_a_frame_for_each_picture(tmp_path, suffix, depth):
     assert numbers(tmp_path / f"a.{suffix}") == list(range(60))
 
 
+@pytest.mark.parametrize("suffix, how", [
+    ("mpg", {"codec_options": {"g": "5", "bf": "2"}, "sound_s": 3}), ("ts", {"codec": "libx264"}),
+    ("ts", {"codec": "mpeg4", "codec_options": {"g": "250", "bf": "2"}})])
+def test_streams_without_an_index_give_the_same_frames_one_by_one_and_by_both_readers(tmp_path, suffix, how):
+    """Behind a seek FFmpeg guesses times in program streams, and MPEG-4 decodes what lacks its key frame."""
+    pytest.importorskip("decord")
+    path = tmp_path / f"a.{suffix}"
+    make(path, **how)
+    frames = read_frames(path, range(60))
+    assert [number_of(frame) for frame in frames] == list(range(60))
+    assert all(np.array_equal(read_frames(path, [index])[0], frames[index]) for index in range(17, 60))
+    assert np.array_equal(read_frames(path, range(60), "decord"), frames)
+
+
 def test_a_pipe_is_no_seekable_file(tmp_path):
     with Pipe(tmp_path / "x") as pipe:
         assert not pipe.seekable()
