@@ -143,6 +143,7 @@ class TrainerConfig(Section):
     num_nodes: int = 1
     strategy: str = "auto"                 # auto (one device, or DDP) | the others of STRATEGIES
     precision: str = "auto"                # 32-true | bf16-mixed | auto: bf16-mixed where the hardware has it
+    compile: bool = False                  # torch.compile of layers and cheap units, in training steps only
     accumulate: int | None = None          # micro-batches per optimizer step; None: as global_batch asks for, or 1
     global_batch: int | None = None        # clips per optimizer step over all devices, in place of accumulate
     num_workers: int = 2
@@ -227,6 +228,9 @@ class TokenizerRun(Section):
             if len(sizes) > 1:
                 raise ValueError("trainer.global_batch needs one batch_size in all phases of the curriculum, got "
                                  f"{sorted(sizes)}")
+        if self.trainer.compile and self.model.units == "published":
+            raise ValueError("trainer.compile=true needs model.units full or split: PyTorch (2.13) can't compile "
+                             "the gradient of the published units' padding")
         self.trainer.micro_batches(self.curriculum[-1].batch_size)
         stride = self.model.downsample[0]
         if self.data.num_frames < 1 or (self.data.num_frames - 1) % stride:

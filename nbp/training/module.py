@@ -12,6 +12,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from nbp.config import to_dict
 from nbp.config.runs import Run
+from nbp.generator.transformer import TransformerLayer
+from nbp.tokenizer.units import CheapUnit
 from nbp.training.data import Batch, mix_seed
 from nbp.training.optim import build_optimizer
 from nbp.training.resume import load_initial
@@ -48,6 +50,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self.run = run
         self._frozen = [frozen]   # in a list, where Lightning and PyTorch do not look for modules
         self.ema: M | None = copy.deepcopy(model).requires_grad_(False) if run.trainer.ema_decay else None
+        if run.trainer.compile:
+            compile_units(model)
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
         self.min_rollbacks = self._skipped_micro_steps = 0
@@ -99,7 +103,17 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         if self.frozen is not None:
             self.frozen.to(self.device).eval()
 
+    def on_validation_model_eval(self) -> None:
+        super().on_validation_model_eval()
+        if self.run.trainer.compile:    # samples grow step by step, and each length would be compiled
+            torch.compiler.set_stance("force_eager")
+
+    def on_validation_model_train(self) -> None:
+        super().on_validation_model_train()
+        torch.compiler.set_stance("default")
+
     def on_train_start(self) -> None:
+        torch.compiler.set_stance("default")
         self._seed = self.seed
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
@@ -198,6 +212,19 @@ class MovingAverage(Callback):
             decay = min(module.run.trainer.ema_decay, (1 + step) / (10 + step))
             get_ema_multi_avg_fn(decay)(list(module.ema.parameters()), list(module.model.parameters()), step)
         self._step = step
+
+
+def compile_units(model: nn.Module) -> None:
+    """Compile every layer of a generator or residual unit of a tokenizer in place; weights keep their names.
+
+    Parts and not the whole, since equal parts share what is compiled, and hooks between them (ZeRO) stay as they are.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 64       # each width and size of a tokenizer's stages is compiled once
+    for part in model.modules():
+        if isinstance(part, (TransformerLayer, CheapUnit)):
+            part.compile(dynamic=False)
 
 
 def zero_loss(module: nn.Module) -> Tensor:

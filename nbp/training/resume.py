@@ -27,9 +27,10 @@ T = TypeVar("T")
 # Where and how a run works, not what it computes. Batch sizes and devices may change as long as their product stays.
 FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_files", "tokens", "tokenizer",
         "text_tokenizer", "trainer.out", "trainer.devices", "trainer.num_nodes", "trainer.accumulate",
-        "trainer.global_batch", "trainer.num_workers", "trainer.val_", "trainer.checkpoint_every_steps",
-        "trainer.keep_last", "trainer.log_every_steps", "trainer.resume", "trainer.accept_changes",
-        "trainer.wandb_project", "trainer.guard_patience", "trainer.max_rollbacks", "trainer.strategy", "batch_size")
+        "trainer.global_batch", "trainer.compile", "trainer.num_workers", "trainer.val_",
+        "trainer.checkpoint_every_steps", "trainer.keep_last", "trainer.log_every_steps", "trainer.resume",
+        "trainer.accept_changes", "trainer.wandb_project", "trainer.guard_patience", "trainer.max_rollbacks",
+        "trainer.strategy", "batch_size")
 FIXED = ("kind", "model.", "discriminator.", "trainer.ema_decay")
 # Model fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
 FREE_MODEL_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
