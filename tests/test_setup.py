@@ -83,6 +83,7 @@ def without_extras(code, folder, *arguments):
                           env={"PATH": "", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
 
 
+@pytest.mark.slow
 def test_models_generation_and_evaluation_work_without_the_extras(tmp_path, i3d_path):
     torch.manual_seed(0)
     Tokenizer(TokenizerConfig([8, 8, 8, 16], [1, 1, 1, 1], [[1, 2, 2], [2, 2, 2], [2, 2, 2]],

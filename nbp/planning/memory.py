@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nbp.config.runs import Run
 from nbp.generator.transformer import TransformerLayer
-from nbp.training.flops import MicroBatch, build_module, loss_of
+from nbp.training.flops import MicroBatch, build_module, loss_of, work_of
 from nbp.training.generator import GeneratorModule
 from nbp.training.tokenizer import TokenizerModule
 
@@ -29,6 +29,7 @@ REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000   # elements: DeepSp
 # The largest tensors of these models under torch.autocast("cuda"): what runs in 16 bit, and what in float32.
 _LOW = {F.linear, F.conv2d, F.conv3d, torch.matmul, torch.bmm}
 _FULL = {F.layer_norm, F.group_norm, F.cross_entropy, F.mse_loss, F.l1_loss, F.softplus}
+_PEAKS: dict[str, tuple[int, int]] = {}     # of micro-batches that were traced
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision
         module = build_module(run)
         if engine and low_precision:
             module.bfloat16()          # the engine trains in bfloat16 and keeps float32 copies in its optimizer
-        activations, logits = trace(module, micro_batch, torch.bfloat16 if low_precision and not engine else None)
+        work = f"{work_of(run, None, None, micro_batch)} {low_precision} {engine}"
+        if work not in _PEAKS:
+            _PEAKS[work] = trace(module, micro_batch, torch.bfloat16 if low_precision and not engine else None)
+        activations, logits = _PEAKS[work]
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
         for name in names:
             shares = _engine_shares(name, trained, world, low_precision) if engine else dict(

@@ -31,6 +31,7 @@ from nbp.training.generator import GeneratorModule
 from nbp.training.tokenizer import TokenizerModule, total_loss
 
 META = torch.device("meta")
+_FLOPS: dict[str, float] = {}       # of micro-batches that were counted
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def _video(data: DataConfig, micro_batch: MicroBatch, device: torch.device) -> T
 
 def flops_per_step(run: Run, step: int | None = None, tokenizer: TokenizerConfig | None = None) -> float:
     """Model FLOPs of optimizer step `step` (None: the last), forward and backward: all devices, all micro-batches.
-    Costs seconds, one pass on the meta device per kind of micro-batch: call it once per phase of a curriculum."""
+    Costs seconds where it was not counted before, one pass on the meta device per kind of micro-batch."""
     world = run.trainer.devices * run.trainer.num_nodes
     return world * run.accumulate * micro_batch_flops(run, step, tokenizer=tokenizer)
 
@@ -179,9 +180,25 @@ def micro_batch_flops(run: Run, step: int | None = None, executed: bool = False,
     `executed` what is computed again as well. Other arguments as for `flops_per_step`."""
     if not isinstance(run, TokenizerRun) and not executed:
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, activation_checkpointing=False))
-    module = build_module(run, num_steps(run) - 1 if step is None else step, tokenizer)
-    return sum(share * count_flops(lambda batch=batch: loss_of(module, batch).backward())  # type: ignore[misc]
-               for share, batch in micro_batches(run, step))
+    step = num_steps(run) - 1 if step is None else step
+
+    def of_batch(batch: MicroBatch) -> float:
+        key = work_of(run, step, tokenizer, batch)
+        if key not in _FLOPS:
+            module = build_module(run, step, tokenizer)
+            _FLOPS[key] = count_flops(lambda: loss_of(module, batch).backward())
+        return _FLOPS[key]
+
+    return sum(share * of_batch(batch) for share, batch in micro_batches(run, step))
+
+
+def work_of(run: Run, step: int | None, tokenizer: TokenizerConfig | None, batch: MicroBatch) -> str:
+    """All that decides what a micro-batch computes, in words: what was counted for it need not be counted again."""
+    if isinstance(run, TokenizerRun):
+        return f"{run.model} {run.discriminator} {_terms_at(run, step).loss} {run.data.size} {batch}"
+    if run.data is None:
+        return f"{run.model} {batch}"
+    return f"{run.model} {tokenizer or tokenizer_config(run.tokenizer)} {run.data.size} {batch}"
 
 
 def count_flops(function: Callable[[], object]) -> float:

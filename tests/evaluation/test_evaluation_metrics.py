@@ -146,6 +146,7 @@ def test_inception_score_metric():
     assert metric.count == 0
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_clips():
     """Peak memory of a process that saw 256 batches of features, and of one that saw 4096."""
     code = ("import resource, sys, torch\n"

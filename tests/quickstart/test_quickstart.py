@@ -220,6 +220,7 @@ def test_the_interval_of_a_distance_follows_its_seed():
     assert found[0]["fvd_interval_95"] != found[2]["fvd_interval_95"]
 
 
+@pytest.mark.slow(seconds=300)
 def test_the_whole_pipeline_in_miniature_survives_a_kill(tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "nbp.quickstart", "--smoke", "--out", str(out)]

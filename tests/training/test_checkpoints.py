@@ -159,6 +159,7 @@ def test_where_a_run_works_may_change(load_tokenizer_run):
     assert list(config_changes(old, to_dict(load_tokenizer_run(*split)))) == ["trainer.devices"]
 
 
+@pytest.mark.slow
 def test_other_number_of_devices_same_clips(launch, generator_run, tmp_path):
     still = ("model.dropout=0", "model.condition_dropout=0", "trainer.val_samples=0")
     one, two = tmp_path / "one", tmp_path / "two"

@@ -64,6 +64,7 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generato
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_loader_workers_outlive_a_signal_to_the_whole_group(generator_run, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "nbp.train", GENERATOR, *generator_run(

@@ -132,6 +132,7 @@ def test_a_resumed_run_gives_the_same_weights(whole, tokenizer_run, tmp_path):
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in final_weights(whole).items())
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_their_batches(launch, generator_run, tmp_path):
     more = (*MUON, "trainer.val_samples=0")
     for processes, batch in ((1, 4), (2, 2)):

@@ -34,6 +34,7 @@ def smooth():
     return make
 
 
+@pytest.mark.slow
 def test_command(smooth, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(scoring_sets, "load_network", stand_in)
     monkeypatch.setattr(scoring_sets, "fetch_i3d", lambda folder: "none")
