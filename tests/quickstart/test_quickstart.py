@@ -258,7 +258,7 @@ def check_report(out):
         assert (out / f"{name}.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["quickstart.sh", "test.sh"])
+@pytest.mark.parametrize("name", ["quickstart.sh", "test.sh", "../.ci/run"])
 def test_scripts_are_thin_and_sound(name):
     script = ROOT / "scripts" / name
     lines = script.read_text().splitlines()
