@@ -15,6 +15,7 @@ from nbp.config.runs import Run
 from nbp.generator.transformer import TransformerLayer
 from nbp.tokenizer.units import CheapUnit
 from nbp.training.data import Batch, mix_seed
+from nbp.training.muon import Muon
 from nbp.training.optim import build_optimizer
 from nbp.training.resume import load_initial
 
@@ -33,7 +34,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         frozen: network of the losses or of the data, which stays out of checkpoints and optimizer; or None.
         watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
         skips_on_device: steps that are not finite are skipped by the optimizer's kernel, for which no device is waited
-            for; else (DeepSpeed, Muon, several micro-batches in a step) before the backward pass.
+            for; else (DeepSpeed, several micro-batches in a step) before the backward pass.
         rollbacks: how often the run has gone back, for checkpoints; `min_rollbacks` of them are newer than those.
     """
 
@@ -118,7 +119,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
         optimizer = self.optimizers(use_pl_optimizer=False)
-        self.skips_on_device = type(optimizer) is torch.optim.AdamW and self.trainer.accumulate_grad_batches == 1
+        kernels = (torch.optim.AdamW, Muon)     # not what DeepSpeed wraps
+        self.skips_on_device = type(optimizer) in kernels and self.trainer.accumulate_grad_batches == 1
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         built = build_optimizer(self.parameter_groups(), self.run.optim, self.max_steps)

@@ -20,7 +20,10 @@ STEPS = 5
 
 class Muon(torch.optim.Optimizer):
     """Muon, in Nesterov's form, in the parameter groups with `"muon": True`, AdamW with `betas` in the others; both
-    decay weights decoupled. ValueError: a vector or scalar in a Muon group."""
+    decay weights decoupled. A step before which `found_inf`, a float scalar on the device, was set to 1 leaves weights
+    and state as they are, as with a fused `torch.optim.AdamW`. ValueError: a vector or scalar in a Muon group."""
+
+    found_inf: Tensor | None = None
 
     def __init__(self, groups: Iterable[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.99),
                  momentum: float = 0.95, weight_decay: float = 0.0, eps: float = 1e-8) -> None:
@@ -51,10 +54,15 @@ class Muon(torch.optim.Optimizer):
             state = self.state[p]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(p)
-            buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-            update = orthogonalise(p.grad.lerp(buffer, group["momentum"]).flatten(1))
+            skip, buffer = self.found_inf, state["momentum_buffer"]
+            grad = p.grad if skip is None else torch.where(skip == 1, buffer, p.grad)   # the momentum towards itself
+            buffer.lerp_(grad, 1 - group["momentum"])
+            update = orthogonalise(grad.lerp(buffer, group["momentum"]).flatten(1))
             scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-            p.mul_(1 - group["lr"] * group["weight_decay"])
+            kept: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+            if skip is not None:
+                update, kept = update * (1 - skip), torch.where(skip == 1, 1.0, kept)
+            p.mul_(kept)
             p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
 
     def _adamw_step(self, group: dict[str, Any]) -> None:
@@ -68,7 +76,7 @@ class Muon(torch.optim.Optimizer):
             adamw(params, [p.grad for p in params], [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states],
                   [], [s["step"] for s in states], fused=True, amsgrad=False, beta1=group["betas"][0],
                   beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
-                  maximize=False)
+                  maximize=False, found_inf=self.found_inf)
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from nbp.training.guard import Guard
 
 WAITING = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "is_nonzero", "item", "unique"}
 ON_THE_HOST = {"attention_mask", "check_range", "_labels"}      # look at block ids, and at arguments on the CPU only
+OPTIMIZERS = {"adamw": (), "muon": ("optim.optimizer=muon", "optim.muon_lr=0.01")}
 RUNS = {"tokenizer": "tests/fixtures/runs/tokenizer.yaml", "generator": "tests/fixtures/runs/generator.yaml"}
 
 
@@ -46,10 +47,11 @@ def build(request, tmp_path):
     return build
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", RUNS)
-def test_steps_do_not_wait(build, kind, monkeypatch):
+def test_steps_do_not_wait(build, kind, optimizer, monkeypatch):
     monkeypatch.setattr("nbp.system.progress.LogLines.every_s", float("inf"))        # a line shows the loss
-    run, waits = build(kind), Waits()
+    run, waits = build(kind, *OPTIMIZERS[optimizer]), Waits()
     module, data, extra = fit.BUILD[kind](run)
     fit.build_trainer(run, module.max_steps, [*extra, waits]).fit(module, data)
     assert module.skips_on_device and len(waits.steps) == module.max_steps >= 4
@@ -64,12 +66,14 @@ def test_waits_are_seen():
     assert waits.steps == [["_local_scalar_dense", "_local_scalar_dense", "nonzero", "bincount"]]
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", RUNS)
-def test_the_optimizers_kernel_skips_as_a_step_without_gradients(build, kind, monkeypatch, tmp_path):
+def test_the_optimizers_kernel_skips_as_a_step_without_gradients(build, kind, optimizer, monkeypatch, tmp_path):
     """The same weights and optimizer, bit for bit, whether a step is skipped on the device or by the host."""
     found = []
     for on_device in (True, False):
-        run = build(kind, f"trainer.out={tmp_path / str(on_device)}", "trainer.guard_patience=0")
+        run = build(kind, f"trainer.out={tmp_path / str(on_device)}", "trainer.guard_patience=0",
+                    *OPTIMIZERS[optimizer])
         torch.manual_seed(0)
         module, data, extra = fit.BUILD[kind](run)
         skip, start = module.skip_if_not_finite, module.on_train_start
