@@ -3,11 +3,13 @@
 import dataclasses
 import difflib
 import hashlib
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from typing_extensions import Unpack
 
 from nbp.config import DataConfig, GeneratorConfig, load_config, to_dict
@@ -22,6 +24,7 @@ from nbp.generator.sampling import Sampling
 from nbp.hub.about import About, read_about
 from nbp.hub.locating import locate
 from nbp.hub.models import model_hash
+from nbp.system.command import UserError
 from nbp.system.distributed import barrier, rank_and_world
 from nbp.system.files import read_json
 from nbp.system.profiling import Trace
@@ -104,18 +107,47 @@ def _merge(parts: clip_set.Parts, fps: float, count: int, max_missing: int) -> N
 
 def fill(parts: clip_set.Parts, requests: Sequence[Request], batch_size: int,
          make: Callable[[list[Request]], Made | None]) -> None:
-    """Make this rank's clips that `parts` does not hold yet."""
+    """Make this rank's clips that `parts` does not hold yet. Batches that a GPU's memory does not hold are halved."""
     rank, world = rank_and_world()
     done = parts.done()
     todo = [] if parts.finished else [request for request in requests[rank::world] if request.number not in done]
     batches = [todo[i:i + batch_size] for i in range(0, len(todo), batch_size)]
+    halving = Halving(make, batch_size)
     for batch in progress(batches, len(batches), "generate", "batches"):
-        made = make(batch)
-        if made is not None:
+        for made in halving(batch):
             tokens = {} if made.indices is None else {"indices": made.indices}
             parts.add([r.number for r in made.requests], video=made.frames, **tokens,
                       label=np.array([r.label for r in made.requests]),
                       path=np.array([r.path for r in made.requests], dtype=np.str_))
+
+
+class Halving:
+    """`make` in batches as large as memory holds, at first of `batch_size`: a clip does not depend on its batch."""
+
+    def __init__(self, make: Callable[[list[Request]], Made | None], batch_size: int) -> None:
+        self.make, self.size = make, batch_size
+
+    def __call__(self, batch: list[Request]) -> Iterator[Made]:
+        """What is made of a batch, in order. UserError: memory does not hold a single clip."""
+        while batch:
+            made, fitted = self._try(batch[:self.size])
+            if fitted:
+                batch = batch[self.size:]
+                if made is not None:
+                    yield made
+            elif min(self.size, len(batch)) == 1:
+                raise UserError("the GPU's memory does not hold a single clip; --precision bf16 takes half of it")
+            else:
+                self.size = min(self.size, len(batch)) // 2
+                torch.cuda.empty_cache()
+                print(f"the GPU's memory does not hold so many clips; from here on {self.size} at a time",
+                      file=sys.stderr, flush=True)
+
+    def _try(self, batch: list[Request]) -> tuple[Made | None, bool]:
+        try:
+            return self.make(batch), True
+        except torch.OutOfMemoryError:      # what it kept alive is free again behind this function
+            return None, False
 
 
 def _text_ids(encode: Encoder, requests: Sequence[Request], out: Path) -> dict[str, str]:
