@@ -11,7 +11,8 @@ import numpy as np
 
 from nbp.data.video_file import VideoError
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".avif", ".tif", ".tiff", ".ppm", ".pgm",
+                    ".jp2")
 PICTURE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow cuts deeper ones off at 255
 
 
@@ -28,7 +29,7 @@ def read_picture(path: Path) -> np.ndarray:
             if image.mode not in PICTURE_MODES:
                 raise VideoError(f"{path} is a picture of mode {image.mode}; accepted: 8 bit, that is "
                                  f"{', '.join(PICTURE_MODES)}")
-            if image.format in ("WEBP", "PNG", "GIF") and getattr(image, "is_animated", False):
+            if image.format in ("WEBP", "PNG", "GIF", "AVIF") and getattr(image, "is_animated", False):
                 raise VideoError(f"{path} is an animation, not one picture; save it as .gif or .mp4, which are videos")
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except VideoError:

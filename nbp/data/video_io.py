@@ -13,7 +13,7 @@ import numpy as np
 
 from nbp.data.video_display import Pixels
 from nbp.data.video_file import VIDEO_SUFFIXES, File, VideoError, open_video
-from nbp.data.video_packets import SteadyPackets, packets_by_index, packets_from_key, pictures_of
+from nbp.data.video_packets import SteadyPackets, packets_by_index, packets_from_key, packets_of, pictures_of
 from nbp.data.video_timeline import Timeline, VideoInfo, timeline
 from nbp.data.video_writing import write_video
 
@@ -127,7 +127,7 @@ def _decode(path: File, container: "av.container.InputContainer", stream: "av.Vi
     """Yield (frame number, picture) in the order in which they are shown; `packets` are those behind a seek."""
     number = None
     if packets is None:
-        packets = SteadyPackets(container, stream) if line.from_start else container.demux(stream)
+        packets = SteadyPackets(container, stream) if line.from_start else packets_of(container, stream)
     for frame in pictures_of(packets):
         if strict and frame.is_corrupt:
             raise VideoError(f"the frame at {frame.time} s is damaged", path)

@@ -4,6 +4,7 @@ Clocks of broadcasts and of recordings put behind one another start anew or jump
 the rule of FFmpeg's own program. Gif pictures that claim less than 2/100 s are shown for 10, as browsers show them.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -16,6 +17,12 @@ FORWARD_S, BACK_S = 10.0, 0.1    # a longer step between packets is a jump of th
 QUICK, SLOW = 2, 10              # of gif pictures, in 1/100 s
 
 
+def packets_of(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
+    """Packets from where the container stands, the empty one at its end included."""
+    with contextlib.suppress(IndexError):   # PyAV stumbles at the end over streams that began behind the header
+        yield from container.demux(stream)
+
+
 class SteadyPackets:
     """Packets from where the container stands; `moved` tells whether the time stamp of any so far was changed."""
 
@@ -26,7 +33,7 @@ class SteadyPackets:
         self._gif = container.format.name == "gif"
 
     def __iter__(self) -> Iterator["av.Packet"]:
-        packets = self._container.demux(self._stream)
+        packets = packets_of(self._container, self._stream)
         return self._steady(packets) if self._gif or self._jumps else packets
 
     def _steady(self, packets: Iterable["av.Packet"]) -> Iterator["av.Packet"]:
@@ -54,7 +61,7 @@ class SteadyPackets:
 
 def packets_from_key(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
     """Packets from where the container stands, without those before a key frame, of which MPEG-4 makes garbage."""
-    return itertools.dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
+    return itertools.dropwhile(lambda packet: not packet.is_keyframe, packets_of(container, stream))
 
 
 def packets_by_index(container: "av.container.InputContainer", stream: "av.VideoStream") -> Iterator["av.Packet"]:
@@ -63,7 +70,7 @@ def packets_by_index(container: "av.container.InputContainer", stream: "av.Video
     Behind a seek FFmpeg's own are off by the chunks without a picture that lie before.
     """
     times, shift = {entry.pos + 8: entry.timestamp for entry in stream.index_entries}, None   # 8 bytes: its header
-    for packet in container.demux(stream):
+    for packet in packets_of(container, stream):
         if packet.dts is not None:
             shift = times.get(packet.pos or 0, packet.dts) - packet.dts if shift is None else shift
             packet.dts += shift

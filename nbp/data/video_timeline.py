@@ -24,7 +24,7 @@ import numpy as np
 
 from nbp.data.video_display import Display
 from nbp.data.video_file import File, VideoError, open_video
-from nbp.data.video_packets import JUMPING, SteadyPackets, pictures_of
+from nbp.data.video_packets import JUMPING, SteadyPackets, packets_of, pictures_of
 
 if TYPE_CHECKING:
     import av
@@ -159,8 +159,9 @@ def _counted(path: File, container: "av.container.InputContainer", stream: "av.V
     num_frames = max(num_shown, _promised(container, stream, index, packets, num_shown, rate, announced))
     if container.format.name == "avi" and len(index) > 1:    # whole: chunks that lack at its end hold the last picture
         num_shown = num_frames
-    uneven = None if np.array_equal(numbers, np.arange(num_shown)) else numbers
-    return _line(stream, packets.picture, rate, num_frames, uneven, num_shown, by_chunk, packets.moved or disorder)
+    if len(numbers) == num_shown and np.array_equal(numbers, np.arange(num_shown)):
+        numbers = None
+    return _line(stream, packets.picture, rate, num_frames, numbers, num_shown, by_chunk, packets.moved or disorder)
 
 
 def _index(stream: "av.VideoStream") -> list[tuple[int, bool]]:
@@ -189,7 +190,7 @@ def _plain_picture(path: File, container: "av.container.InputContainer", stream:
     if by_chunk:
         return head.picture if head.num_packets == head.delay + 1 else None
     container.seek(stream.index_entries[-min(TAIL, stream.frames)].timestamp, stream=stream, any_frame=True)
-    tail = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+    tail = [packet.pts for packet in packets_of(container, stream) if packet.pts is not None]
     length = (max(tail, default=0) - head.times[0]) * ticks + 1
     if head.num_packets != len(head.times) or abs(length - stream.frames) >= 0.5:
         return None
@@ -209,7 +210,7 @@ def _runs_back(path: File, num_pictures: int | None = TAIL) -> bool:
     those of chunks; there FFmpeg's own program goes by decoding times as well."""
     times: list[int] = []
     with contextlib.suppress(VideoError), open_video(path) as (container, stream):   # as far as there is no damage
-        for picture in itertools.islice(pictures_of(container.demux(stream)), num_pictures):
+        for picture in itertools.islice(pictures_of(packets_of(container, stream)), num_pictures):
             times += [] if picture.pts is None else [picture.pts]
     return times != sorted(times)
 
@@ -256,12 +257,11 @@ def _shown_rate(times: np.ndarray, stated: Fraction, guessed: Fraction | None, u
 
     Headers state the mean where pictures were dropped, and some the rate of their clock.
     """
-    steps = np.diff(times)
-    if len(steps) < 2:
+    if len(steps := np.diff(times)) < 2:
         return stated
-    step = float(np.quantile(steps, 0.25))
-    for _ in range(3):   # of single pictures, refined over those that lie a few of them apart
-        short = steps[steps <= 4.5 * step]
+    step = float(np.quantile(steps, 0.25, method="lower"))
+    for _ in range(3):   # of single pictures, refined over those that lie a few of them apart, but for breaks
+        short = steps[(steps <= 4.5 * step) & (np.abs(steps / step - np.rint(steps / step)) < 0.3)]
         step = float(short.sum() / np.maximum(1, np.rint(short / step)).sum())
     best, off = None, 1 + 1e-3 * float(steps.sum())   # time stamps are rounded to a unit of the clock
     for rate in (stated, guessed, Fraction(1 / (step * unit)).limit_denominator(1001)):

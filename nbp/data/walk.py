@@ -62,23 +62,15 @@ def _walk(folder: Path, above: dict[tuple[int, int], Path], left_out: Counter[st
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             path = folder / entry.name
+            folder_inside = os.path.isdir(path)   # False for a link to itself
             if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-                inside: Counter[str] = Counter()
-                count = sum(1 for _ in _walk(path, {}, inside)) + inside.total() if _is_folder(entry) else 1
-                left_out["hidden or system"] += count
-            elif _is_folder(entry):
+                left_out["hidden or system"] += sum(len(names) for *_, names in os.walk(path)) if folder_inside else 1
+            elif folder_inside:
                 yield from _walk(path, above | {place: folder}, left_out)
-            elif entry.is_file():
+            elif os.path.isfile(path):
                 yield path
             elif entry.is_symlink():
                 left_out["broken link"] += 1
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:   # a link to itself
-        return False
 
 
 def split_folders(root: str | Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from files import DROPPED, TIMES, Pipe, make, reference, to_pipe
 from videos import number_of
 
 from nbp.data.video_io import VideoError, check_video, probe, read_frames
-from nbp.data.video_packets import pictures_of
+from nbp.data.video_packets import packets_of, pictures_of
 
 OPEN_GOPS = {"x264-params": "open-gop=1:keyint=20:bframes=3:scenecut=0"}
 
@@ -134,6 +134,24 @@ def test_streams_without_an_index_give_the_same_frames_one_by_one_and_by_both_re
     assert [number_of(frame) for frame in frames] == list(range(60))
     assert all(np.array_equal(read_frames(path, [index])[0], frames[index]) for index in range(17, 60))
     assert np.array_equal(read_frames(path, range(60), "decord"), frames)
+
+
+def test_a_join_between_frames_leaves_the_rate(tmp_path):
+    """The sound of the second part moves its start by half a frame."""
+    for name, shift, sound in (("a", 0, 0), ("b", 800, 1)):
+        make(tmp_path / f"{name}.ts", times=TIMES[:20], codec_options={"g": "12", "bf": "0"}, shift_ms=shift,
+             sound_s=sound)
+    (tmp_path / "ab.ts").write_bytes(b"".join((tmp_path / f"{name}.ts").read_bytes() for name in "ab"))
+    assert probe(tmp_path / "ab.ts").fps == 25 and sorted({*numbers(tmp_path / "ab.ts")}) == list(range(20))
+
+
+def test_streams_that_begin_late_are_no_error():
+    class Container:
+        def demux(self, stream):
+            yield stream
+            raise IndexError("list index out of range")   # as PyAV at the end of a broadcast
+
+    assert list(packets_of(Container(), "packet")) == ["packet"]
 
 
 def test_a_pipe_is_no_seekable_file(tmp_path):
