@@ -46,6 +46,17 @@ def test_bad_pictures(pictures, make_config, tmp_path):
         ImageDataset(make_config(), pictures)[(0, 1, 0)]
 
 
+def test_a_png_that_breaks_in_its_middle_is_named(tmp_path):
+    """There Pillow raises a SyntaxError, which ended workers without a name."""
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)).save(path)
+    before, first, *others = path.read_bytes().split(b"IDAT")
+    assert others, "several chunks of pixels"
+    path.write_bytes(b"IDAT".join([before, first]) + b"\xff\xff\xff\xff" + b"IDAT".join(others))
+    with pytest.raises(VideoError, match="a.png cannot be read as a picture: broken PNG file"):
+        read_picture(path)
+
+
 def test_clips_and_pictures_side_by_side(pictures, make_config):
     from nbp.data.dataset import VideoDataset
 
