@@ -2,7 +2,8 @@
 
 Paths are relative to the data set's root, exactly as the files are called; the label is a class name, empty in sets
 without classes. A class's id is its place in classes.txt: the sorted names of the training list. The lists of the
-original release are read as they are: their class numbers stand for the folders of the files.
+original release are read as they are: their class numbers stand for the folders of the files. So are lines of a path,
+a space and a number.
 """
 
 import codecs
@@ -57,10 +58,13 @@ def read_annotations(path: str | Path) -> list[Row]:
         if "\t" in label or not clip.strip():
             raise ValueError(f"{path}, line {number}: expected `path<TAB>label`, got {line!r}")
         # Spaces, quotes and backslashes belong to a name, but for those around what was typed by hand or on Windows.
-        bare = clip.strip()
-        for other in (bare, bare.strip('"'), bare.replace("\\", "/")):
+        bare, (name, _, number_of_class) = clip.strip(), clip.strip().rpartition(" ")
+        others = [(bare, label), (bare.strip('"'), label), (bare.replace("\\", "/"), label)]
+        if not label and number_of_class.isdecimal():       # `path number`, as MMAction2 and VideoMAE write lists
+            others.append((name, number_of_class))
+        for other, its_label in others:
             if other != clip and (path.parent / other).exists() and not (path.parent / clip).exists():
-                clip = other
+                clip, label = other, its_label
         rows.append((clip, label if label in clip.split("/") else label.strip()))
     if not rows:
         raise ValueError(f"annotation list {path} is empty")

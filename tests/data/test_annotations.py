@@ -60,3 +60,17 @@ def test_class_texts_equal_the_official_ones():
     assert list(UCF101_CLASSES) == recorded["classes"]
     assert [class_text(name) for name in UCF101_CLASSES] == recorded["texts"]
     assert class_text("riding_a bike") == "riding a bike" and class_text("") == ""
+
+
+def test_a_path_a_space_and_a_number_are_a_clip_and_its_class(tmp_path):
+    names = ["Archery/a 1.mp4", "YoYo/b.mp4", "YoYo/c 2"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "list.txt").write_text(f"Archery/a 1.mp4 0\nYoYo/b.mp4 1\n{tmp_path}/YoYo/b.mp4 1\n")
+    assert read_annotations(tmp_path / "list.txt") == [
+        ("Archery/a 1.mp4", "Archery"), ("YoYo/b.mp4", "YoYo"), (f"{tmp_path}/YoYo/b.mp4", "YoYo")]
+    (tmp_path / "list.txt").write_text("YoYo/c 2\nYoYo/b.mp4\n")
+    assert read_annotations(tmp_path / "list.txt") == [("YoYo/c 2", ""), ("YoYo/b.mp4", "")], "a name may end so"
+    (tmp_path / "list.txt").write_text("gone.mp4 3\n")
+    assert read_annotations(tmp_path / "list.txt") == [("gone.mp4 3", "")], "which reading then names"
