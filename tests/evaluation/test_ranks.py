@@ -105,7 +105,7 @@ def same(got, expected):
         assert got == (pytest.approx(expected, rel=1e-6, abs=1e-6) if isinstance(expected, float) else expected)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_batch_sizes_with_the_real_network(natural_frames, i3d_path, tmp_path, monkeypatch):
     """Also after an interruption in the middle of the second set."""
     monkeypatch.setattr(features, "CHUNK", 4)

@@ -54,7 +54,7 @@ def train_generator(tokens, out):
                 "trainer.precision=32-true"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=120)
 def test_a_few_clips_are_learnt_by_heart(data, tmp_path):
     tokenizer = train_tokenizer(data, tmp_path / "tokenizer")
     clips = VideoDataset(data, "train", train=False)
@@ -73,12 +73,13 @@ def test_a_few_clips_are_learnt_by_heart(data, tmp_path):
     losses = read_metrics(tmp_path / "generator")["train/loss"]
     assert losses[max(losses)] < 0.1, losses[max(losses)]          # the floor is which clip: log(3) / 32 = 0.034
 
+    # Given its first frame the rest of each clip is certain; from nothing it would be chance which one begins.
     generate.main(["--generator", str(tmp_path / "generator" / "model"), "--tokenizer",
-                   str(tmp_path / "tokenizer" / "model"), "--num-clips", "3", "--out", str(tmp_path / "generated"),
-                   "--device", "cpu", "--batch-size", "3"])
-    cache = TokenDataset(tmp_path / "tokens" / "train")
+                   str(tmp_path / "tokenizer" / "model"), "--data", str(tmp_path / "data.yaml"), "--prefix-frames", "1",
+                   "--greedy", "--num-clips", "3", "--out", str(tmp_path / "generated"), "--device", "cpu",
+                   "--batch-size", "3"])
+    cache = TokenDataset(tmp_path / "tokens" / "val")
     known = np.stack([cache[item]["indices"].numpy() for item in range(NUM_CLIPS)])
-    made = load(tmp_path / "generated")["indices"]
-    equal = [max((clip == other).mean() for other in known) for clip in made]
+    equal = [(clip == other).mean() for clip, other in zip(load(tmp_path / "generated")["indices"], known)]
     alike = max((known[i] == known[j]).mean() for i in range(NUM_CLIPS) for j in range(i))
-    assert min(equal) > 0.9 > alike, (equal, alike)          # a copy of one clip, and the clips are not one another's
+    assert min(equal) > 0.9 > alike, (equal, alike)          # each clip is continued as itself, not as another

@@ -78,7 +78,7 @@ def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
          "real": "r", "fake": "f", "damaged_clips": 10}))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=150)
 def test_the_real_network_answers_to_every_damage_of_natural_clips(natural_frames, i3d_path, tmp_path):
     protocol = get_protocol("nbp-rfvd+frames=16")
     found = sensitivity.responses(Clips.from_array("natural", natural_frames[:12]), protocol,
