@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,20 @@ def work_on_cpu(patch):
     patch.setattr(torch.cuda, "device_count", lambda: 0)
 
 
+@contextmanager
+def one_thread():
+    """As the processes that are started here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def on_cpu(monkeypatch):
     work_on_cpu(monkeypatch)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +84,7 @@ def finished(tokenizer_run, tmp_path_factory):
     from nbp import train
 
     out = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, one_thread():
         work_on_cpu(patch)
         train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(out)])
     return out

@@ -83,6 +83,7 @@ def train_in_a_fork(arguments, callback=None):
     if pid == 0:
         code = 1
         try:
+            torch.set_num_threads(1)   # the threads of the process before are not here, and would be waited for
             os.close(read)
             os.dup2(write, 2)
             sys.stderr = os.fdopen(2, "w", buffering=1)
