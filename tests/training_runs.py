@@ -52,29 +52,28 @@ def load_tokenizer_run(tokenizer_run, tmp_path):
     return load
 
 
-def work_on_cpu(patch):
-    """In the repository and without GPUs, here and in started processes: losses are compared bit for bit."""
-    patch.chdir(ROOT)
-    patch.setenv("CUDA_VISIBLE_DEVICES", "")
-    patch.setenv("DS_ACCELERATOR", "cpu")
-    patch.setenv("OMP_NUM_THREADS", "1")
-    patch.setattr(torch.cuda, "is_available", lambda: False)
-    patch.setattr(torch.cuda, "device_count", lambda: 0)
-
-
 @contextmanager
-def one_thread():
-    """As the processes that are started here."""
+def work_on_cpu():
+    """In the repository, without GPUs and with one thread, here and in started processes: losses are compared bit for
+    bit."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(torch.cuda, "device_count", lambda: 0)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    work_on_cpu(monkeypatch)
-    with one_thread():
+def on_cpu():
+    with work_on_cpu():
         yield
 
 
@@ -84,8 +83,7 @@ def finished(tokenizer_run, tmp_path_factory):
     from nbp import train
 
     out = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch, one_thread():
-        work_on_cpu(patch)
+    with work_on_cpu():
         train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(out)])
     return out
 

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from torch import nn
+from training_runs import work_on_cpu
 
 from nbp import train
 from nbp.config import load_run
@@ -120,7 +121,8 @@ def final_weights(out):
 def whole(tokenizer_run, tmp_path_factory):
     """A finished run of a patched tokenizer with Muon and critics."""
     out = tmp_path_factory.mktemp("muon")
-    train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(out, *PATCHED)])
+    with work_on_cpu():
+        train.main(["tests/fixtures/runs/tokenizer.yaml", *tokenizer_run(out, *PATCHED)])
     return out
 
 
