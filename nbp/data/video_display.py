@@ -8,6 +8,7 @@ Legend: T frames, H W pixels.
 """
 
 import re
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # Formats that need no interpolation, so that the quick converter gives what FFmpeg's filters do.
 QUICK_FORMATS = ("yuv420p", "yuvj420p", "rgb24")
+_REPORT = threading.Lock()       # of the level that FFmpeg reports at, which is common to all threads
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,13 @@ def _edges(stream: "av.VideoStream") -> tuple[int, ...]:
     """Rows and columns that the container cuts off (left, right, top, bottom), which only FFmpeg's report names."""
     import av
 
-    level = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
-        report = stream.container.dumps_format()  # type: ignore[attr-defined]  # its stub lacks it
-    finally:
-        av.logging.set_level(level)
+    with _REPORT:
+        level = av.logging.get_level()
+        av.logging.set_level(av.logging.INFO)
+        try:
+            report = stream.container.dumps_format()  # type: ignore[attr-defined]  # its stub lacks it
+        finally:
+            av.logging.set_level(level)
     own = report.split(f"Stream #0:{stream.index}", 1)[-1].split("Stream #")[0]
     found = re.search(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)$", own, re.MULTILINE)
     return tuple(map(int, found.groups())) if found else (0, 0, 0, 0)

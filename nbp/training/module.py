@@ -111,10 +111,10 @@ class TrainingModule(pl.LightningModule, Generic[M]):
 
     def on_validation_model_train(self) -> None:
         super().on_validation_model_train()
-        torch.compiler.set_stance("default")
+        if self.run.trainer.compile:
+            torch.compiler.set_stance("default")
 
     def on_train_start(self) -> None:
-        torch.compiler.set_stance("default")
         self._seed = self.seed
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
@@ -224,6 +224,7 @@ def compile_units(model: nn.Module) -> None:
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = 64       # each width and size of a tokenizer's stages is compiled once
+    torch.compiler.set_stance("default")            # also after a validation that ended in a rollback
     for part in model.modules():
         if isinstance(part, (TransformerLayer, CheapUnit)):
             part.compile(dynamic=False)
