@@ -46,7 +46,7 @@ def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict
         indices: frame numbers on the file's own time line, in any order, repeats allowed.
         reader: "pyav" (exact seeks) or "decord" (what the official results were made with; seeks up to two
             frames wrong in some Xvid files). Broadcasts and files with uneven times, hidden pictures, pictures that are
-            cut, turned or stretched, and what decord cannot open, are read by PyAV under either.
+            cut, turned, stretched or of more than 8 bits, and what decord cannot open, are read by PyAV under either.
         strict: refuse damage that the decoder would otherwise paint over, in the frames that it decodes for this.
 
     Returns:

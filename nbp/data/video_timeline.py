@@ -132,8 +132,9 @@ def _line(stream: "av.VideoStream", picture: "av.VideoFrame", rate: Fraction, nu
     kind = stream.container.format.name
     # The palette lies at the beginning; program streams have no time for many a picture behind a seek.
     from_start = from_start or picture.format.name == "pal8" or kind == "mpeg"
+    shallow = all(component.bits <= 8 for component in picture.format.components)   # decord rounds others differently
     return Timeline(info, display, shown_at(picture, by_chunk) or 0, ticks, numbers, num_shown, by_chunk, from_start,
-                    numbers is None and display.plain and kind not in JUMPING)
+                    numbers is None and display.plain and shallow and kind not in JUMPING)
 
 
 def _counted(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", rate: Fraction,
