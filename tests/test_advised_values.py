@@ -26,7 +26,8 @@ from nbp.generator.sampling import Sampling
 from nbp.hub import fetch, flax_weights
 from nbp.planning.plan import plan_run
 from nbp.training import tokenizer
-from nbp.training.flops import tokenizer_config
+from nbp.training.flops import num_steps, tokenizer_config
+from nbp.training.pace import fit_minutes
 from nbp.training.strategies import check_engine, check_processes
 from nbp.workflows.generating import list_requests, wanted
 
@@ -79,6 +80,11 @@ def classes(*names, prompts=None):
     wanted(make_pipeline("none" if prompts else "label").generator.config, ABOUT, names, prompts)
 
 
+def on_two_devices(minutes=None, max_steps=9):
+    run = a_run("generator", "trainer.devices=2", f"max_steps={max_steps}")
+    assert num_steps(run if minutes is None else fit_minutes(run, minutes)) == max_steps
+
+
 # What is wrong: (call, its arguments, words of the message, arguments of each way out that it names).
 CALLS = {
     "two numbers of micro-batches": (
@@ -117,6 +123,9 @@ CALLS = {
                          [["released.pt"], ["other.ckpt"]]),
     "guesses of the official draws": (Sampling, {"lookahead": 2, "multinomial": True}, "leave lookahead out",
                                       [{"multinomial": True}]),
+    "guesses in 8 bits": (lambda **how: make_pipeline("label").generator.pack(**how), {"lookahead": 2, "int8": True},
+                          "leave one out", [{"lookahead": 2}, {"int8": True}]),
+    "minutes of two devices": (on_two_devices, {"minutes": 3.0}, "set the run's steps instead", [{"max_steps": 50}]),
     "bits as bytes": (partial(Clips.from_array, "a"), [ONES], "multiply videos in .0,1. by 255", [[ONES * 255]]),
     "bytes as rates": (psnr, [RATES, RATES], "divide uint8 by 255", [[RATES / 255, RATES / 255]]),
     "rates above 1": (psnr, [RATES / 200, RATES / 255], "clamp reconstructions",
