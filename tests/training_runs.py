@@ -12,6 +12,7 @@ from moving import moving_square
 from nbp.config import load_run
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import write_video
+from nbp.training.metrics_log import read_metrics
 
 ROOT = Path(__file__).parent.parent
 
@@ -129,3 +130,21 @@ def launch():
         assert result.returncode == 0, result.stderr[-3000:]
         return result.stderr
     return run
+
+
+@pytest.fixture
+def losses_by_engine(launch, tmp_path):
+    """Function(config, overrides of a run folder, strategies) -> training losses of two processes by strategy; the
+    runs are in tmp_path/STRATEGY."""
+    def run(config, overrides, *strategies):
+        for strategy in strategies:
+            launch(2, config, *overrides(tmp_path / strategy), f"trainer.strategy={strategy}")
+        return {strategy: list(read_metrics(tmp_path / strategy)["train/loss"].values()) for strategy in strategies}
+    return run
+
+
+def equal_losses(found, steps):
+    """DDP logged as many losses, one for each optimizer step, and the other engines the same."""
+    assert len(found["ddp"]) == steps
+    for strategy, values in found.items():
+        assert values == pytest.approx(found["ddp"], rel=1e-4), strategy

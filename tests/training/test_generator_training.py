@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from training_runs import equal_losses
 
 from nbp import train
 from nbp.config import load_run
@@ -26,24 +27,13 @@ def assert_checkpoint_has_the_planned_size(out, strategy, low_precision=False):
     assert sum(path.stat().st_size for path in files) == pytest.approx(planned, rel=0.1)
 
 
-def two_processes_agree(launch, generator_run, folder, *strategies):
-    found = {}
-    for strategy in ("ddp", *strategies):
-        launch(2, GENERATOR, *generator_run(folder / strategy, "trainer.ema_decay=0"), f"trainer.strategy={strategy}")
-        found[strategy] = list(losses(folder / strategy).values())
-        assert_checkpoint_has_the_planned_size(folder / strategy, strategy)
-    assert len(found["ddp"]) == 6
-    for strategy, values in found.items():
-        assert values == pytest.approx(found["ddp"], rel=1e-4), strategy
-
-
-def test_two_processes_agree(launch, generator_run, tmp_path):
-    two_processes_agree(launch, generator_run, tmp_path, "deepspeed_3")
-
-
-@pytest.mark.slow(seconds=100)
-def test_two_processes_agree_on_the_other_engines(launch, generator_run, tmp_path):
-    two_processes_agree(launch, generator_run, tmp_path, "deepspeed_1", "deepspeed_2")
+@pytest.mark.parametrize("engines", [
+    ["deepspeed_3"], pytest.param(["deepspeed_1", "deepspeed_2"], marks=pytest.mark.slow(seconds=100))], ids=" ".join)
+def test_two_processes_agree(losses_by_engine, generator_run, tmp_path, engines):
+    found = losses_by_engine(GENERATOR, lambda out: generator_run(out, "trainer.ema_decay=0"), "ddp", *engines)
+    equal_losses(found, 6)
+    for strategy in found:
+        assert_checkpoint_has_the_planned_size(tmp_path / strategy, strategy)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from training_runs import equal_losses
 
 from nbp import train
 from nbp.config import load_run
@@ -55,23 +56,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tokenizer_run, tmp_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def two_processes_agree(launch, tokenizer_run, folder, *strategies):
-    found = {}
-    for strategy in ("ddp", *strategies):
-        launch(2, TOKENIZER, *tokenizer_run(folder / strategy, "optim.gradient_clip=0"), f"trainer.strategy={strategy}")
-        found[strategy] = list(losses(folder / strategy).values())
-    assert len(found["ddp"]) == 6, "global_step counts optimizer steps once"
-    for strategy, values in found.items():
-        assert values == pytest.approx(found["ddp"], rel=1e-4), strategy
-
-
-def test_two_processes_agree(launch, tokenizer_run, tmp_path):
-    two_processes_agree(launch, tokenizer_run, tmp_path, "deepspeed_2")
-
-
-@pytest.mark.slow(seconds=100)
-def test_two_processes_agree_on_the_other_engine(launch, tokenizer_run, tmp_path):
-    two_processes_agree(launch, tokenizer_run, tmp_path, "deepspeed_1")
+@pytest.mark.parametrize("engine", ["deepspeed_2", pytest.param("deepspeed_1", marks=pytest.mark.slow(seconds=100))])
+def test_two_processes_agree(losses_by_engine, tokenizer_run, engine):
+    equal_losses(losses_by_engine(TOKENIZER, lambda out: tokenizer_run(out, "optim.gradient_clip=0"), "ddp", engine), 6)
 
 
 def test_zero_3_is_refused_for_tokenizers(load_tokenizer_run):
