@@ -5,8 +5,10 @@ Damage raises VideoError, which names the file.
 Legend: T frames, H height, W width.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["READERS", "VIDEO_SUFFIXES", "VideoError", "VideoInfo", "check_video", "probe", "read_frames", "write_video"]
 
 READERS = ("pyav", "decord")
+RESIZING = ("vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1")   # change their size without a key frame
 
 # A seek lands on the key frame at or before (target - margin). AVI stores decoding times, which run ahead of
 # presentation by the B-frame delay (at most 3 frames in practice), so a margin of 0 is off by one there.
@@ -46,7 +49,8 @@ def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict
         indices: frame numbers on the file's own time line, in any order, repeats allowed.
         reader: "pyav" (exact seeks) or "decord" (what the official results were made with; seeks up to two
             frames wrong in some Xvid files). Broadcasts and files with uneven times, hidden pictures, pictures that are
-            cut, turned, stretched or of more than 8 bits, and what decord cannot open, are read by PyAV under either.
+            cut, turned, stretched, of more than 8 bits or not all of one size, and what decord cannot open, are read
+            by PyAV under either.
         strict: refuse damage that the decoder would otherwise paint over, in the frames that it decodes for this.
 
     Returns:
@@ -177,7 +181,7 @@ def _read_decord(path: File, line: Timeline, indices: list[int]) -> np.ndarray |
     """Frames (T, H, W, 3) by decord; None for a file that it does not read as it is shown."""
     import decord
 
-    if not line.by_decord:
+    if not line.by_decord or not _one_size(os.path.abspath(path), os.stat(path).st_mtime_ns):
         return None
     if max(indices) >= line.info.num_frames:
         raise VideoError(f"ends before frame {max(indices)} (it has {line.info.num_frames} frames)", path)
@@ -190,3 +194,13 @@ def _read_decord(path: File, line: Timeline, indices: list[int]) -> np.ndarray |
     except (decord.DECORDError, RuntimeError, IndexError, UnicodeEncodeError):
         return None
     return frames if frames.shape[1:3] == line.display.shown_size else None
+
+
+@lru_cache(8192)   # files
+def _one_size(path: str, changed: int) -> bool:
+    """All pictures have the size of the first, which decord scales the others to in colours of its own."""
+    with contextlib.suppress(VideoError), open_video(path) as (container, stream):   # PyAV tells where damage lies
+        stream.codec_context.skip_frame = "NONKEY"
+        sizes = {(picture.width, picture.height) for picture in pictures_of(packets_of(container, stream))}
+        return len(sizes) <= 1 and stream.codec_context.name not in RESIZING
+    return False

@@ -184,8 +184,7 @@ def _is_plain(container: "av.container.InputContainer", stream: "av.VideoStream"
 
 def _plain_picture(path: File, container: "av.container.InputContainer", stream: "av.VideoStream",
                    ticks: float) -> "av.VideoFrame | None":
-    """The first picture of a file with a plain index; None if pictures lack at an end, where a cut parted them from
-    those that they refer to."""
+    """The first picture of a file with a plain index; None if pictures lack at an end, where it was cut."""
     by_chunk = container.format.name == "avi"
     head = _read_packets(path, container, stream, by_chunk, only_first=True)
     if by_chunk:

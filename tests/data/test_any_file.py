@@ -131,6 +131,35 @@ def test_a_size_that_changes_inside_a_file(tmp_path):
     assert half == list(range(20)), "the second part at half its size"
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "libvpx"])
+def test_decord_and_pyav_agree_where_the_size_changes_in_an_ordinary_file(tmp_path, codec):
+    """Key frames of another size with parameters of their own: a call whose sender turned to a smaller picture."""
+    pytest.importorskip("decord")
+    path, noise = tmp_path / f"call.{'webm' if codec == 'libvpx' else 'avi'}", np.random.default_rng(0)
+    parts = []
+    for number, (height, width) in enumerate([(48, 80), (96, 160), (48, 80)]):
+        part = tmp_path / f"{number}{path.suffix}"
+        with av.open(str(part), "w") as container:
+            video = container.add_stream(codec, rate=25)
+            video.height, video.width, video.pix_fmt = height, width, "yuv420p"
+            for _ in range(8):
+                picture = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode(None))
+        parts.append(part)
+    with av.open(str(path), "w") as joined:
+        with av.open(str(parts[0])) as first:
+            copy = joined.add_stream_from_template(first.streams.video[0])
+        for number, part in enumerate(parts):
+            with av.open(str(part)) as container:
+                for index, packet in enumerate(p for p in container.demux(video=0) if p.size):
+                    packet.stream = copy
+                    packet.pts = packet.dts = round((8 * number + index) / 25 / packet.time_base)
+                    joined.mux(packet)
+    assert probe(path).num_frames == 24
+    assert np.array_equal(read_frames(path, range(24), "decord"), read_frames(path, range(24)))
+
+
 def test_interlacing_is_said_and_a_cover_is_no_video(tmp_path):
     make(tmp_path / "woven.mkv", codec_options={"x264-params": "interlaced=1"}, shape=(64, 80))
     make(tmp_path / "plain.mkv")
