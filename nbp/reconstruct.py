@@ -28,6 +28,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--protocol", default="quickstart", help="of rFVD; nbp-rfvd for figures comparable with published ones")
     add("--max-clips", type=at_least(1), help="only the first clips of the list; the name says so")
     add("--allow-fewer", action="store_true", help="score fewer clips than the protocol asks for; the name says so")
+    add("--fvd", action=argparse.BooleanOptionalAction, default=True, help="rFVD, most of the time on a CPU")
     add("--intervals", action=argparse.BooleanOptionalAction, default=True,
         help="bootstrap interval, folds and the limit of infinite clips of the distance (seconds to minutes)")
     add("--lpips", default="vgg", choices=["vgg", "alex"], help="network of LPIPS")

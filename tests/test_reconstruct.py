@@ -125,6 +125,15 @@ def test_few_clips_have_all_scores_but_a_distance(run, tmp_path, capsys):
         run("--out", "other", "--protocol", "quickstart+real=9")
 
 
+def test_without_the_distance_all_other_scores_are_the_same(run):
+    run()
+    whole = json.loads(Path("out/scores.json").read_text())["scores"]
+    run("--out", "quick", "--no-fvd")
+    quick = json.loads(Path("quick/scores.json").read_text())
+    assert quick["notes"] == ["rfvd is left out: --no-fvd"]
+    assert quick["scores"] == {name: value for name, value in whole.items() if not name.startswith(("rfvd", "rkvd"))}
+
+
 def test_identical_clips_have_no_finite_psnr(network, protocol, lpips_path, make_frames, tmp_path):
     video = make_frames(9, size=32)
     changed = video.copy()

@@ -58,8 +58,10 @@ def generator_steps(size: str, machine: Machine, repeats: int, device: str) -> l
                   for name, model in models.items()}
     functions = {name: partial(step, name, official_method.loss if name == "official" else Generator.loss,
                                optimizers[name]) for name in models}
-    functions["official"]()                     # makes the optimizers' states, and is not counted
-    functions[[*machine.rate][-1]]()
+    for optimizer in optimizers.values():       # makes its state, which is not counted
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
     best = in_turns(functions, repeats)
     operations = count_step(plain.config)
     return [line(f"generator step, {name}", best[name], "the official step", best["official"],

@@ -21,11 +21,13 @@ class Size:
     generator: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
     benchmark: tuple[str, ...] = ()
+    max_minutes: tuple[float, float] | None = None      # of training the tokenizer and the generator
 
 
 # Chosen without held-out clips, docs/experiments.md.
 SAMPLING = ("--temperature", "0.8", "--top-p", "0.95", "--cfg-scale", "3")
-FULL = Size("configs/data/procgen.yaml", "data/procgen", train_clips=2400, val_clips=240, num_clips=240)
+FULL = Size("configs/data/procgen.yaml", "data/procgen", train_clips=2400, val_clips=240, num_clips=240,
+            max_minutes=(9, 6))     # half an hour in all on two AVX2 cores; others take all steps
 SMOKE = Size(
     "configs/data/procgen_smoke.yaml", "data/procgen-smoke", train_clips=24, val_clips=12, num_clips=8,
     tokenizer=("curriculum=[{steps: 4, num_frames: 1, batch_size: 4}, {steps: 2, num_frames: 5, batch_size: 2}, "
@@ -49,12 +51,14 @@ def run_quickstart(smoke: bool, out: str | Path | None = None, minutes: float | 
 
 
 def stages(out: Path, size: Size, minutes: float | None = None) -> list[Stage]:
-    """The commands of a run, in order; `minutes` of training are half for each model, None: the run files' steps."""
+    """The commands of a run, in order; `minutes` of training are half for each model, None: the run files' steps as far
+    as the size has time for them."""
     tokenizer, generator = f"{out}/tokenizer/model", f"{out}/generator/model"
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size.data)
     how = ("--num-clips", str(size.num_clips), "--fps", "15", *SAMPLING)    # 15: the rate of Procgen's files
-    time = () if minutes is None else ("--minutes", f"{minutes / 2:g}")
+    time = [("--minutes", f"{minutes / 2:g}")] * 2 if minutes is not None else \
+        [("--max-minutes", f"{most:g}") for most in size.max_minutes] if size.max_minutes else [(), ()]
 
     def stage(name: str, module: str, output: str | Path, *arguments: str) -> Stage:
         if isinstance(output, Path):      # the data set, which other runs use too: prepare makes it fit its arguments
@@ -66,13 +70,13 @@ def stages(out: Path, size: Size, minutes: float | None = None) -> list[Stage]:
         stage("prepare", "prepare", Path(size.root) / "train.txt", "procgen", "--root", size.root,
               "--train-clips", str(size.train_clips), "--val-clips", str(size.val_clips)),
         stage("tokenizer", "train", "tokenizer/model/config.json", "configs/tokenizer_procgen.yaml",
-              f"trainer.out={out}/tokenizer", f"data.root={size.root}", *size.tokenizer, *time),
+              f"trainer.out={out}/tokenizer", f"data.root={size.root}", *size.tokenizer, *time[0]),
         stage("tokens", "tokenize", "tokens/val/meta.json", "--tokenizer", tokenizer, *data, "--out", f"{out}/tokens"),
         stage("generator", "train", "generator/model/config.json", "configs/generator_procgen.yaml",
               f"trainer.out={out}/generator", f"tokenizer={tokenizer}", f"tokens={out}/tokens", *size.generator,
-              *time),
+              *time[1]),
         stage("reconstruct", "reconstruct", "reconstruction/clips.npz", "--tokenizer", tokenizer, *data,
-              "--lpips", "alex", "--out", f"{out}/reconstruction"),
+              "--lpips", "alex", "--no-fvd", "--out", f"{out}/reconstruction"),   # the distance: evaluate
         stage("generate", "generate", "generated/clips.npz", *models, *how, "--out", f"{out}/generated"),
         stage("predict", "generate", "predicted/clips.npz", *models, *how, *data, "--prefix-frames", "5",
               "--out", f"{out}/predicted"),

@@ -25,12 +25,13 @@ OVERHEAD = 1.12     # reading clips, validation and checkpoints: measured on two
 FEWEST_STEPS = 20
 
 
-def fit_minutes(run: Run, minutes: float) -> Run:
+def fit_minutes(run: Run, minutes: float, at_most: bool = False) -> Run:
     """The run, of one process, with as many steps as take `minutes` here, validation and checkpoints included, start-up
-    left out; what was measured is kept in OUT/pace.json and used again. ValueError: several processes, or less time
-    than `FEWEST_STEPS` steps take."""
+    left out; what was measured is kept in OUT/pace.json and used again. With `at_most` never more steps than it has.
+    ValueError: several processes, or less time than `FEWEST_STEPS` steps take."""
+    option = "--max-minutes" if at_most else "--minutes"
     if run.trainer.devices * run.trainer.num_nodes > 1:
-        raise ValueError(f"--minutes measures one process, but trainer.devices={run.trainer.devices} and "
+        raise ValueError(f"{option} measures one process, but trainer.devices={run.trainer.devices} and "
                          f"trainer.num_nodes={run.trainer.num_nodes}; set the run's steps instead")
     path = Path(run.trainer.out) / "pace.json"
     found = read_json(path) if path.is_file() else {}
@@ -38,8 +39,11 @@ def fit_minutes(run: Run, minutes: float) -> Run:
         seconds = seconds_of_run(run)
         found = {"minutes": minutes, "steps": num_steps(run), "seconds": seconds, "factor": 60 * minutes / seconds}
         write_json(path, found)
+    if at_most and found["factor"] >= 1:
+        print(f"all {num_steps(run)} steps: about {found['seconds'] / 60:.1f} minutes here", flush=True)
+        return run
     if found["factor"] * num_steps(run) < FEWEST_STEPS:
-        raise ValueError(f"--minutes {minutes:g} is less than {FEWEST_STEPS} steps of this run take here: all "
+        raise ValueError(f"{option} {minutes:g} is less than {FEWEST_STEPS} steps of this run take here: all "
                          f"{num_steps(run)} would take {found['seconds'] / 60:.0f} minutes")
     scaled = scale_steps(run, found["factor"])
     print(f"{minutes:g} minutes here: {num_steps(scaled)} steps instead of {num_steps(run)}", flush=True)

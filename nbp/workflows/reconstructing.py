@@ -35,8 +35,8 @@ NUM_PICTURED = 8  # clips in the contact sheet
 
 
 def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: str, out: str | Path, protocol: str,
-                max_clips: int | None, allow_fewer: bool, intervals: bool, lpips: str, weights: str | None, ckpt: str,
-                cache: str | Path | None, batch_size: int, num_workers: int, device: str) -> None:
+                max_clips: int | None, allow_fewer: bool, fvd: bool, intervals: bool, lpips: str, weights: str | None,
+                ckpt: str, cache: str | Path | None, batch_size: int, num_workers: int, device: str) -> None:
     """Write a clip set of reconstructions, their originals, pictures and scores; the arguments are those of the
     command. ValueError: settings under which a score would say something else than it seems to."""
     rules = get_protocol(protocol)
@@ -65,7 +65,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     lpips_path = fetch_lpips(lpips, ckpt)
     how = Extraction(cache or Path(out).parent / "features", batch_size, 0, *rank_and_world(), barrier)
     report = score_folder(out, model.num_codes, rules, network, LPIPS.from_file(lpips_path, lpips), how, allow_fewer,
-                          intervals)
+                          intervals, fvd)
     report["lpips_weights_sha256"] = sha256(lpips_path)
     if how.rank == 0:
         write_scores(out, [report], report)
@@ -127,19 +127,20 @@ def split_real(folder: Path) -> None:
 
 
 def score_folder(folder: str | Path, num_codes: int, protocol: Protocol, network: FeatureNetwork, lpips_model: LPIPS,
-                 how: Extraction, allow_fewer: bool = False, intervals: bool = False) -> Report:
+                 how: Extraction, allow_fewer: bool = False, intervals: bool = False, fvd: bool = True) -> Report:
     """Report on what `split_real` left: scores of reconstruction, of code use, and the distances as rfvd, rkvd; with
     the folder's meta.json as `reconstruction`. Each rank takes its share, on the network's device.
 
-    Distances are left out with a note where the clips are too few for them; a score that is not finite is None.
+    Distances are left out with a note without `fvd` or where the clips are too few for them; a score that is not
+    finite is None.
     """
     arrays, real = clip_set.load(folder), clip_set.read_arrays(Path(folder) / "real.npz")
     originals = Clips.from_array(f"{folder}/real.npz", real["video"])
     reconstructions = Clips.from_array(f"{folder}/clips.npz", arrays["video"])
-    if (num_clips := len(originals)) < MIN_CLIPS:
+    if (num_clips := len(originals)) < MIN_CLIPS or not fvd:
         report = state_pair(originals, num_clips, reconstructions, num_clips, protocol, network)
-        report["notes"] = [f"rfvd is left out: a Frechet distance needs at least {MIN_CLIPS} clips, these are "
-                           f"{num_clips}"]
+        report["notes"] = ["rfvd is left out: " + ("--no-fvd" if not fvd else "a Frechet distance needs at least "
+                                                   f"{MIN_CLIPS} clips, these are {num_clips}")]
     else:
         [report] = evaluate_sets(originals, [reconstructions], protocol, network, how, allow_fewer, intervals)
     measured: dict[str, Score] = {**paired_scores(arrays["video"], real["video"], lpips_model, how.batch_size,

@@ -18,13 +18,14 @@ from nbp.workflows.converting import checkpoint_to_native
 
 
 def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes: float | None = None,
-                     profile: bool = False) -> int:
+                     max_minutes: float | None = None, profile: bool = False) -> int:
     """Train, or go on training, and write `model/` into the run folder; with `minutes`, scale the run's steps to take
-    this long here (`nbp.training.pace`); with `profile`, trace a few steps. Returns the exit code: 0, or 128 and the
-    number of the signal that stopped the run. ValueError, UserError: as `load_run` and `fit`."""
+    this long here (`nbp.training.pace`), with `max_minutes` only if they would take longer; with `profile`, trace a few
+    steps. Returns the exit code: 0, or 128 and the number of the signal that stopped the run. ValueError, UserError: as
+    `load_run` and `fit`."""
     run = load_run(config, overrides)
-    if minutes is not None:
-        run = fit_minutes(run, minutes)
+    if (time := minutes or max_minutes) is not None:
+        run = fit_minutes(run, time, at_most=minutes is None)
     try:
         trainer = fit(run, start_table, [ProfiledSteps(run.trainer.out)] if profile else [])
     except Stopped as stop:

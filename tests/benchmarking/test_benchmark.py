@@ -78,7 +78,7 @@ def test_the_floor_of_a_clip_counts_weights_and_cache():
 
 
 @pytest.mark.parametrize("what, words", [
-    (["sampling"], "64 tokens one by one, float32"), (["training", "--recipes"], "memory of a step, batch 4"),
+    (["sampling"], "32 tokens one by one, float32"), (["training", "--recipes"], "memory of a step, batch 4"),
     (["tokenizer"], "33 frames of 64x64 in chunks"), (["data"], "4 clips of 17x32x32 from mp4"),
     (["growth"], "1248 cached positions")])
 def test_each_benchmark_in_miniature(tmp_path, capsys, what, words, monkeypatch):

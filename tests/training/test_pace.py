@@ -46,6 +46,12 @@ def test_the_measured_pace_is_used_again_so_that_a_run_resumes(tokenizer_run, tm
     assert pace.fit_minutes(tokenizer_run, 2.0) == pace.scale_steps(tokenizer_run, 4.0)
 
 
+def test_at_most_so_many_minutes_never_makes_a_run_longer(tokenizer_run, monkeypatch):
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 120.0)
+    assert pace.fit_minutes(tokenizer_run, 3.0, at_most=True) == tokenizer_run
+    assert pace.fit_minutes(tokenizer_run, 1.0, at_most=True) == pace.scale_steps(tokenizer_run, 0.5)
+
+
 def test_the_estimate_counts_every_kind_of_step(tokenizer_run, monkeypatch):
     monkeypatch.setattr(pace, "seconds_per_step", lambda run, step: 10.0 if step >= run.loss.adversarial_start_step
                         else 1.0)
@@ -66,3 +72,5 @@ def test_too_little_time_and_several_processes_are_refused(tokenizer_run, monkey
     two = dataclasses.replace(tokenizer_run, trainer=dataclasses.replace(tokenizer_run.trainer, devices=2))
     with pytest.raises(ValueError, match=r"--minutes measures one process, but trainer.devices=2"):
         pace.fit_minutes(two, 5)
+    with pytest.raises(ValueError, match=r"--max-minutes measures one process"):
+        pace.fit_minutes(two, 5, at_most=True)
