@@ -42,7 +42,7 @@ class Case(NamedTuple):
 
 # Each row of 16 takes the same work, so that all but the first go by shorter clips.
 CASES = [Case("1,280 tokens", [5, 16, 16], repeats=1), Case("160 tokens", [5, 2, 16]),
-         Case("80 tokens, 4 clips", [5, 1, 16], batch=4), Case("80 tokens, hybrid", [5, 1, 16], start="hybrid"),
+         Case("80 tokens, 4 clips", [5, 1, 16], batch=4), Case("320 tokens, hybrid", [5, 4, 16], start="hybrid"),
          Case("32 tokens one by one", [1, 2, 16], block=1),
          Case("80 tokens, guidance", [5, 1, 16], cfg_scale=GUIDANCE)]
 

@@ -21,13 +21,13 @@ class Size:
     generator: tuple[str, ...] = ()
     scores: tuple[str, ...] = ()
     benchmark: tuple[str, ...] = ()
-    max_minutes: tuple[float, float] | None = None      # of training the tokenizer and the generator
+    time: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())    # of training the tokenizer and the generator
 
 
 # Chosen without held-out clips, docs/experiments.md.
 SAMPLING = ("--temperature", "0.8", "--top-p", "0.95", "--cfg-scale", "3")
 FULL = Size("configs/data/procgen.yaml", "data/procgen", train_clips=2400, val_clips=240, num_clips=240,
-            max_minutes=(9, 6))     # half an hour in all on two AVX2 cores; others take all steps
+            time=(("--max-minutes", "9"), ("--max-minutes", "6")))     # slow processors: docs/quickstart.md
 SMOKE = Size(
     "configs/data/procgen_smoke.yaml", "data/procgen-smoke", train_clips=24, val_clips=12, num_clips=8,
     tokenizer=("curriculum=[{steps: 4, num_frames: 1, batch_size: 4}, {steps: 2, num_frames: 5, batch_size: 2}, "
@@ -57,8 +57,7 @@ def stages(out: Path, size: Size, minutes: float | None = None) -> list[Stage]:
     models = ("--tokenizer", tokenizer, "--generator", generator)
     real, data = f"{out}/reconstruction/real.npz", ("--data", size.data)
     how = ("--num-clips", str(size.num_clips), "--fps", "15", *SAMPLING)    # 15: the rate of Procgen's files
-    time = [("--minutes", f"{minutes / 2:g}")] * 2 if minutes is not None else \
-        [("--max-minutes", f"{most:g}") for most in size.max_minutes] if size.max_minutes else [(), ()]
+    time = size.time if minutes is None else (("--minutes", f"{minutes / 2:g}"),) * 2
 
     def stage(name: str, module: str, output: str | Path, *arguments: str) -> Stage:
         if isinstance(output, Path):      # the data set, which other runs use too: prepare makes it fit its arguments
