@@ -212,6 +212,7 @@ class TokenizerRun(Section):
     curriculum: list[CurriculumPhase] = MISSING
     init_from: str | None = None           # native folder or official file whose weights the run starts from
     inflate_from: str | None = None        # native folder of an image tokenizer that becomes this video tokenizer
+    freeze_encoder: bool = False           # train the decoder alone: every video keeps the tokens it has
     images: ImageConfig = field(default_factory=ImageConfig)
 
     @property
@@ -223,6 +224,10 @@ class TokenizerRun(Section):
         if self.init_from and self.inflate_from:
             raise ValueError(f"init_from={self.init_from!r} and inflate_from={self.inflate_from!r}: set only one, each "
                              "decides which weights the run starts from")
+        if self.freeze_encoder and (not self.init_from or self.loss.even_use):
+            raise ValueError("freeze_encoder=true needs init_from, weights whose tokens are worth keeping, and "
+                             "loss.even_use=0, which acts on the encoder only; got "
+                             f"init_from={self.init_from!r} and loss.even_use={self.loss.even_use}")
         if self.trainer.global_batch is not None:
             sizes = {phase.batch_size for phase in self.curriculum}
             if len(sizes) > 1:

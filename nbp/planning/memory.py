@@ -68,10 +68,12 @@ def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision
             _PEAKS[work] = trace(module, micro_batch, torch.bfloat16 if low_precision and not engine else None)
         activations, logits = _PEAKS[work]
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+        resting = sum(p.numel() * p.element_size() for p in module.parameters() if not p.requires_grad)
         for name in names:
             shares = _engine_shares(name, trained, world, low_precision) if engine else dict(
                 weights=4 * trained, gradients=4 * trained, optimizer=8 * trained, host=0,
                 buffers=4 * trained if name == "ddp" else 0)        # the reducer's buckets
+            shares["weights"] += resting
             result[name] = Memory(
                 **shares, average=_bytes(module.ema), frozen=_bytes(module.frozen), activations=activations,
                 logits=logits)

@@ -195,7 +195,8 @@ def micro_batch_flops(run: Run, step: int | None = None, executed: bool = False,
 def work_of(run: Run, step: int | None, tokenizer: TokenizerConfig | None, batch: MicroBatch) -> str:
     """All that decides what a micro-batch computes, in words: what was counted for it need not be counted again."""
     if isinstance(run, TokenizerRun):
-        return f"{run.model} {run.discriminator} {_terms_at(run, step).loss} {run.data.size} {batch}"
+        return (f"{run.model} {run.freeze_encoder} {run.discriminator} {_terms_at(run, step).loss} {run.data.size} "
+                f"{batch}")
     if run.data is None:
         return f"{run.model} {batch}"
     return f"{run.model} {tokenizer or tokenizer_config(run.tokenizer)} {run.data.size} {batch}"

@@ -31,7 +31,7 @@ FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_f
         "trainer.checkpoint_every_steps", "trainer.keep_last", "trainer.log_every_steps", "trainer.resume",
         "trainer.accept_changes", "trainer.wandb_project", "trainer.guard_patience", "trainer.max_rollbacks",
         "trainer.strategy", "batch_size")
-FIXED = ("kind", "model.", "discriminator.", "trainer.ema_decay")
+FIXED = ("kind", "model.", "discriminator.", "freeze_encoder", "trainer.ema_decay")
 # Model fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
 FREE_MODEL_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
                      "pad_token", "pad_visibility", "code_levels"}

@@ -47,6 +47,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         if run.inflate_from is not None:
             _, _, state = load_model(run.inflate_from, "tokenizer")
             model.load_state_dict(inflate(state, model, f"inflate_from={run.inflate_from}"))
+        model.encoder.requires_grad_(not run.freeze_encoder)
         super().__init__(model, run, perceptual)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
@@ -62,7 +63,8 @@ class TokenizerModule(TrainingModule[Tokenizer]):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         optim, model = self.run.optim, self.model
-        groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": optim.lr}]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in model.parameters() if p.requires_grad], "lr": optim.lr}]
         if optim.optimizer == "muon":
             ends = [layer for side in (model.encoder, model.decoder) for part in (side.conv_in, side.head[-1])
                     for layer in part.modules()]

@@ -70,8 +70,10 @@ def test_a_generator_run_needs_what_is_planned(generator_run, tmp_path, monkeypa
     assert memory.activations > memory.weights
 
 
-@pytest.mark.parametrize("more", [(), ("loss.gradient_penalty=1", "discriminator.frame=true"), ("loss.adversarial=0",)])
-def test_a_tokenizer_run_needs_what_is_planned(tokenizer_run, tmp_path, more):
+@pytest.mark.parametrize("more", [(), ("loss.gradient_penalty=1", "discriminator.frame=true"), ("loss.adversarial=0",),
+                                  ("freeze_encoder=true", "loss.adversarial=0", "init_from={}")])
+def test_a_tokenizer_run_needs_what_is_planned(finished, tokenizer_run, tmp_path, more):
+    more = [text.format(finished / "model") for text in more]
     overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 2, num_frames: 9, batch_size: 2}]",
                               "trainer.accumulate=2", "loss.adversarial_start_step=0", UNLOGGED, *more)
     measured = measured_peak(lambda: fit(load_run(TOKENIZER, overrides)))

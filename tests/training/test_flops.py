@@ -55,8 +55,10 @@ def test_a_tokenizer_run_changes_with_its_curriculum_and_terms(load_tokenizer_ru
 @pytest.mark.parametrize("more", [
     (), ("loss.gradient_penalty=1", "loss.feature_matching=1", "discriminator.frame=true"),
     ("loss.perceptual=0.1", "loss.perceptual_start_step=0", "images.share=0.5", "images.batch_size=3"),
+    ("freeze_encoder=true", "init_from={}"),
 ])
-def test_a_real_tokenizer_step_executes_what_is_planned(tokenizer_run, tmp_path, monkeypatch, more):
+def test_a_real_tokenizer_step_executes_what_is_planned(finished, tokenizer_run, tmp_path, monkeypatch, more):
+    more = [text.format(finished / "model") for text in more]
     monkeypatch.setattr(tokenizer_builder, "fetch_lpips", lambda net: None)
     monkeypatch.setattr(tokenizer_builder.LPIPS, "from_file", lambda path, net: LPIPS(net))
     overrides = tokenizer_run(tmp_path / "run", "curriculum=[{steps: 1, num_frames: 9, batch_size: 2}]",

@@ -40,6 +40,24 @@ def test_a_tuned_tokenizer_begins_where_the_other_ended(finished, tokenizer_run,
     assert found == pytest.approx([*read_metrics(finished)["val/psnr"].values()][-1], rel=1e-5)
 
 
+@pytest.mark.parametrize("optimizer", [(), ("optim.optimizer=muon", "optim.muon_lr=1e-2")])
+def test_a_decoder_tuned_alone_keeps_every_token(finished, tokenizer_run, load_tokenizer_run, tmp_path, optimizer):
+    source = Tokenizer.from_pretrained(finished / "model")
+    more = [f"init_from={finished / 'model'}", "freeze_encoder=true", *optimizer]
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "tuned", *more)])
+    tuned = Tokenizer.from_pretrained(tmp_path / "tuned" / "model")
+    assert equal(tuned.encoder, source.encoder) and not equal(tuned.decoder, source.decoder)
+    module = tokenizer_builder.build(load_tokenizer_run(*more))[0]
+    optimized = {id(p) for group in module.parameter_groups() for p in group["params"]}
+    assert optimized == {id(p) for part in (module.model.decoder, module.discriminator) for p in part.parameters()}
+
+
+@pytest.mark.parametrize("more", [(), ("init_from=w.pt", "loss.even_use=0.1")])
+def test_an_encoder_is_frozen_only_with_weights_and_no_loss_of_its_own(load_tokenizer_run, more):
+    with pytest.raises(ValueError, match="freeze_encoder=true needs init_from"):
+        load_tokenizer_run("freeze_encoder=true", *more)
+
+
 def test_a_generator_starts_from_an_official_file(generator_run, tmp_path):
     official = GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "none", "plain", begin_token=False, full_head=True,
                                clamp_samples=True, multinomial=True, pad_visibility="decoding", condition_dropout=0.0,
