@@ -10,6 +10,7 @@ from nbp.benchmarking.machine import in_turns, line, measure_machine, report
 from nbp.config import DataConfig
 from nbp.data.dataset import VideoDataset
 from nbp.data.video_io import read_frames
+from nbp.training.data import collate_bytes
 
 NUM_FRAMES = 17
 
@@ -23,7 +24,8 @@ def benchmark_data(*, out: str | None, repeats: int, device: str, size: str, num
         for split in ("train", "val"):
             Path(folder, f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         data = DataConfig("made up", folder, "train.txt", "val.txt", pixels, NUM_FRAMES)
-        loader = DataLoader(VideoDataset(data, "train", train=True), batch_size=8, num_workers=num_workers)
+        loader = DataLoader(VideoDataset(data, "train", train=True, as_bytes=True), 8,
+                            num_workers=num_workers, collate_fn=collate_bytes)
 
         def bare() -> None:
             for name in names:

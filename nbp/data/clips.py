@@ -102,11 +102,11 @@ def fit_size(frames: np.ndarray, size: tuple[int, int], resize: str, position: f
 
 def flip(frames: np.ndarray) -> np.ndarray:
     """Mirror frames (T, H, W, C) left to right."""
-    return frames[:, :, ::-1]
+    return torch.from_numpy(frames).flip(2).numpy()     # copying numpy's mirrored view takes ten times as long
 
 
-def frames_to_video(frames: np.ndarray) -> Tensor:
-    """uint8 array (T, H, W, C), or a batch (B, T, H, W, C) -> float32 tensor (C, T, H, W) or (B, C, T, H, W) in [0, 1].
+def frames_to_bytes(frames: np.ndarray) -> Tensor:
+    """uint8 array (T, H, W, C), or a batch (B, T, H, W, C) -> uint8 tensor (C, T, H, W) or (B, C, T, H, W), a view.
 
     Raises:
         ValueError: another dtype or number of dimensions.
@@ -115,8 +115,12 @@ def frames_to_video(frames: np.ndarray) -> Tensor:
     if frames.dtype != np.uint8 or frames.ndim not in (4, 5):
         raise ValueError(f"frames must be uint8 of shape (T, H, W, C) or (B, T, H, W, C), got {frames.dtype} "
                          f"{frames.shape}")
-    video = rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "... t h w c -> ... c t h w")  # (B, C, T, H, W)
-    return video.contiguous().float().div_(255)
+    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "... t h w c -> ... c t h w")  # (B, C, T, H, W)
+
+
+def frames_to_video(frames: np.ndarray) -> Tensor:
+    """The same as a float32 tensor in [0, 1], contiguous."""
+    return frames_to_bytes(frames).contiguous().float().div_(255)
 
 
 def video_to_frames(video: Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ from nbp.config import DataConfig
 from nbp.data import cut
 from nbp.data.annotations import check_overlap, count_per_class, folder_of, read_annotations
 from nbp.data.classes import class_text
-from nbp.data.clips import RESIZES, fit_size, flip, frames_to_video
+from nbp.data.clips import RESIZES, fit_size, flip, frames_to_bytes, frames_to_video
 from nbp.data.video_io import READERS, VideoError
 
 __all__ = ["VideoDataset", "evaluation_batches", "class_names", "read_annotations", "check_overlap", "count_per_class"]
@@ -43,7 +43,7 @@ class Facts(TypedDict):
 class Sample(Facts):
     """An item: a clip and its facts."""
 
-    video: Tensor   # float32 (C, T, H, W) in [0, 1]
+    video: Tensor   # float32 (C, T, H, W) in [0, 1], or its bytes
 
 
 class Batch(TypedDict):
@@ -102,13 +102,14 @@ class VideoDataset(torch.utils.data.Dataset):
         train: random clip, crop and flip; False: fixed places and the centre crop.
         clips_per_video: items per file, evenly spaced when `train` is False.
         strict: refuse damaged frames that the decoder would otherwise paint over.
+        as_bytes: `video` stays uint8, for loaders that hand bytes on.
 
     Raises:
         ValueError: unknown split or reader, a missing or empty list, or a class that the training list lacks.
     """
 
     def __init__(self, data: DataConfig, split: str, train: bool, clips_per_video: int = 1,
-                 strict: bool = False) -> None:
+                 strict: bool = False, as_bytes: bool = False) -> None:
         lists = {"train": data.train_list, "val": data.val_list}
         if split not in lists:
             raise ValueError(f"split is {split!r}; accepted: {', '.join(lists)}")
@@ -119,7 +120,7 @@ class VideoDataset(torch.utils.data.Dataset):
         if clips_per_video < 1:
             raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
         self.data, self.split, self.train, self.clips_per_video = data, split, train, clips_per_video
-        self.strict = strict
+        self.strict, self.as_bytes = strict, as_bytes
         self.rows = read_annotations(Path(data.root) / lists[split])
         self.root = folder_of(data.root, self.rows)
         self.classes = class_names(data)
@@ -186,7 +187,7 @@ class VideoDataset(torch.utils.data.Dataset):
         frames = cut.read_clip(self.file(item), num_frames, self.data.fps, place, self.data.reader, self.strict)
         frames = (random_crop(frames, self.data, generator) if self.train else
                   fit_size(frames, self.data.size, self.data.resize))
-        return {"video": frames_to_video(frames), **self.facts(item)}
+        return {"video": (frames_to_bytes if self.as_bytes else frames_to_video)(frames), **self.facts(item)}
 
 
 def random_crop(frames: np.ndarray, data: DataConfig, generator: torch.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypedDict, cast
 
 import pytorch_lightning as pl
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,10 +34,15 @@ class Batch(TypedDict, total=False):
 
 
 def collate_bytes(samples: list[Any]) -> Batch:
-    """A batch whose video is uint8 on its way to the device: a quarter of what workers, pinning and copies move."""
-    if "video" in samples[0]:
-        samples = [{**sample, "video": (sample["video"] * 255).round_().byte()} for sample in samples]
-    return cast(Batch, torch.utils.data.default_collate(samples))
+    """A batch whose video is uint8 on its way to the device: a quarter of what workers, pinning and copies move.
+    Its channels lie innermost, as readers decode and convolutions compute."""
+    if "video" not in samples[0]:
+        return cast(Batch, torch.utils.data.default_collate(samples))
+    clips = [sample["video"] for sample in samples]
+    clips = [(clip * 255).round_().byte() if clip.is_floating_point() else clip for clip in clips]
+    batch = torch.utils.data.default_collate([{**sample, "video": rearrange(clip, "c t h w -> t h w c")}
+                                              for sample, clip in zip(samples, clips)])
+    return cast(Batch, {**batch, "video": rearrange(batch["video"], "b t h w c -> b c t h w")})
 
 
 def float_video(batch: Batch) -> Batch:

@@ -71,7 +71,7 @@ class GeneratorModule(TrainingModule[Generator]):
             return batch["indices"]
         tokenizer = self.frozen
         assert isinstance(tokenizer, Tokenizer)
-        return tokenizer.encode(batch["video"])[1].long()  # (B, t, h, w)
+        return tokenizer.encode(batch["video"].contiguous())[1].long()  # (B, t, h, w)
 
     def condition(self, batch: Batch) -> Tensor | None:
         """Condition ids (B, C), or None."""
@@ -116,7 +116,8 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
         train, val = (TokenDataset(f"{run.tokens}/{split}", digest) for split in ("train", "val"))
         grid, num_codes = train.grid, train.num_codes
     else:
-        train, val = VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False)
+        train = VideoDataset(run.data, "train", train=True, as_bytes=True)
+        val = VideoDataset(run.data, "val", train=False)
         grid = tokenizer.config.latent_grid(run.data.num_frames, *run.data.size)
         num_codes = tokenizer.num_codes
     _check_model(run.model, grid, num_codes, train.classes)

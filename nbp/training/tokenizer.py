@@ -219,9 +219,9 @@ def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Call
     images, stills = run.images if run.images.share else None, None
     if images is not None and images.root is not None:
         stills = ImageDataset(run.data, images.root, images.train_list)
-    data = ClipDataModule(VideoDataset(run.data, "train", train=True), VideoDataset(run.data, "val", train=False),
-                          run.curriculum, run.curriculum[-1].batch_size, run.trainer, run.accumulate, None, images,
-                          stills)
+    train, val = VideoDataset(run.data, "train", train=True, as_bytes=True), VideoDataset(run.data, "val", train=False)
+    data = ClipDataModule(train, val, run.curriculum, run.curriculum[-1].batch_size, run.trainer, run.accumulate, None,
+                          images, stills)
     callbacks: list[Callback] = [Samples(run.trainer, "reconstructions", lambda _, batch, outputs: [
         to_frames(batch["video"]), to_frames(outputs)], run.data.fps)]
     if run.trainer.val_fvd_clips:

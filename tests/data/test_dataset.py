@@ -58,6 +58,14 @@ def test_training_choices_are_reproducible(make_config):
     assert torch.equal(dataset[0]["video"], first[0]) and not torch.equal(first[0], first[1])
 
 
+def test_bytes_are_what_the_pixels_are_made_of(make_config):
+    config = make_config(flip=True)
+    pixels, stored = (VideoDataset(config, "train", train=True, as_bytes=as_bytes) for as_bytes in (False, True))
+    for key in [(0, 9, seed) for seed in range(4)]:
+        assert stored[key]["video"].dtype == torch.uint8
+        assert torch.equal(stored[key]["video"].float().div(255), pixels[key]["video"])
+
+
 def test_flip_only_when_asked(make_config, dataset_root):
     write_video(dataset_root / "val/PlayCello/0.mp4", numbered(9, 80, 80), fps=10, crf=10)
     plain = VideoDataset(make_config(resolution=80), "val", train=True)

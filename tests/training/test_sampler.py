@@ -87,6 +87,7 @@ def test_video_travels_as_bytes_and_arrives_bit_for_bit():
     samples = [{"video": video, "label": torch.tensor(2), "text": "a", "path": "b", "item": 0}] * 2
     batch = collate_bytes(samples)
     assert batch["video"].dtype == torch.uint8 and torch.equal(batch["video"][1], every_byte)
+    assert torch.equal(collate_bytes([{**samples[0], "video": every_byte}] * 2)["video"], batch["video"])
     arrived = float_video(batch)
     assert arrived["video"].dtype == torch.float32 and torch.equal(arrived["video"], torch.stack([video, video]))
     assert arrived["text"] == ["a", "a"] and arrived["label"].tolist() == [2, 2]
