@@ -11,4 +11,4 @@ done
 python -m nbp.benchmark training --size "${sizes%% *}" --device "$device" --out runs/benchmark/training.json
 python -m nbp.benchmark tokenizer --device "$device" --out runs/benchmark/tokenizer.json
 python -m nbp.benchmark data --device "$device" --out runs/benchmark/data.json
-python -m nbp.benchmark evaluation --max-clips 12 --batch-size 4 --repeats 2 --device "$device" --out runs/benchmark/evaluation.json
+python -m nbp.benchmark evaluation --max-clips 8 --batch-size 4 --repeats 2 --device "$device" --out runs/benchmark/evaluation.json

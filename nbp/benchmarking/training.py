@@ -128,7 +128,7 @@ def recipe_line(recipe: str, run: Run, machine: Machine, repeats: int, device: s
 
     step()                                      # the optimizer's state
     matrix = torch.randn(2048, 2048, dtype=PRECISIONS[precision], device=device)
-    best = in_turns({"matrix": lambda: matrix @ matrix, "step": step}, repeats + 2)
+    best = in_turns({"matrix": lambda: matrix @ matrix, "step": step}, repeats + 1)
     seconds, operations = best["step"], micro_batch_flops(run)
     rates = {precision: 2 * 2048 ** 3 / best["matrix"]}      # in turns with the step, as the machine may be shared
     machine = dataclasses.replace(machine, rate=machine.rate | rates)
