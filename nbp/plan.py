@@ -27,7 +27,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gpu", required=True, help="e.g. a100-80g; any other name lists those that are known")
     parser.add_argument("--utilisation", type=float, default=0.4,
                         help="share of the peak rate that the run reaches: an assumption, measure yours (default 0.4)")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.field=value")
     return parser.parse_intermixed_args(arguments)
 
 

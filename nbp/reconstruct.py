@@ -38,8 +38,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-size", type=at_least(1), default=8)
     add("--num-workers", type=at_least(0), default=0, help="decoding processes")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
-    add("overrides", nargs="*", metavar="field=value", help="changes to the data config")
-    return parser.parse_args(arguments)
+    add("overrides", nargs="*", default=[], metavar="field=value", help="changes to the data config")
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":

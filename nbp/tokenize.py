@@ -30,8 +30,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "times as fast where the processor multiplies it and changes a few tokens in a hundred")
     add("--shard-size", type=at_least(1), default=1024, help="clips in a file; also what an interruption can lose")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
-    add("overrides", nargs="*", metavar="field=value", help="changes to the data config")
-    return parser.parse_args(arguments)
+    add("overrides", nargs="*", default=[], metavar="field=value", help="changes to the data config")
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":

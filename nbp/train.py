@@ -22,13 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m nbp.train", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("config", help="run file, e.g. configs/tokenizer_procgen.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="section.field=value", help="or a YAML file to merge")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.field=value",
+                        help="or a YAML file to merge")
     time = parser.add_mutually_exclusive_group()
     time.add_argument("--minutes", type=positive, help="scale every count of steps so that training takes this long "
                       "on this machine; say it again to resume")
     time.add_argument("--max-minutes", type=positive, help="the same only where all steps would take longer")
     parser.add_argument("--profile", action="store_true", help="trace a few steps into OUT/profile and print their top")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":
