@@ -68,7 +68,7 @@ def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision
             _PEAKS[work] = trace(module, micro_batch, torch.bfloat16 if low_precision and not engine else None)
         activations, logits = _PEAKS[work]
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        resting = sum(p.numel() * p.element_size() for p in module.parameters() if not p.requires_grad)
+        resting = sum(p.numel() * p.element_size() for p in module.model.parameters() if not p.requires_grad)
         for name in names:
             shares = _engine_shares(name, trained, world, low_precision) if engine else dict(
                 weights=4 * trained, gradients=4 * trained, optimizer=8 * trained, host=0,
