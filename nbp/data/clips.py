@@ -119,7 +119,8 @@ def frames_to_bytes(frames: np.ndarray) -> Tensor:
 
 
 def frames_to_video(frames: np.ndarray) -> Tensor:
-    """The same as a float32 tensor in [0, 1], contiguous."""
+    """uint8 array (T, H, W, C), or a batch (B, T, H, W, C) -> float32 tensor (C, T, H, W) or (B, C, T, H, W) in [0, 1],
+    contiguous. ValueError: another dtype or number of dimensions."""
     return frames_to_bytes(frames).contiguous().float().div_(255)
 
 

@@ -43,7 +43,7 @@ class Facts(TypedDict):
 class Sample(Facts):
     """An item: a clip and its facts."""
 
-    video: Tensor   # float32 (C, T, H, W) in [0, 1], or its bytes
+    video: Tensor   # float32 (C, T, H, W) in [0, 1]; uint8 of a set with `as_bytes`
 
 
 class Batch(TypedDict):
