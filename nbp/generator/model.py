@@ -21,7 +21,7 @@ from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance
 from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.head import Head
 from nbp.generator.levels import share_levels
-from nbp.generator.masks import attention_mask
+from nbp.generator.masks import attention_mask, in_spans
 from nbp.generator.packed import Int8Linear, PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
@@ -151,13 +151,13 @@ class Generator(nn.Module):
 
     def loss(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of the predicted video tokens, in nats; arguments as for `forward`."""
-        return self.head(self._hidden(self._steps(indices), condition), self._target_ids(indices))
+        return self.head(self._hidden(self._steps(indices), condition, spans=True), self._target_ids(indices))
 
     def _target_ids(self, indices: Tensor) -> Tensor:
         """Where on the last axis of the logits the codes to predict are, int64 (B, P)."""
         return self.targets(indices) + (self.layout.video_offset if self.config.full_head else 0)
 
-    def _hidden(self, steps: Tensor, condition: Tensor | None) -> Tensor:
+    def _hidden(self, steps: Tensor, condition: Tensor | None, spans: bool = False) -> Tensor:
         """Hidden states (B, P, D) of the stream positions that predict a token of the clip."""
         layout = self.layout
         ids = layout.stream(steps)[:, :layout.num_inputs(steps.shape[1])]
@@ -165,7 +165,8 @@ class Generator(nn.Module):
         prefix = self._condition(condition, len(steps))
         x = torch.cat([prefix.embeddings, self.token_embedding(ids)], dim=1)      # (B, C + P, D)
         mask = attention_mask(layout, 0, x.shape[1], prefix.pads, self.config.pad_visibility, x.device)
-        return self.transformer(x, mask)[:, layout.condition_len:]
+        attended = in_spans(mask, layout.block_ids(x.shape[1])) if spans else mask
+        return self.transformer(x, attended)[:, layout.condition_len:]
 
     @torch.no_grad()
     def generate(self, condition: Tensor | None = None, prefix: Tensor | None = None,

@@ -3,6 +3,8 @@
 Legend: B batch, n positions of this call, S positions of the cache, D width, H heads.
 """
 
+from typing import TypeAlias
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -10,8 +12,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nbp.config import GeneratorConfig
+from nbp.generator.masks import Span
 from nbp.generator.rotary import places, rotate, rotations
 from nbp.generator.sequence import Layout
+
+Mask: TypeAlias = Tensor | list[Span] | None
 
 
 class KVCache:
@@ -56,7 +61,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,
+    def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
         # Plain views, since einops takes as long as a small step's attention: (B, n, 3D) -> three of (B, H, n, D/H)
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -65,7 +70,12 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.update(layer, start, key, value)
         # query (B, H, n, D/H); key and value of all positions so far
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        if isinstance(mask, list):
+            out = torch.cat([F.scaled_dot_product_attention(
+                query[:, :, first:last], key[:, :, :keys], value[:, :, :keys], attn_mask=part)
+                for first, last, keys, part in mask], dim=2)
+        else:
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 
@@ -81,7 +91,7 @@ class TransformerLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
                                  nn.Dropout(config.dropout))
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None, layer: int, start: int | Tensor,
+    def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
         x = x + self.attention(self.norm1(x), mask, cache, layer, start, turn)
         return x + self.mlp(self.norm2(x))
@@ -105,12 +115,13 @@ class Transformer(nn.Module):
             turns = rotations(where, config.width // config.num_heads)
         self.register_buffer("turns", turns, persistent=False)
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None, start: int | Tensor = 0) -> Tensor:
+    def forward(self, x: Tensor, mask: Mask, cache: KVCache | None = None, start: int | Tensor = 0) -> Tensor:
         """Run all layers.
 
         Args:
             x: token embeddings float (B, n, D) of positions start .. start+n-1.
-            mask: bool (n, start+n) or (B, 1, n, start+n), True where attention is allowed; None: everywhere.
+            mask: bool (n, start+n) or (B, 1, n, start+n), True where attention is allowed; None: everywhere; or the
+                spans of such a mask (`nbp.generator.masks.in_spans`), without a cache.
             cache: `KVCache` that holds positions 0 .. start-1 and takes the new ones, or None with start=0.
             start: position of x[:, 0]; or the positions of all of x, int64 (n,), and the mask spans the whole cache.
 

@@ -1,12 +1,14 @@
 """What the transformer may see, what it is trained on, and what caching leaves unchanged."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from generators import GRID, NUM_CODES, TEXT, UNCONDITIONAL, VARIANTS, build, codes, condition, config, prefix
 
+from nbp.generator import masks
 from nbp.generator.masks import attention_mask
 from nbp.generator.model import Generator
 from nbp.generator.sequence import Layout, to_grid, to_steps
@@ -353,3 +355,24 @@ def test_bad_arguments_of_other_models():
 def test_bad_config(changes, message):
     with pytest.raises(ValueError, match=message):
         config(**changes).check()
+
+
+@every_variant
+def test_attention_in_spans_of_queries_changes_nothing(changes, monkeypatch):
+    """A long training sequence is attended span by span; loss and gradients are those of one mask."""
+    monkeypatch.setattr(masks, "QUERIES", 5)
+    model = build(**changes).double()
+    asked = []
+    monkeypatch.setattr(model.transformer, "forward", partial(record, model.transformer.forward, asked))
+    found = model.loss(codes(2), condition(model, 2))
+    gradients = torch.autograd.grad(found, [*model.transformer.layers.parameters()])
+    assert isinstance(asked[-1], list) and max(span.last - span.first for span in asked[-1]) == 5
+    want = model.nll(codes(2), condition(model, 2)).mean()
+    assert not isinstance(asked[-1], list)
+    torch.testing.assert_close(found, want)
+    torch.testing.assert_close(gradients, torch.autograd.grad(want, [*model.transformer.layers.parameters()]))
+
+
+def record(forward, asked, x, mask, *rest):
+    asked.append(mask)
+    return forward(x, mask, *rest)
