@@ -21,7 +21,7 @@ from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance
 from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.head import Head
 from nbp.generator.levels import share_levels
-from nbp.generator.masks import attention_mask, in_spans
+from nbp.generator.masks import attention_mask, span_masks
 from nbp.generator.packed import Int8Linear, PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
@@ -164,9 +164,9 @@ class Generator(nn.Module):
         self._check_seq_len(ids.shape[1])
         prefix = self._condition(condition, len(steps))
         x = torch.cat([prefix.embeddings, self.token_embedding(ids)], dim=1)      # (B, C + P, D)
-        mask = attention_mask(layout, 0, x.shape[1], prefix.pads, self.config.pad_visibility, x.device)
-        attended = in_spans(mask, layout.block_ids(x.shape[1])) if spans else mask
-        return self.transformer(x, attended)[:, layout.condition_len:]
+        about = (x.shape[1], prefix.pads, self.config.pad_visibility, x.device)
+        mask = span_masks(layout, *about) if spans else attention_mask(layout, 0, *about)
+        return self.transformer(x, mask)[:, layout.condition_len:]
 
     @torch.no_grad()
     def generate(self, condition: Tensor | None = None, prefix: Tensor | None = None,

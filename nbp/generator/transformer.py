@@ -121,7 +121,7 @@ class Transformer(nn.Module):
         Args:
             x: token embeddings float (B, n, D) of positions start .. start+n-1.
             mask: bool (n, start+n) or (B, 1, n, start+n), True where attention is allowed; None: everywhere; or the
-                spans of such a mask (`nbp.generator.masks.in_spans`), without a cache.
+                spans of such a mask (`nbp.generator.masks.span_masks`), without a cache.
             cache: `KVCache` that holds positions 0 .. start-1 and takes the new ones, or None with start=0.
             start: position of x[:, 0]; or the positions of all of x, int64 (n,), and the mask spans the whole cache.
 
