@@ -12,7 +12,8 @@ from nbp.training import fit, guard
 from nbp.training.guard import Guard
 
 WAITING = {"_local_scalar_dense", "nonzero", "bincount", "masked_select", "is_nonzero", "item", "unique"}
-ON_THE_HOST = {"attention_mask", "span_masks", "check_range", "_labels"}      # look at block ids, and at arguments on the CPU only
+# Look at block ids, and at arguments on the CPU only.
+ON_THE_HOST = {"attention_mask", "span_masks", "check_range", "_labels"}
 OPTIMIZERS = {"adamw": (), "muon": ("optim.optimizer=muon", "optim.muon_lr=0.01")}
 RUNS = {"tokenizer": "tests/fixtures/runs/tokenizer.yaml", "generator": "tests/fixtures/runs/generator.yaml"}
 
