@@ -5,11 +5,10 @@ does not depend on them, but for the filter, which has all of its top-k to go th
 Legend: B batch.
 """
 
-import copy
-import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -45,7 +44,7 @@ class Case(NamedTuple):
 CASES = [Case("1,280 tokens", [5, 16, 16], repeats=1), Case("160 tokens", [5, 2, 16], exact=True),
          Case("80 tokens, 4 clips", [5, 1, 16], batch=4),
          Case("320 tokens, hybrid", [5, 4, 16], start="hybrid", repeats=1, exact=True),
-         Case("32 tokens one by one", [1, 2, 16], block=1, exact=True),
+         Case("16 tokens one by one", [1, 1, 16], block=1, exact=True),
          Case("80 tokens, guidance", [5, 1, 16], cfg_scale=GUIDANCE)]
 
 
@@ -60,38 +59,52 @@ def benchmark_sampling(*, generator: str | None, tokenizer: str | None, out: str
     report(machine, [made for case in CASES for made in measure(case, size, machine, device)], out)
 
 
-def make_generator(case: Case, size: str, device: str, **changes: bool) -> Generator:
-    """A generator with random weights, in eval mode."""
-    layers, heads, width, codes = SIZES[size]
-    conditions = {"condition": "label", "num_condition_ids": 3, "condition_len": 1} if case.cfg_scale else {}
+def make_generator(case: Case, size: str, device: str, multinomial: bool = False,
+                   condition_dropout: float = 0.1) -> Generator:
+    """A generator with random weights, the same ones for each case of a size, in eval mode."""
+    config = replace(_config(size), grid=case.grid, block_shape=[1, 1, case.block], start=case.start,
+                     multinomial=multinomial, condition_dropout=condition_dropout)
+    with torch.device("meta"):
+        model = Generator(config)
+    weights, rows = random_weights(size, device), model.layout.vocab_size
+    model.load_state_dict(weights | {"token_embedding.weight": weights["token_embedding.weight"][:rows]}, assign=True)
+    return model.eval()
+
+
+@lru_cache(maxsize=1)
+def random_weights(size: str, device: str) -> dict[str, Tensor]:
+    """A state dict that models of a size share: making one takes seconds."""
     torch.manual_seed(0)
-    config = GeneratorConfig(layers, heads, width, codes, case.grid, [1, 1, case.block], start=case.start,
-                             dropout=0.0, **{"condition": "none", **conditions, **changes})  # type: ignore[arg-type]
-    return Generator(config).to(device).eval()
+    return Generator(_config(size)).to(device).state_dict()
+
+
+def _config(size: str) -> GeneratorConfig:
+    layers, heads, width, codes = SIZES[size]
+    return GeneratorConfig(layers, heads, width, codes, [5, 16, 16], [1, 1, 16], "label", "hybrid",   # has most ids
+                           num_condition_ids=3, condition_len=1, dropout=0.0)
 
 
 def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     """Lines of one case in each precision; on a CPU beside the official method."""
     official = make_generator(case, size, device, multinomial=True)
-    models = {name: copy.deepcopy(official).to(PRECISIONS[name]) for name in machine.rate}
+    models = {name: make_generator(case, size, device).to(PRECISIONS[name]) for name in machine.rate}
     if multiplies_int8(torch.device(device).type):
-        models["int8"] = copy.deepcopy(official)
+        models["int8"] = make_generator(case, size, device)
     clips: dict[str, Tensor] = {}
 
     def clip(name: str) -> None:
         model = official if name == "same tokens" else models[name]
-        condition = torch.zeros(case.batch, 1, dtype=torch.long, device=device) if case.cfg_scale else None
+        condition = torch.zeros(case.batch, 1, dtype=torch.long, device=device)
         streams = [torch.Generator(device).manual_seed(number) for number in range(case.batch)]
         clips[name] = model.generate(condition, generator=streams, cfg_scale=case.cfg_scale)
 
     def plain() -> None:
         count = 2 * case.batch if case.cfg_scale else case.batch      # guidance takes both clips
-        condition = torch.zeros(count, 1, dtype=torch.long, device=device) if case.cfg_scale else None
-        clips["official"] = official_method.generate(official, condition, batch=count,
+        condition = torch.zeros(count, 1, dtype=torch.long, device=device)
+        clips["official"] = official_method.generate(official, condition,
                                                      generator=torch.Generator(device).manual_seed(0))
 
     for name, model in models.items():
-        model.config = dataclasses.replace(model.config, multinomial=False)
         model.pack(int8=name == "int8")
     functions: dict[str, Callable[[], object]] = {"official": plain}
     functions |= {name: partial(clip, name) for name in models}

@@ -25,7 +25,7 @@ from nbp.training.tokenizer import TokenizerModule
 
 RECIPES = ("configs/tokenizer_procgen_released.yaml", "configs/generator_procgen_released.yaml")
 MEMORY_BATCH = 4
-LossOf = Callable[[Generator, Tensor], Tensor]
+LossOf = Callable[[Generator, Tensor, Tensor], Tensor]
 
 
 def benchmark_training(*, out: str | None, repeats: int, device: str, size: str, recipes: list[str]) -> None:
@@ -41,15 +41,16 @@ def benchmark_training(*, out: str | None, repeats: int, device: str, size: str,
 def generator_steps(size: str, machine: Machine, repeats: int, device: str) -> list[Line]:
     """One clip of 1,280 tokens: the official step in float32, ours in each precision, from the same weights."""
     case = Case("step", [5, 16, 16])
-    plain = make_generator(case, size, device).train()
+    plain = make_generator(case, size, device, condition_dropout=0.0).train()
     models = {name: copy.deepcopy(plain) for name in machine.rate} | {"official": plain}
     codes = torch.randint(plain.config.num_codes, (1, *case.grid), device=device)
+    label = torch.zeros(1, 1, dtype=torch.long, device=device)
     losses: dict[str, Tensor] = {}
 
     def step(name: str, loss_of_model: LossOf, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=name == "bfloat16"):
-            losses[name] = loss_of_model(models[name], codes)
+            losses[name] = loss_of_model(models[name], codes, label)
         losses[name].backward()
         optimizer.step()
 
@@ -91,15 +92,15 @@ def memory_line(size: str) -> Line:
     """Peak bytes of forward and backward at a batch of four in float32, beside weights and gradients, in GB."""
     case = Case("step", [5, 16, 16])
     with torch.device("meta"):
-        model = make_generator(case, size, "meta").train()
-        codes = torch.zeros(MEMORY_BATCH, *case.grid, dtype=torch.long)
+        model = make_generator(case, size, "meta", condition_dropout=0.0).train()
+        codes, labels = torch.zeros(MEMORY_BATCH, *case.grid, dtype=torch.long), torch.zeros(MEMORY_BATCH, 1).long()
     for parameter in model.parameters():
         parameter.grad = torch.empty_like(parameter)
     standing = [tensor for p in model.parameters() for tensor in (p, p.grad) if tensor is not None]
     peaks = {}
     for name, loss in {"official": official_method.loss, "ours": Generator.loss}.items():
         with Allocations(standing) as allocations, GpuRules(None):
-            loss(model, codes).backward()
+            loss(model, codes, labels).backward()
         peaks[name] = sum(allocations.peak) / 1e9
     weights = 16 * sum(p.numel() for p in model.parameters()) / 1e9      # gradients and the optimizer's state included
     return {"what": f"memory of a step, batch {MEMORY_BATCH}, float32 (counted)", "seconds": 0.0, "facts": {

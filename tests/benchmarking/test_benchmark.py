@@ -73,12 +73,12 @@ def test_the_floor_of_a_clip_counts_weights_and_cache():
     case = sampling.Case("", [1, 1, 4], block=2)
     model = sampling.make_generator(case, "smoke", "cpu")
     layers, head, cached = 12 * 2 * 32 ** 2, 32 * 500, 2 * 2 * 32
-    want = sum(4 * (layers + head + cached * end) / 10 for end in (2, 4))
+    want = sum(4 * (layers + head + cached * (1 + end)) / 10 for end in (2, 4))
     assert sampling.floor_s(case, model, dataclasses.replace(MACHINE, rate={"float32": 1e9}), "float32") == want
 
 
 @pytest.mark.parametrize("what, words", [
-    (["sampling"], "32 tokens one by one, float32"), (["training", "--recipes"], "memory of a step, batch 4"),
+    (["sampling"], "16 tokens one by one, float32"), (["training", "--recipes"], "memory of a step, batch 4"),
     (["tokenizer"], "33 frames of 64x64 in chunks"), (["data"], "4 clips of 17x32x32 from mp4"),
     (["growth"], "1248 cached positions")])
 def test_each_benchmark_in_miniature(tmp_path, capsys, what, words, monkeypatch):
