@@ -24,6 +24,11 @@ WARMUP = 20          # steps before a running mean is a reference
 LOOK_EVERY = {"cpu": 1, "other": 10}     # steps: each look at values on a GPU waits for it
 
 
+def look_every(device: torch.device) -> int:
+    """After how many steps values on a device are read by the host."""
+    return LOOK_EVERY["cpu" if device.type == "cpu" else "other"]
+
+
 @dataclass(frozen=True)
 class Watch:
     """A value that must stay below (or above) a bound, function(best running mean so far) -> bound; else it has
@@ -78,7 +83,7 @@ class Guard(Callback):
             return
         values, self._window = module.mean_over_ranks(torch.stack(self._window).mean(0)), []  # (number of values,)
         self._unread.append((trainer.global_step, names, str(module.watched_shape), values))
-        if len(self._unread) >= LOOK_EVERY["cpu" if values.device.type == "cpu" else "other"]:
+        if len(self._unread) >= look_every(values.device):
             self.look(trainer)
 
     def look(self, trainer: pl.Trainer) -> None:

@@ -33,8 +33,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         monitor: (metric, "min" or "max") that the best checkpoint is chosen by.
         frozen: network of the losses or of the data, which stays out of checkpoints and optimizer; or None.
         watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
-        skips_on_device: steps that are not finite are skipped by the optimizer's kernel, for which no device is waited
-            for; else (DeepSpeed, several micro-batches in a step) before the backward pass.
+        skips_on_device: steps of which a micro-batch is not finite are skipped by the optimizer's kernel, for which no
+            device is waited for; else (DeepSpeed) micro-batches are, before the backward pass.
         rollbacks: how often the run has gone back, for checkpoints; `min_rollbacks` of them are newer than those.
     """
 
@@ -119,8 +119,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self.rollbacks.fill_(self.num_rollbacks)
         self._apply_changed_options()
         optimizer = self.optimizers(use_pl_optimizer=False)
-        kernels = (torch.optim.AdamW, Muon)     # not what DeepSpeed wraps
-        self.skips_on_device = type(optimizer) in kernels and self.trainer.accumulate_grad_batches == 1
+        self.skips_on_device = type(optimizer) in (torch.optim.AdamW, Muon)     # not what DeepSpeed wraps
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         built = build_optimizer(self.parameter_groups(), self.run.optim, self.max_steps)
@@ -164,8 +163,11 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         """Return `loss`, or, where it is not finite on any rank and the optimizer's kernel does not skip the step, a
         zero loss that touches every parameter, which keeps replicas and gradient hooks in step; counted in
         `skipped_steps`. RollBack: under ZeRO-3, where no zero loss can touch them."""
-        finite = self._finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
-        if self.skips_on_device or finite == 1:
+        finite = self.mean_over_ranks(torch.isfinite(loss.detach()).float())
+        if self.skips_on_device:
+            self._finite = finite if self._finite is None else torch.minimum(self._finite, finite)
+            return loss
+        if finite == 1:
             return loss
         self.skipped_steps += 1
         self._skipped_micro_steps += 1
@@ -188,6 +190,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
             found = ~torch.isfinite(torch.stack(norms)).all() | (self._finite != 1)
             self.skipped_steps += found
             optimizer.found_inf = found.float()  # type: ignore[attr-defined]   # what gradient scalers set
+            self._finite = None
             return
         skipped, self._skipped_micro_steps = self._skipped_micro_steps, 0
         broken = bool(norms) and not bool(torch.isfinite(torch.stack(norms)).all())

@@ -18,7 +18,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from nbp.config import save_config
 from nbp.system.files import atomic_path
 from nbp.training import checkpoints
-from nbp.training.guard import Guard
+from nbp.training.guard import Guard, look_every
 from nbp.training.module import TrainingModule
 from nbp.training.resume import Resume
 from nbp.training.stop_signals import Stopped, StopSignals
@@ -92,7 +92,8 @@ class Checkpoints(pl.callbacks.Checkpoint):
             return
         if step != self._saved_step and (step % self.every == 0 or self._overdue or self._improved(trainer, module)):
             self._save(trainer, module)
-        self.stop_if_asked(trainer, module)
+        if trainer.world_size == 1 or step % look_every(trainer.strategy.root_device) == 0:   # to agree is to wait
+            self.stop_if_asked(trainer, module)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, module: TrainingModule, *_: object) -> None:  # type: ignore[override]
         self.stop_if_asked(trainer, module)

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from nbp.training import checkpoints
+from nbp.training import checkpoints, saving
 
 ROOT = Path(__file__).parents[2]
 STOP_WITHIN_S = 1800    # bounds a hang
@@ -42,3 +44,18 @@ def test_a_script_saves_before_it_stops(generator_run, tmp_path, signum, to_all)
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode != 0 and "the same command goes on from here" in text, text[-3000:]
     assert checkpoints.find_damage(checkpoints.newest_complete(tmp_path / "checkpoints")) is None
+
+
+@pytest.mark.parametrize("world, device, asked", [(1, "cuda", 25), (2, "cpu", 25), (2, "cuda", 3)])
+def test_processes_on_gpus_agree_every_ten_steps(monkeypatch, world, device, asked):
+    """To agree they would wait for their devices; a process alone asks itself, and a CPU waits anyway."""
+    config = SimpleNamespace(out="nowhere", checkpoint_every_steps=100, keep_last=1)
+    writer = saving.Checkpoints(None, SimpleNamespace(run=SimpleNamespace(trainer=config, accumulate=1)))
+    calls = []
+    monkeypatch.setattr(writer, "stop_if_asked", lambda *_: calls.append(1))
+    monkeypatch.setattr(writer, "_improved", lambda *_: False)
+    for step in range(25):
+        trainer = SimpleNamespace(global_step=step, world_size=world,
+                                  strategy=SimpleNamespace(root_device=torch.device(device)))
+        writer.on_train_batch_start(trainer, None, None, step)
+    assert len(calls) == asked

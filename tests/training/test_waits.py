@@ -48,15 +48,17 @@ def build(request, tmp_path):
     return build
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", RUNS)
-def test_steps_do_not_wait(build, kind, optimizer, monkeypatch):
+def test_steps_do_not_wait(build, kind, optimizer, accumulate, monkeypatch):
     monkeypatch.setattr("nbp.system.progress.LogLines.every_s", float("inf"))        # a line shows the loss
-    run, waits = build(kind, *OPTIMIZERS[optimizer]), Waits()
+    run, waits = build(kind, f"trainer.accumulate={accumulate}", *OPTIMIZERS[optimizer]), Waits()
     module, data, extra = fit.BUILD[kind](run)
     fit.build_trainer(run, module.max_steps, [*extra, waits]).fit(module, data)
-    assert module.skips_on_device and len(waits.steps) == module.max_steps >= 4
-    assert waits.steps[1:-1] == [[]] * (module.max_steps - 2), waits.steps      # the first and the last are reported
+    assert module.skips_on_device and len(waits.steps) == module.max_steps * accumulate >= 4
+    between = waits.steps[accumulate:-accumulate]                               # the first and the last are reported
+    assert between == [[]] * len(between), waits.steps
 
 
 def test_waits_are_seen():
@@ -65,6 +67,26 @@ def test_waits_are_seen():
     float(torch.ones(2).sum()), bool(torch.ones(()) == 1), torch.ones(3).nonzero(), torch.bincount(torch.ones(1).long())
     waits.on_train_batch_end()
     assert waits.steps == [["_local_scalar_dense", "_local_scalar_dense", "nonzero", "bincount"]]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_step_with_a_micro_batch_that_is_not_finite_is_skipped(build, kind, optimizer, monkeypatch):
+    run = build(kind, "trainer.accumulate=2", *OPTIMIZERS[optimizer])
+    module, data, extra = fit.BUILD[kind](run)
+    skip, before, calls = module.skip_if_not_finite, [], []
+
+    def poisoned(loss):
+        calls.append(module.global_step)
+        if len(calls) in (5, 7):      # the first micro-batch of the third step, and of the fourth, which is whole
+            before.append([parameter.detach().clone() for parameter in module.model.parameters()])
+        return skip(loss * (float("nan") if len(calls) == 5 else 1))
+
+    monkeypatch.setattr(module, "skip_if_not_finite", poisoned)
+    fit.build_trainer(run, module.max_steps, extra).fit(module, data)
+    assert module.skips_on_device and int(module.skipped_steps) == 1 and calls[4:7] == [2, 2, 3]
+    assert all(torch.equal(one, other) for one, other in zip(*before))
+    assert not all(torch.equal(one, other) for one, other in zip(before[1], module.model.parameters()))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
