@@ -28,7 +28,8 @@ def test_its_card_has_what_a_model_hub_reads():
 
 def test_a_clip_of_a_game():
     pipe = nbp.VideoPipeline.from_pretrained(str(FOLDER), device="cpu")
-    assert len(pipe.about.classes) == 12 and pipe.fps == 15 and pipe.about.sampling.temperature == 0.8
+    advice = pipe.about.sampling
+    assert len(pipe.about.classes) == 12 and pipe.fps == 15 and (advice.temperature, advice.cfg_scale) == (0.8, 2.0)
     clips = pipe(num_clips=2, seed=0)
     assert clips.shape == (2, 3, 17, 64, 64) and clips.std() > 0.02
     assert torch.equal(torch.cat(list(pipe.stream(num_clips=2, seed=0)), dim=2), clips), "streamed is whole, to the bit"
