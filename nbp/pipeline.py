@@ -145,7 +145,8 @@ class VideoPipeline:
             requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
             numbers, condition = list(range(len(video))), conditions(requests, self.encoder) if requests else None
         return continued(self._sampler(), self.tokenizer, condition, random_streams(seed, numbers, self.device), video,
-                         self.num_frames if num_frames is None else num_frames, **advised(self.about, **sampling))
+                         self.num_frames if num_frames is None else num_frames,
+                         **advised(self.about, condition is not None, **sampling))
 
     def drafts(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
                num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
@@ -262,5 +263,6 @@ class VideoPipeline:
 
     def _draft(self, requests: list[Request], seed: int, **sampling: Unpack[AskedSampling]) -> VideoDraft:
         streams = random_streams(seed, [request.number for request in requests], self.device)
-        return VideoDraft(self._sampler(), self.tokenizer, conditions(requests, self.encoder), streams,
-                          **advised(self.about, **sampling))
+        condition = conditions(requests, self.encoder)
+        return VideoDraft(self._sampler(), self.tokenizer, condition, streams,
+                          **advised(self.about, condition is not None, **sampling))

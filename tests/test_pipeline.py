@@ -1,5 +1,7 @@
 """The pipeline: what the commands give, bit for bit, in a few lines of Python."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -202,3 +204,21 @@ def test_a_generator_that_is_trained_on_is_sampled_as_it_is_then(tmp_path):
 
 def test_sampling_advice_is_the_generator_s_default():
     assert SamplingAdvice() == SamplingAdvice(False, 1.0, 16000, 0.9, None)
+
+
+def test_recommended_guidance_is_for_clips_with_a_class(folder, pipe, tmp_path):
+    """Continuing a video of no stated class goes without, in Python and by the command; asked for, it is an error."""
+    advice = dataclasses.replace(ABOUT.sampling, cfg_scale=2.0)
+    guided = VideoPipeline(pipe.tokenizer, pipe.generator, dataclasses.replace(ABOUT, sampling=advice))
+    assert torch.equal(guided(["maze"]), pipe(["maze"], cfg_scale=2.0))
+    assert not torch.equal(guided(["maze"]), pipe(["maze"]))
+    video = pipe(["maze"])[0, :, :5]
+    assert torch.equal(guided.extend(video, 17), pipe.extend(video, 17))
+    with pytest.raises(ValueError, match="needs a condition to be guided towards"):
+        guided.extend(video, 17, cfg_scale=2.0)
+    guided.save_pretrained(tmp_path / "guided")
+    for models in (folder, tmp_path / "guided"):
+        out = str(tmp_path / models.name / "clips")
+        generate.main([str(models), "--num-clips", "2", "--unconditional", "--out", out])
+    one, other = (clip_set.load(tmp_path / models.name / "clips")["video"] for models in (folder, tmp_path / "guided"))
+    assert np.array_equal(one, other)

@@ -46,7 +46,8 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     tokens = Tokenizer.from_pretrained(tokenizer, device=device)
     home, model = locate(generator, "generator"), load_transformer(generator, tokens, device=device)
     about = read_about(home).or_else(read_about(locate(tokenizer, "tokenizer")))
-    fps, options = fps or about.fps or DEFAULT_FPS, advised(about, **sampling)
+    fps = fps or about.fps or DEFAULT_FPS
+    options = advised(about, not unconditional and model.config.condition != "none", **sampling)
     if text_tokenizer is None and about.text_tokenizer:
         text_tokenizer = str(home / about.text_tokenizer)
     dataset = None
@@ -227,9 +228,12 @@ def _class_id(name: str | int, names: Sequence[str], config: GeneratorConfig) ->
                      + (f"; did you mean {close[0]!r}?" if close else ""))
 
 
-def advised(about: About, **asked: Unpack[AskedSampling]) -> SamplingOptions:
-    """Sampling as it is asked for, and else as the model's folder recommends. ValueError: another name."""
+def advised(about: About, conditional: bool = True, /, **asked: Unpack[AskedSampling]) -> SamplingOptions:
+    """Sampling as it is asked for, and else as the model's folder recommends, guidance only for clips that are
+    `conditional`. ValueError: another name."""
     advice: SamplingOptions = {**dataclasses.asdict(about.sampling)}  # type: ignore[typeddict-item]
+    if not conditional:
+        advice["cfg_scale"] = None
     if unknown := asked.keys() - advice.keys():
         raise ValueError(f"sampling has no {sorted(unknown)[0]}; known: {', '.join(advice)}")
     return {**advice, **{name: value for name, value in asked.items() if value is not None}}  # type: ignore[typeddict-item]
