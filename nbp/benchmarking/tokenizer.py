@@ -27,7 +27,7 @@ SIZES = {"smoke": (TokenizerConfig([8, 8], [1, 1], [[2, 2, 2]], [4, 4]), 5, 16),
                                    [8, 8, 8, 5, 5, 5]), 17, 128)}
 RELEASED = "ckpt/NBP-procgen/tokenizer"
 LONG, CHUNK = 257, 8
-ALONE = 1       # frame on a CPU where float32 has nothing beside it: 17 of the paper's size take two minutes there
+ALONE = 5       # frames on a CPU where float32 has nothing beside it: 17 of the paper's size take two minutes there
 
 
 def benchmark_tokenizer(*, out: str | None, repeats: int, device: str, size: str) -> None:

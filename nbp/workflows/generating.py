@@ -228,7 +228,7 @@ def _class_id(name: str | int, names: Sequence[str], config: GeneratorConfig) ->
                      + (f"; did you mean {close[0]!r}?" if close else ""))
 
 
-def advised(about: About, conditional: bool = True, /, **asked: Unpack[AskedSampling]) -> SamplingOptions:
+def advised(about: About, conditional: bool, /, **asked: Unpack[AskedSampling]) -> SamplingOptions:
     """Sampling as it is asked for, and else as the model's folder recommends, guidance only for clips that are
     `conditional`. ValueError: another name."""
     advice: SamplingOptions = {**dataclasses.asdict(about.sampling)}  # type: ignore[typeddict-item]
