@@ -175,7 +175,7 @@ def test_minutes_are_shared_by_both_trainings_and_fit_no_smoke_run(tmp_path):
                 if stage.module == "nbp.train"}
 
     assert training(minutes=9) == {"tokenizer": ("--minutes", "4.5"), "generator": ("--minutes", "4.5")}
-    assert training() == {"tokenizer": ("--max-minutes", "9"), "generator": ("--max-minutes", "6")}
+    assert training() == {"tokenizer": ("--max-minutes", "6"), "generator": ("--max-minutes", "6")}
     with pytest.raises(ValueError, match="--minutes 9 with --smoke"):
         run_quickstart(smoke=True, out=tmp_path, minutes=9)
 
