@@ -5,6 +5,7 @@ Steps are fixed before training begins, so that a run of given minutes resumes a
 
 import dataclasses
 import itertools
+import statistics
 import time
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +14,9 @@ import torch
 
 from nbp.config.checking import Section
 from nbp.config.runs import Run, TokenizerRun
+from nbp.data.dataset import VideoDataset
 from nbp.system.files import read_json, write_json
+from nbp.training.data import ClipKey
 from nbp.training.flops import build_module, loss_of, micro_batches, num_steps
 from nbp.training.logs import kind_of_step
 from nbp.training.strategies import resolve_precision
@@ -21,7 +24,8 @@ from nbp.training.tokenizer import TokenizerModule
 
 S = TypeVar("S", bound=Section)
 TIMED_STEPS = 3
-OVERHEAD = 1.12     # reading clips, validation and checkpoints: measured on two cores with the quickstart's runs
+TIMED_CLIPS = 8
+OVERHEAD = 1.05     # validation and checkpoints: measured on two cores with the quickstart's runs
 FEWEST_STEPS = 20
 
 
@@ -52,8 +56,33 @@ def fit_minutes(run: Run, minutes: float, at_most: bool = False) -> Run:
 
 def seconds_of_run(run: Run) -> float:
     """Estimated seconds of all steps of a run: a few of each kind (clip length, loss terms) are timed here."""
-    kinds = itertools.groupby(range(num_steps(run)), lambda step: kind_of_step(run, step))
-    return OVERHEAD * sum(len(steps) * seconds_per_step(run, steps[0]) for steps in (list(group) for _, group in kinds))
+    seconds = 0.0
+    for _, group in itertools.groupby(range(num_steps(run)), lambda step: kind_of_step(run, step)):
+        first, *others = group
+        step_s = with_reading(run, seconds_per_step(run, first), seconds_to_read(run, first))
+        seconds += (1 + len(others)) * step_s
+    return OVERHEAD * seconds
+
+
+def with_reading(run: Run, step_s: float, read_s: float) -> float:
+    """Seconds of a step of `step_s` whose clips one process reads in `read_s`: beside a GPU's steps workers cost
+    nothing until they are slower, on a CPU they take the cores that a step computes on."""
+    workers = run.trainer.num_workers
+    return max(step_s, read_s / workers) if workers and torch.cuda.is_available() else step_s + read_s / max(1, workers)
+
+
+def seconds_to_read(run: Run, step: int) -> float:
+    """Seconds in which this process reads the clips of one optimizer step, the median of a few; 0 for cached tokens."""
+    if run.data is None:
+        return 0.0
+    clips, times, seconds = VideoDataset(run.data, "train", train=True, as_bytes=True), [], 0.0
+    for share, micro_batch in micro_batches(run, step):
+        for item in range(1 + TIMED_CLIPS):     # the first one opens what is slow to open
+            start = time.perf_counter()
+            clips[ClipKey(item * len(clips) // (1 + TIMED_CLIPS), micro_batch.num_frames, 0)]
+            times.append(time.perf_counter() - start)
+        seconds += share * micro_batch.batch_size * statistics.median(times[-TIMED_CLIPS:])
+    return seconds * run.accumulate
 
 
 def seconds_per_step(run: Run, step: int) -> float:
@@ -79,7 +108,7 @@ def seconds_per_step(run: Run, step: int) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return sorted(times[1:])[TIMED_STEPS // 2]
+    return statistics.median(times[1:])
 
 
 def scale_steps(run: Run, factor: float) -> Run:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from nbp.config import load_run
 from nbp.system.files import read_json
@@ -52,12 +53,29 @@ def test_at_most_so_many_minutes_never_makes_a_run_longer(tokenizer_run, monkeyp
     assert pace.fit_minutes(tokenizer_run, 1.0, at_most=True) == pace.scale_steps(tokenizer_run, 0.5)
 
 
-def test_the_estimate_counts_every_kind_of_step(tokenizer_run, monkeypatch):
+def test_the_estimate_counts_every_kind_of_step_and_its_reading(tokenizer_run, monkeypatch):
     monkeypatch.setattr(pace, "seconds_per_step", lambda run, step: 10.0 if step >= run.loss.adversarial_start_step
                         else 1.0)
+    monkeypatch.setattr(pace, "seconds_to_read", lambda run, step: 0.5)
     total = sum(phase.steps for phase in tokenizer_run.curriculum)
     slow = total - tokenizer_run.loss.adversarial_start_step
-    assert pace.seconds_of_run(tokenizer_run) == pytest.approx(pace.OVERHEAD * (total + 9 * slow))
+    assert pace.seconds_of_run(tokenizer_run) == pytest.approx(pace.OVERHEAD * (1.5 * total + 9 * slow))
+
+
+def test_workers_beside_a_gpu_cost_nothing_until_they_are_slower(tokenizer_run, monkeypatch):
+    def seconds(workers, gpu):
+        trainer = dataclasses.replace(tokenizer_run.trainer, num_workers=workers)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        return pace.with_reading(dataclasses.replace(tokenizer_run, trainer=trainer), 1.0, 4.0)
+
+    assert [seconds(workers, gpu=True) for workers in (0, 2, 8)] == [5.0, 2.0, 1.0]
+    assert [seconds(workers, gpu=False) for workers in (0, 2, 8)] == [5.0, 3.0, 1.5]
+
+
+def test_reading_is_timed_on_the_runs_own_clips(clips_root):
+    run = load_run("tests/fixtures/runs/tokenizer.yaml", [f"data.root={clips_root}", "data.resolution=32"])
+    assert pace.seconds_to_read(run, 0) > 0
+    assert pace.seconds_to_read(load_run("configs/generator_procgen.yaml"), 0) == 0
 
 
 @pytest.mark.parametrize("name", ["tokenizer_procgen", "generator_procgen"])
