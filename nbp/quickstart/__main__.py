@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="few steps and clips: does it run here?")
     parser.add_argument("--minutes", type=positive, help="training time, half for each model; every schedule follows "
-                        "it (default: the steps of the run files, in at most 15 minutes)")
+                        "it (default: the steps of the run files, in at most 12 minutes)")
     parser.add_argument("--out", help="run folder (default: runs/quickstart, with --smoke runs/smoke)")
     run_quickstart(**vars(parser.parse_args(arguments)))
 
