@@ -158,6 +158,7 @@ class SetDistance(ExactMetric):
         self.add_state("num_features", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max", persistent=True)
 
     def update(self, features: Tensor, real: bool) -> None:
+        """Add features (B, D), finite, to one of the sets. ValueError: another shape, NaN or infinity."""
         if features.ndim != 2 or self.num_features not in (0, features.shape[1]):
             raise ValueError(f"features have shape {tuple(features.shape)}; accepted: (B,{self.num_features or 'D'})")
         if not torch.isfinite(features).all():

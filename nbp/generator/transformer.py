@@ -63,6 +63,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
+        """(B, n, D) -> (B, n, D); with a cache the n positions, from `start` on, also see those it holds of `layer`."""
         # Plain views, since einops takes as long as a small step's attention: (B, n, 3D) -> three of (B, H, n, D/H)
         query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if turn is not None:

@@ -165,6 +165,7 @@ class ClipDataModule(pl.LightningDataModule):
         return hashlib.sha256(repr(self.train.clip_names()).encode()).hexdigest()
 
     def train_dataloader(self) -> DataLoader:
+        """Micro-batches of this rank from the trainer's step on, so that a resumed run goes on in its order."""
         dataset: Dataset = self.train
         if self.pictures is not None:
             assert isinstance(self.train, VideoDataset)

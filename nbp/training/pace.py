@@ -25,7 +25,7 @@ from nbp.training.tokenizer import TokenizerModule
 S = TypeVar("S", bound=Section)
 TIMED_STEPS = 3
 TIMED_CLIPS = 8
-OVERHEAD = 1.05     # validation and checkpoints: measured on two cores with the quickstart's runs
+OVERHEAD = 1.05     # validation and checkpoints: a margin, of which the quickstart's generator took 1.02 on two cores
 FEWEST_STEPS = 20
 
 
