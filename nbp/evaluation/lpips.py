@@ -80,7 +80,7 @@ class LPIPS(nn.Module):
 
     def unit_features(self, images: Tensor) -> Iterator[Tensor]:
         """(B,3,H,W) in [0,1] -> five float32 maps, each of unit length along C."""
-        x = ((2 * images - 1) - self.shift) / self.scale
+        x = (((2 * images - 1) - self.shift) / self.scale).to(next(self.stages.parameters()).dtype)
         for stage in self.stages:
             x = stage(x)
             # eps under the root keeps the gradient finite where all features are zero.
@@ -101,6 +101,6 @@ class LPIPS(nn.Module):
         if not (images.is_floating_point() and target.is_floating_point()):
             raise ValueError(f"images are {images.dtype} and {target.dtype}; "
                              "accepted: float in [0,1] (divide uint8 by 255)")
-        parts = [torch.einsum("bchw,c->b", (a - b).square(), head) / (a.shape[2] * a.shape[3])
+        parts = [torch.einsum("bchw,c->b", (a - b).square(), head.float()) / (a.shape[2] * a.shape[3])
                  for head, a, b in zip(self.heads, self.unit_features(images), self.unit_features(target))]
         return sum(parts[1:], parts[0])  # (B,)

@@ -133,7 +133,9 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
     callbacks: list[Callback] = [
         Samples(run.trainer, "samples", lambda module, batch, _: [clips(module, batch, seed=0)], fps)]
     if run.trainer.val_fvd_clips:
-        callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips, kinetics_network()))
+        num_frames = 1 + tokenizer.config.downsample[0] * (run.model.grid[0] - 1)
+        callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips,
+                                       kinetics_network(len(val), num_frames)))
     return module, data, callbacks
 
 

@@ -227,5 +227,6 @@ def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Call
     if run.trainer.val_fvd_clips:
         callbacks.append(ValidationFVD(
             "val/rfvd", run.trainer.val_fvd_clips, lambda _, batch: to_frames(batch["video"]),
-            lambda module, batch, _: to_frames(module.averaged(module.input(batch))[0]), kinetics_network()))
+            lambda module, batch, _: to_frames(module.averaged(module.input(batch))[0]),
+            kinetics_network(len(val), run.data.num_frames)))
     return TokenizerModule(run, perceptual), data, callbacks

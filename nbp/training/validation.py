@@ -22,6 +22,8 @@ from nbp.config import TrainerConfig
 from nbp.data.clips import video_to_frames
 from nbp.data.sheet import contact_sheet, write_picture
 from nbp.data.video_writing import write_video
+from nbp.evaluation.fvd import MIN_CLIPS
+from nbp.evaluation.i3d import MIN_FRAMES
 from nbp.evaluation.metrics import FrechetDistance
 from nbp.evaluation.networks import FeatureNetwork, load_network, network_features
 from nbp.evaluation.protocols import Protocol
@@ -74,10 +76,11 @@ class Samples(Callback):
 class ValidationFVD(Callback):
     """Logs the distance `name`, "val/rfvd" or "val/gfvd", after every validation, over up to `num_clips` validation
     clips, evenly spaced over the list. `real` is function(module, batch) -> frames uint8 (B, T, H, W, 3), `fake` gives
-    frames like those, clip i of a rank with its own seed; `network` is called at the first validation."""
+    frames like those, clip i of a rank with its own seed; `network` is called with the module's device at the first
+    validation."""
 
     def __init__(self, name: str, num_clips: int, real: Callable[[Any, Batch], np.ndarray], fake: ClipsOf,
-                 network: Callable[[], FeatureNetwork], num_features: int = 400) -> None:
+                 network: Callable[[torch.device], FeatureNetwork], num_features: int = 400) -> None:
         self.name, self.num_clips, self.real, self.fake = name, num_clips, real, fake
         self.load, self.num_features = network, num_features
         self._network: FeatureNetwork | None = None
@@ -85,8 +88,7 @@ class ValidationFVD(Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         if self._network is None:
-            self._network = self.load()
-            self._network.module.to(module.device)
+            self._network = self.load(module.device)
         data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
         checkpoints: Any = trainer.checkpoint_callback
         metric: Any = FrechetDistance(self.num_features).to(module.device)
@@ -111,7 +113,12 @@ class ValidationFVD(Callback):
         return network_features(network, torch.from_numpy(frames), PROTOCOL)  # (B, num_features)
 
 
-def kinetics_network() -> Callable[[], FeatureNetwork]:
-    """Fetch the Kinetics-400 I3D now, before hours of training; returns the function that loads it on CPU."""
+def kinetics_network(num_clips: int, num_frames: int) -> Callable[[torch.device], FeatureNetwork]:
+    """Fetch the Kinetics-400 I3D now, before hours of training; returns the function that loads it on a device.
+    ValueError: so few validation clips, or so short ones, that there will be no distance."""
+    if num_clips < MIN_CLIPS or num_frames < MIN_FRAMES:
+        raise ValueError(f"trainer.val_fvd_clips needs a validation list of at least {MIN_CLIPS} clips, each of at "
+                         f"least {MIN_FRAMES} frames, got {num_clips} and {num_frames}; trainer.val_fvd_clips=0 does "
+                         "without")
     path = fetch_i3d()
-    return lambda: load_network("i3d-tf", path)
+    return lambda device: load_network("i3d-tf", path, device)

@@ -21,6 +21,13 @@ def images():
     return (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
 
 
+def test_convolutions_in_bfloat16_need_no_autocast(lpips_path, images):
+    """Under DeepSpeed there is none."""
+    model = LPIPS.from_file(lpips_path("alex"), "alex")
+    want = model(*images)
+    assert torch.allclose(model.bfloat16()(*images), want, rtol=0.05)
+
+
 def plain_vgg_distance(state, images, target):
     """The definition, written out: ImageNet normalisation, features before each pooling, unit length, heads."""
     mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -37,7 +37,7 @@ def small_network(monkeypatch):
     init = validation.ValidationFVD.__init__
     monkeypatch.setattr(validation.ValidationFVD, "__init__", lambda self, *arguments: init(self, *arguments, 4))
     for builder in (tokenizer_builder, generator_builder):
-        monkeypatch.setattr(builder, "kinetics_network", lambda: lambda: network)
+        monkeypatch.setattr(builder, "kinetics_network", lambda *_: lambda device: network)
 
 
 def test_learning_rate_at_the_corners_also_after_a_resume(generator_run, tmp_path):
@@ -149,6 +149,14 @@ def test_generated_clips_are_compared_with_the_tokenizers_own(generator_run, tmp
     assert len(found) == 3 and all(value > 0 for value in found.values())
 
 
+@pytest.mark.parametrize("num_clips, num_frames", [(6, 17), (8, 5)])
+def test_a_validation_distance_that_cannot_be_is_refused_before_training(num_clips, num_frames):
+    from nbp.training.validation import kinetics_network
+
+    with pytest.raises(ValueError, match=f"got {num_clips} and {num_frames}; trainer.val_fvd_clips=0 does without"):
+        kinetics_network(num_clips, num_frames)
+
+
 @pytest.mark.slow
 def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer_run):
     """The I3D itself, over validation clips whose reconstruction is the original."""
@@ -161,7 +169,7 @@ def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer
                              "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
     module, data, extra = tokenizer_builder.build(run)
     same = ValidationFVD("val/rfvd", 8, lambda module, batch: to_frames(batch["video"]),
-                         lambda module, batch, seed: to_frames(batch["video"]), kinetics_network())
+                         lambda module, batch, seed: to_frames(batch["video"]), kinetics_network(8, 17))
     fit.build_trainer(run, module.max_steps, [same]).fit(module, data)
     assert isinstance(module, pl.LightningModule)
     assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)

@@ -61,6 +61,16 @@ def test_two_processes_agree(losses_by_engine, tokenizer_run, engine):
     equal_losses(losses_by_engine(TOKENIZER, lambda out: tokenizer_run(out, "optim.gradient_clip=0"), "ddp", engine), 6)
 
 
+@pytest.mark.slow
+def test_deepspeed_in_bfloat16_has_its_perceptual_loss(launch, tokenizer_run, tmp_path):
+    """DeepSpeed opens no autocast, which elsewhere casts what enters LPIPS."""
+    launch(2, TOKENIZER, *tokenizer_run(
+        tmp_path, "optim.gradient_clip=0", "trainer.ema_decay=0", "loss.perceptual=0.1", "loss.perceptual_frames=2",
+        "loss.perceptual_start_step=0", "trainer.precision=bf16-mixed", "trainer.strategy=deepspeed_2",
+        "curriculum=[{steps: 2, num_frames: 5, batch_size: 2}]"))
+    assert all(value > 0 for value in read_metrics(tmp_path)["train/perceptual"].values())
+
+
 def test_zero_3_is_refused_for_tokenizers(load_tokenizer_run):
     with pytest.raises(ValueError, match="deepspeed_3 cannot train a tokenizer"):
         tokenizer_builder.build(load_tokenizer_run("trainer.strategy=deepspeed_3"))
