@@ -100,3 +100,10 @@ def _check_all(config: Section) -> None:
             if isinstance(item, Section):
                 _check_all(item)
     config.check()
+
+
+def check_least(least: int, section: str, config: Section, *names: str) -> None:
+    """ValueError: one of the fields, called `section` and its name, is below `least`; None is fine."""
+    for name in names:
+        if (value := getattr(config, name)) is not None and value < least:
+            raise ValueError(f"{section}{name} must be at least {least}, got {value}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nbp.config.checking import MISSING, Section
+from nbp.config.checking import MISSING, Section, check_least
 from nbp.config.models import GeneratorConfig, TokenizerConfig
 
 STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
@@ -86,6 +86,9 @@ class CurriculumPhase(Section):
     num_frames: int = MISSING
     batch_size: int = MISSING              # clips per device and micro-batch
 
+    def check(self) -> None:
+        check_least(1, "curriculum.", self, "steps", "num_frames", "batch_size")
+
 
 @dataclass
 class ImageConfig(Section):
@@ -100,8 +103,7 @@ class ImageConfig(Section):
         if not 0 <= self.share < 1:
             raise ValueError(f"images.share must be in [0, 1), got {self.share}; a curriculum phase of num_frames: 1 "
                              "trains on images alone")
-        if self.batch_size < 1:
-            raise ValueError(f"images.batch_size must be at least 1, got {self.batch_size}")
+        check_least(1, "images.", self, "batch_size")
         if self.train_list is not None and self.root is None:
             raise ValueError(f"images.train_list={self.train_list!r} needs images.root")
 
@@ -126,9 +128,9 @@ class OptimConfig(Section):
     def check(self) -> None:
         _check_one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
         _check_one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
-        for name in ("lr", "muon_lr", "discriminator_lr"):
-            if (rate := getattr(self, name)) is not None and rate < 0:
-                raise ValueError(f"optim.{name} must be at least 0, got {rate}")
+        check_least(0, "optim.", self, "lr", "muon_lr", "discriminator_lr")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optim.betas must be two numbers in [0, 1), got {self.betas}")
         if (self.optimizer == "muon") != (self.muon_lr is not None):
             raise ValueError(f"optim.muon_lr belongs to optim.optimizer=muon, got optim.optimizer={self.optimizer} and "
                              f"optim.muon_lr={self.muon_lr}")
@@ -165,15 +167,13 @@ class TrainerConfig(Section):
     def check(self) -> None:
         _check_one_of("trainer.strategy", self.strategy, STRATEGIES)
         _check_one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
-        for name in ("devices", "num_nodes", "accumulate"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"trainer.{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_workers < 0:
-            raise ValueError(f"trainer.num_workers must be at least 0, got {self.num_workers}")
+        check_least(1, "trainer.", self, "devices", "num_nodes", "accumulate", "val_every_steps",
+                    "checkpoint_every_steps", "keep_last", "log_every_steps")
+        check_least(0, "trainer.", self, "num_workers")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
         if 0 < self.val_fvd_clips < 8:
             raise ValueError(f"trainer.val_fvd_clips must be 0 (off) or at least 8, got {self.val_fvd_clips}")
-        if self.keep_last < 1:
-            raise ValueError(f"trainer.keep_last must be at least 1, got {self.keep_last}")
 
     def micro_batches(self, batch_size: int) -> int:
         """Micro-batches per optimizer step: `accumulate`, or as many as `global_batch` clips take. ValueError: the
@@ -273,6 +273,7 @@ class GeneratorRun(Section):
         return self.trainer.micro_batches(self.batch_size)
 
     def check(self) -> None:
+        check_least(1, "", self, "max_steps", "batch_size")
         self.trainer.micro_batches(self.batch_size)
         if (self.tokens is None) == (self.data is None):
             raise ValueError("a generator run needs exactly one of tokens (a token cache) and data (videos to "

@@ -4,7 +4,10 @@ Legend: B batch, n new positions, m of them that predict, C condition tokens, D 
 """
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -72,7 +75,9 @@ class CachedDecoder:
         start, size = self.layout.condition_len + first, ids.shape[1]
         positions = torch.arange(start, start + size, device=ids.device)    # (n,)
         if size not in self._recorded:
-            self._recorded[size] = Recorded(self._whole_cache_step)
+            # Not the method itself: a circle would keep the cache in the GPU's memory until Python looks for circles.
+            self._recorded[size] = Recorded(partial(CachedDecoder._whole_cache_step,
+                                                     cast(CachedDecoder, weakref.proxy(self))))
         return self._recorded[size](ids, positions)
 
     def _whole_cache_step(self, ids: Tensor, positions: Tensor) -> Tensor:

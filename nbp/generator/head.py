@@ -50,21 +50,24 @@ class _ChunkedLoss(torch.autograd.Function):
             logits = (part @ low.T).float()                                           # (rows, V)
             total = logits.logsumexp(-1, keepdim=True)                                # (rows, 1)
             losses.append((total - logits.gather(-1, ids[:, None])).sum())
-            if weight_grad is None:
+            if not any(ctx.needs_input_grad):
                 continue
             grad = logits.sub_(total).exp_()                                          # probabilities
             grad.scatter_add_(-1, ids[:, None], torch.full_like(total, -1.0))
             grad = grad.div_(count).to(dtype)
             hidden_grads.append(grad @ low)
+            if weight_grad is None:         # the head is frozen
+                continue
             if dtype == weight.dtype:
                 weight_grad.addmm_(grad.T, part)
             else:
                 weight_grad += grad.T @ part
-        if weight_grad is not None:
+        if hidden_grads:
             ctx.save_for_backward(torch.cat(hidden_grads), weight_grad)
         return torch.stack(losses).sum() / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * grads[0].to(hidden_grad.dtype), weight_grad * grads[0], None, None, None
+        weight_grad = None if weight_grad is None else weight_grad * grads[0]
+        return hidden_grad * grads[0].to(hidden_grad.dtype), weight_grad, None, None, None

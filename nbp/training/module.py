@@ -123,7 +123,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
 
     def configure_optimizers(self) -> dict[str, Any]:  # type: ignore[override]
         built = build_optimizer(self.parameter_groups(), self.run.optim, self.max_steps)
-        self._options = [{"lr": group["initial_lr"], "betas": group["betas"], "weight_decay": group["weight_decay"]}
+        kept = ("betas", "weight_decay", "momentum")
+        self._options = [{"lr": group["initial_lr"]} | {name: group[name] for name in kept if name in group}
                          for group in built["optimizer"].param_groups]
         return built
 
@@ -135,7 +136,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
                                            gradient_clip_val)
 
     def _apply_changed_options(self) -> None:
-        """Learning rate, betas and decay are those of the configuration, not those in the checkpoint."""
+        """Learning rate, betas, momentum and decay are those of the configuration, not those in the checkpoint."""
         for config in self.trainer.lr_scheduler_configs:
             scheduler: Any = config.scheduler
             groups = scheduler.optimizer.param_groups

@@ -25,13 +25,14 @@ from nbp.training import checkpoints
 
 T = TypeVar("T")
 # Where and how a run works, not what it computes. Batch sizes and devices may change as long as their product stays.
-FREE = ("init_from", "inflate_from", "data.root", "images.root", "data.max_bad_files", "tokens", "tokenizer",
-        "text_tokenizer", "trainer.out", "trainer.devices", "trainer.num_nodes", "trainer.accumulate",
-        "trainer.global_batch", "trainer.compile", "trainer.num_workers", "trainer.val_",
-        "trainer.checkpoint_every_steps", "trainer.keep_last", "trainer.log_every_steps", "trainer.resume",
-        "trainer.accept_changes", "trainer.wandb_project", "trainer.guard_patience", "trainer.max_rollbacks",
-        "trainer.strategy", "batch_size")
-FIXED = ("kind", "model.", "discriminator.", "freeze_encoder", "trainer.ema_decay")
+FREE = ("init_from", "inflate_from", "data.root", "data.train_list", "data.val_list", "images.root",
+        "data.max_bad_files", "tokens", "tokenizer", "text_tokenizer", "model.activation_checkpointing", "trainer.out",
+        "trainer.devices", "trainer.num_nodes", "trainer.accumulate", "trainer.global_batch", "trainer.compile",
+        "trainer.num_workers", "trainer.val_", "trainer.checkpoint_every_steps", "trainer.keep_last",
+        "trainer.log_every_steps", "trainer.resume", "trainer.accept_changes", "trainer.wandb_project",
+        "trainer.guard_patience", "trainer.max_rollbacks", "trainer.strategy", "batch_size")
+FIXED = ("kind", "model.", "discriminator.", "freeze_encoder", "trainer.ema_decay", "optim.optimizer")
+ACCEPTED = ("model.dropout", "model.condition_dropout")     # of FIXED, what accept_changes lets through
 # Model fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.
 FREE_MODEL_FIELDS = {"grid", "dropout", "condition_dropout", "activation_checkpointing", "clamp_samples", "multinomial",
                      "pad_token", "pad_visibility", "code_levels"}
@@ -82,7 +83,8 @@ class Resume:
         a change that cannot be made, or one that trainer.accept_changes has to allow."""
         changes = config_changes(saved, to_dict(self.run))
         refused = {name: pair for name, pair in changes.items() if not _among(name, FREE)}
-        fixed = [name for name in refused if _among(name, FIXED)]
+        fixed = [name for name, pair in refused.items() if _among(name, FIXED) and name not in ACCEPTED
+                 or name == "loss.adversarial" and not all(pair)]      # critics come or go
         text = "; ".join(f"{name} was {old!r}, is now {new!r}" for name, (old, new) in refused.items())
         if fixed or (refused and not self.run.trainer.accept_changes):
             way = (f"{', '.join(fixed)} cannot change within a run; choose another trainer.out" if fixed else

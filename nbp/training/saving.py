@@ -44,6 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = self.resume.choose(path)
         checkpoint = super().load_checkpoint(path, weights_only=True)
         self.resume.check_config(checkpoint["hyper_parameters"]["run"], path)
+        set_batches(checkpoint["loops"]["fit_loop"], checkpoint["global_step"] * self.resume.run.accumulate)
         return checkpoint
 
 
@@ -90,8 +91,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
         step = trainer.global_step
         if batch_idx % self.accumulate:
             return
-        if step != self._saved_step and (step % self.every == 0 or self._overdue or self._improved(trainer, module)):
-            self._save(trainer, module)
+        due = step % self.every == 0 or self._overdue
+        if step != self._saved_step and due or self._improved(trainer, module):
+            self._save(trainer, module)     # once more where a validation was stopped, and its checkpoint is the best
         if trainer.world_size == 1 or step % look_every(trainer.strategy.root_device) == 0:   # to agree is to wait
             self.stop_if_asked(trainer, module)
 
@@ -105,7 +107,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             self._scored = (trainer.global_step, trainer.strategy.broadcast(float(value)))
 
     def on_train_end(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
-        if trainer.global_step != self._saved_step:
+        if trainer.global_step != self._saved_step or self._improved(trainer, module):
             self._save(trainer, module)
         self.signals.restore()
 
@@ -162,15 +164,20 @@ def pause_between_steps(loop: dict[str, Any], step: int, accumulate: int, valida
     This state is private to Lightning, which may change it: tests/training/test_loop_state.py checks what it relies on.
     If not `validated`, a validation that is due at this step is not done: the resumed run begins with it.
     """
-    batches = step * accumulate
+    set_batches(loop, step * accumulate)
     for scope in ("total", "current"):
         loop["epoch_progress"][scope].update(ready=1, started=1, processed=0, completed=0)
-        # Lightning's own mark of a checkpoint taken at the end of a batch.
-        loop["epoch_loop.batch_progress"][scope].update(ready=batches, started=batches, processed=batches,
-                                                        completed=batches - 1)
         # ... and of one taken inside a validation, which it then runs again.
         begun = 0 if validated else 1
         loop["epoch_loop.val_loop.batch_progress"][scope].update(ready=begun, started=begun, processed=0, completed=0)
     loop["epoch_loop.batch_progress"]["is_last_batch"] = False
     # Counts the rows of the logs; Lightning adds one on the way back, and one more after a validation.
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1 if validated else step - 2
+
+
+def set_batches(loop: dict[str, Any], batches: int) -> None:
+    """Let a stored loop have done so many micro-batches: a run may go on with another number of them in a step."""
+    for scope in ("total", "current"):
+        # Lightning's own mark of a checkpoint taken at the end of a batch.
+        loop["epoch_loop.batch_progress"][scope].update(ready=batches, started=batches, processed=batches,
+                                                        completed=batches - 1)

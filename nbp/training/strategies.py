@@ -21,7 +21,7 @@ from nbp.system.processor import multiplies_bfloat16
 from nbp.training import checkpoints
 from nbp.training.module import TrainingModule
 from nbp.training.resume import Resume
-from nbp.training.saving import save_error
+from nbp.training.saving import save_error, set_batches
 
 T = TypeVar("T")
 # How long ranks wait for one that has died or hangs before they stop with an error (torchrun notices a death at once).
@@ -55,7 +55,9 @@ class WholeFolders(DeepSpeedStrategy):
         self.barrier("renamed")
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        return super().load_checkpoint(self.resume.choose(checkpoint_path), weights_only)
+        checkpoint = super().load_checkpoint(self.resume.choose(checkpoint_path), weights_only)
+        set_batches(checkpoint["loops"]["fit_loop"], checkpoint["global_step"] * self.resume.run.accumulate)
+        return checkpoint
 
 
 class FullInput(DeepSpeedPrecision):

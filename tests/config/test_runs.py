@@ -24,6 +24,13 @@ def test_accumulation_is_computed(overrides, count):
     (TOKENIZER, ["discriminator.width=66"], "discriminator.width=66 makes a layer of 132 channels"),
     (TOKENIZER, ["discriminator.num_layers=0"], "num_layers must be at least 1"),
     (TOKENIZER, ["optim.lr=-1e-3"], "optim.lr must be at least 0, got -0.001"),
+    (TOKENIZER, ["trainer.val_every_steps=0"], "trainer.val_every_steps must be at least 1, got 0"),
+    (GENERATOR, ["trainer.log_every_steps=0"], "trainer.log_every_steps must be at least 1, got 0"),
+    (GENERATOR, ["batch_size=0", "trainer.global_batch=32"], "batch_size must be at least 1, got 0"),
+    (GENERATOR, ["max_steps=0"], "max_steps must be at least 1, got 0"),
+    (TOKENIZER, ["curriculum=[{steps: 0, num_frames: 1, batch_size: 2}]"], "curriculum.steps must be at least 1, got"),
+    (TOKENIZER, ["optim.betas=[0.9]"], r"optim.betas must be two numbers in \[0, 1\), got \[0.9\]"),
+    (TOKENIZER, ["trainer.ema_decay=1.5"], r"trainer.ema_decay must be in \[0, 1\), got 1.5"),
     (TOKENIZER, ["trainer.num_workers=-1"], "trainer.num_workers must be at least 0, got -1"),
 ])
 def test_what_cannot_train_is_refused_when_it_is_read(config, overrides, message):

@@ -1,11 +1,14 @@
 """Filters, draws, guidance, and reproducibility; with the crashes of the official sampler absent."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
 from generators import GRID, NUM_CODES, UNCONDITIONAL, VARIANTS, build, codes, condition, config, prefix
 
+from nbp.generator import decoding, model
 from nbp.generator.model import Generator
 from nbp.generator.sampling import Sampling, filter_logits, row_generators, sample
 
@@ -14,6 +17,27 @@ every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIAN
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def test_nothing_of_replayed_steps_outlives_their_clip(monkeypatch):
+    """Not even until Python looks for circles, for which a full GPU does not make it look."""
+    made = []
+
+    class Watched(decoding.CachedDecoder):
+        def __init__(self, *arguments):
+            made.append(weakref.ref(self))
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(decoding, "can_record", lambda prefix: True)
+    monkeypatch.setattr(decoding, "Recorded", lambda function: function)
+    monkeypatch.setattr(model, "CachedDecoder", Watched)
+    generator = build()
+    gc.disable()
+    try:
+        generator.generate(condition(generator))
+        assert len(made) == 1 and made[0]() is None
+    finally:
+        gc.enable()
 
 
 def brute_force_kept(row, top_k, top_p):

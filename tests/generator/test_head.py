@@ -30,6 +30,17 @@ def test_equal_to_the_plain_loss(monkeypatch, name, positions):
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_a_frozen_head_leaves_the_other_gradients(monkeypatch):
+    generator = build()
+    generator.head.requires_grad_(False)
+    _, gradients = loss_and_gradients(generator)
+    monkeypatch.setattr(head, "MAX_LOGITS", 7 * generator.head.out_features)
+    _, found = loss_and_gradients(generator)
+    assert found.keys() == gradients.keys() and "head.weight" not in found
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
 def test_close_under_autocast(monkeypatch):
     generator = build()
     want, gradients = loss_and_gradients(generator, autocast=True)

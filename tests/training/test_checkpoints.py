@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from, which are kept, and what makes one unusable."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -8,11 +9,12 @@ import torch
 from nbp import convert, train
 from nbp.config import load_run, to_dict
 from nbp.generator.model import Generator
+from nbp.hub.about import ScoreNote, read_about, write_about
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints, fit, generator
 from nbp.training.fit import find_checkpoint
 from nbp.training.metrics_log import read_metrics
-from nbp.training.resume import config_changes
+from nbp.training.resume import Resume, config_changes
 from nbp.workflows import converting
 
 GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
@@ -130,10 +132,11 @@ def test_resume_never_sets_the_old_checkpoints_aside(finished, tokenizer_run, tm
     ("trainer.seed=7", "trainer.seed was 0, is now 7"),
     ("trainer.accumulate=3", r"global batch was \[2, 2\], is now \[6, 6\]"),
     ("model.widths=[8,8,16,24]", "model.widths cannot change within a run"),
+    ("loss.adversarial=0", "loss.adversarial cannot change within a run"),
 ])
 def test_a_changed_configuration_is_refused(finished, tokenizer_run, tmp_path, override, message):
     shutil.copytree(finished, tmp_path / "run", symlinks=True)
-    for accept in {"trainer.accept_changes=false", f"trainer.accept_changes={'model' in override}"}:
+    for accept in {"trainer.accept_changes=false", f"trainer.accept_changes={'cannot' in message}"}:
         with pytest.raises(ValueError, match=message):
             train.main([TOKENIZER, *tokenizer_run(tmp_path / "run", override, accept)])
     assert load_run(tmp_path / "run" / "config.yaml").trainer.seed == 0, "the refused run has not left its config"
@@ -147,6 +150,55 @@ def test_accepted_changes_take_effect_and_are_printed(generator_run, tmp_path, c
     assert "resume: optim.lr was 0.002, is now 0.01" in capsys.readouterr().err
     rate = read_metrics(tmp_path)["lr-AdamW/pg1"]
     assert [rate[step] for step in (6, 7, 8)] == pytest.approx([0.01] * 3)
+
+
+def test_of_a_model_s_fields_dropout_may_be_accepted_and_memory_is_free(generator_run, tmp_path):
+    def resume(*overrides):
+        return Resume(load_run(GENERATOR, generator_run(tmp_path, *overrides)))
+
+    saved = to_dict(resume().run)
+    resume("model.activation_checkpointing=true").check_config(saved, "c")
+    resume("model.dropout=0.3", "trainer.accept_changes=true").check_config(saved, "c")
+    with pytest.raises(ValueError, match="or trainer.accept_changes=true to go on with the new values"):
+        resume("model.dropout=0.3").check_config(saved, "c")
+
+
+def test_an_exported_folder_keeps_what_its_user_wrote(finished, tokenizer_run, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    about = read_about(tmp_path / "run" / "model")
+    about.sampling.top_p, about.scores = 0.5, [ScoreNote("rfvd", 12.0, "tats-2048")]
+    write_about(tmp_path / "run" / "model", about, "tokenizer")
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "run")])
+    assert read_about(tmp_path / "run" / "model") == about, "the run had ended: the weights are the same"
+    (tmp_path / "run" / "model" / "model.safetensors").write_bytes(b"of before")
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "run")])
+    assert read_about(tmp_path / "run" / "model") == dataclasses.replace(about, scores=[])
+
+
+@pytest.mark.parametrize("before, after", [(2, 1), (1, 2)])
+def test_smaller_micro_batches_train_on_the_same_clips(generator_run, tmp_path, before, after):
+    def overrides(out, batch_size):
+        more = ("trainer.val_samples=0", "trainer.global_batch=2", "trainer.keep_last=9", "model.condition_dropout=0")
+        return [GENERATOR, *generator_run(tmp_path / out, *more, f"batch_size={batch_size}")]
+
+    train.main(overrides("whole", before))
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed", symlinks=True)
+    for step in (4, 6):
+        checkpoints.remove(checkpoints.checkpoint_path(tmp_path / "resumed" / "checkpoints", step))
+    train.main(overrides("resumed", after))
+    one, other = (Generator.from_pretrained(tmp_path / out / "model").state_dict() for out in ("whole", "resumed"))
+    for name in one:
+        torch.testing.assert_close(other[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
+    assert list(read_metrics(tmp_path / "resumed")["val/loss"]) == list(read_metrics(tmp_path / "whole")["val/loss"])
+
+
+def test_an_accepted_momentum_takes_effect(generator_run, tmp_path):
+    for more in (["max_steps=2"], ["max_steps=4", "optim.muon_momentum=0.5", "trainer.accept_changes=true"]):
+        train.main([GENERATOR, *generator_run(tmp_path, "trainer.val_samples=0", "optim.optimizer=muon",
+                                              "optim.muon_lr=0.01", *more)])
+    stored = torch.load(checkpoints.checkpoint_path(tmp_path / "checkpoints", 4), weights_only=True)
+    momenta = {group.get("momentum") for group in stored["optimizer_states"][0]["param_groups"]}
+    assert 0.5 in momenta and 0.95 not in momenta
 
 
 def test_where_a_run_works_may_change(load_tokenizer_run):

@@ -64,6 +64,16 @@ def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generato
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_validation_that_was_stopped_still_chooses_the_best(generator_run, tmp_path):
+    more = ("trainer.val_samples=0", "trainer.checkpoint_every_steps=100", "max_steps=3")
+    train.main([GENERATOR, *generator_run(tmp_path / "whole", *more)])
+    arguments = [GENERATOR, *generator_run(tmp_path / "stopped", *more)]
+    assert train_in_a_fork(arguments, SignalAt(2, signal.SIGUSR1, True))[0] == 128 + signal.SIGUSR1
+    train.main(arguments)
+    best = {name: (tmp_path / name / "checkpoints" / checkpoints.BEST).resolve().name for name in ("whole", "stopped")}
+    assert best["whole"] == best["stopped"] == "step0000002.ckpt"
+
+
 @pytest.mark.slow
 def test_loader_workers_outlive_a_signal_to_the_whole_group(generator_run, tmp_path):
     process = subprocess.Popen(

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from nbp.training.data import StepLoader
-from nbp.training.saving import pause_between_steps
+from nbp.training.saving import pause_between_steps, set_batches
 
 STEPS, VALIDATE_EVERY = 6, 2
 PARTS = {"epoch_progress": {"total", "current"},
@@ -116,3 +116,15 @@ def test_a_run_goes_on_from_any_pause_as_if_there_had_been_none(tmp_path, accumu
     assert resumed.trained == rest, "epoch_loop.batch_progress no longer says which batch comes next"
     assert resumed.validated == validations, "val_loop no longer tells a pause inside a validation from one after it"
     assert logged_again == logged[step:], "_batches_that_stepped no longer counts the rows of the logs"
+
+
+@pytest.mark.parametrize("before, after", [(1, 2), (2, 1), (4, 2)])
+def test_a_run_goes_on_with_another_number_of_micro_batches(tmp_path, before, after):
+    path = tmp_path / "pause.ckpt"
+    train(tmp_path, before, callback=SaveAt(3, before, False, path))
+    stored = torch.load(path, weights_only=True)
+    set_batches(stored["loops"]["fit_loop"], 3 * after)
+    torch.save(stored, path)
+    resumed, logged = train(tmp_path, after, 3, path)
+    assert resumed.trained == [(number, number) for number in range(3 * after, STEPS * after)]
+    assert resumed.validated == [4, 6] and logged == [3, 4, 5]
