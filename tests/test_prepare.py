@@ -77,6 +77,19 @@ def test_the_printed_commands_of_a_folder_load(tmp_path, capsys, monkeypatch):
     tokenizer, generator = (load_run(words[3], words[4:]) for words in commands)
     assert tokenizer.data.root == generator.data.root == str(tmp_path)
     assert generator.model.condition == "none" and generator.model.num_condition_ids == 0
+    make_videos(tmp_path / "large", "x/a.mp4", "x/b.mp4")
+    prepare.main(["folder", "--root", str(tmp_path / "large"), "--resolution", "256", "384"])
+    words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    model = load_run(words[3], words[4:]).model
+    assert model.max_seq_len == model.seq_len == 1 + 5 * 32 * 48
+
+
+def test_lists_outside_the_root_are_told_in_both_spellings(tmp_path, capsys):
+    make_videos(tmp_path / "videos", *(f"YoYo/v_YoYo_g{group:02d}_c01.avi" for group in (1, 8)))
+    prepare.main(["ucf101", "--root", str(tmp_path / "videos"), "--out", str(tmp_path / "lists")])
+    train, data = capsys.readouterr().out.splitlines()[-2:]
+    assert train.startswith(f"for nbp.train: data.root={tmp_path}/videos data.train_list={tmp_path}/lists/train.txt ")
+    assert data == "for --data: these in a copy of configs/data/ucf101.yaml, without `data.`"
 
 
 @pytest.mark.parametrize("files, arguments, message", [

@@ -38,8 +38,13 @@ def read_lines(path: str | Path) -> list[str]:
     return text.replace("\r\n", "\n").split("\n" if "\n" in text else "\r")
 
 
-def read_annotations(path: str | Path) -> list[Row]:
+def read_annotations(path: str | Path, root: str | Path | None = None) -> list[Row]:
     """Read an annotation list.
+
+    Args:
+        path: text file.
+        root: the data set's; None: the list's folder. Where a line can be read in two ways, the files that are there
+            decide, as they do for `folder_of`.
 
     Returns:
         (relative path, label) of each clip, in file order.
@@ -50,7 +55,7 @@ def read_annotations(path: str | Path) -> list[Row]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"annotation list {path} does not exist; `python -m nbp.prepare` writes it")
-    rows = []
+    rows, folders = [], _folders(path.parent if root is None else root)
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
@@ -63,7 +68,7 @@ def read_annotations(path: str | Path) -> list[Row]:
         if not label and number_of_class.isdecimal():       # `path number`, as MMAction2 and VideoMAE write lists
             others.append((name, number_of_class))
         for other, its_label in others:
-            if other != clip and (path.parent / other).exists() and not (path.parent / clip).exists():
+            if other != clip and _is_there(folders, other) and not _is_there(folders, clip):
                 clip, label = other, its_label
         rows.append((clip, label if label in clip.split("/") else label.strip()))
     if not rows:
@@ -87,12 +92,19 @@ def _named_classes(rows: list[Row]) -> list[Row]:
 
 def folder_of(root: str | Path, rows: Sequence[Row]) -> Path:
     """The folder that a list's paths are relative to: its root, or one above it, as in the original release."""
-    root = Path(root)
     for clip, _ in rows[:20]:
-        for folder in (root, *root.absolute().parents[:2]):
+        for folder in _folders(root):
             if (folder / clip).is_file():
                 return folder
-    return root
+    return Path(root)
+
+
+def _folders(root: str | Path) -> list[Path]:
+    return [Path(root), *Path(root).absolute().parents[:2]]
+
+
+def _is_there(folders: list[Path], clip: str) -> bool:
+    return any((folder / clip).exists() for folder in folders)
 
 
 def write_annotations(path: str | Path, rows: Sequence[Row]) -> None:

@@ -62,7 +62,7 @@ def class_names(data: DataConfig) -> list[str]:
     Args:
         data: its lists are relative to `data.root`.
     """
-    rows = read_annotations(Path(data.root) / data.train_list)
+    rows = read_annotations(Path(data.root) / data.train_list, data.root)
     return sorted({label for _, label in rows if label})
 
 
@@ -121,7 +121,7 @@ class VideoDataset(torch.utils.data.Dataset):
             raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
         self.data, self.split, self.train, self.clips_per_video = data, split, train, clips_per_video
         self.strict, self.as_bytes = strict, as_bytes
-        self.rows = read_annotations(Path(data.root) / lists[split])
+        self.rows = read_annotations(Path(data.root) / lists[split], data.root)
         self.root = folder_of(data.root, self.rows)
         self.classes = class_names(data)
         self._ids = {name: number for number, name in enumerate(self.classes)}

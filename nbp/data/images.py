@@ -37,7 +37,7 @@ class ImageDataset(torch.utils.data.Dataset):
     def __init__(self, data: DataConfig, root: str | Path, train_list: str | None = None) -> None:
         self.data, self.root = data, Path(root)
         if train_list is not None:
-            rows = read_annotations(self.root / train_list)
+            rows = read_annotations(self.root / train_list, root)
             self.paths, self.root = [path for path, _ in rows], folder_of(root, rows)
         else:
             found = find_files(split_folders(root).get("train", self.root), PICTURE_SUFFIXES)

@@ -54,7 +54,7 @@ def verify(root: str | Path, num_workers: int = 8, out: str | Path | None = None
     lists = [out / name for name in LISTS if (out / name).is_file()]
     if not lists:
         raise ValueError(f"{out} holds none of {', '.join(LISTS)}: prepare the data set first")
-    rows = [row for name in lists for row in read_annotations(name)]
+    rows = [row for name in lists for row in read_annotations(name, root)]
     files, root = sorted({path for path, _ in rows}), folder_of(root, rows)
     known = _read_record(out / RECORD)
     stamps = {path: _stamp(root / path) for path in files}

@@ -42,7 +42,8 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, cr
 
     frames = np.asarray(frames)
     _check_frames(path, frames, crf, pixel_format)
-    codec, options = ("libvpx-vp9", {"b": "0"}) if str(path).endswith(".webm") else ("libx264", {"preset": preset})
+    webm = Path(path).suffix.lower() == ".webm"
+    codec, options = ("libvpx-vp9", {"b": "0"}) if webm else ("libx264", {"preset": preset})
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream(codec, rate=_fraction(fps), options={"crf": str(crf), **options})
         _set_up(stream, frames, pixel_format)

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from nbp.data.pictures import PICTURE_SUFFIXES
+from nbp.data.video_file import VIDEO_SUFFIXES
+
 # Beside names that begin with ".": of macOS, Windows, Synology and Linux.
 SYSTEM_NAMES = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "system volume information", "@eadir",
                 "lost+found"}
@@ -76,12 +79,27 @@ def _walk(folder: Path, above: dict[tuple[int, int], Path], left_out: Counter[st
 def split_folders(root: str | Path) -> dict[str, Path]:
     """{"train", "val", "test": folder} of a folder that is divided so; empty for others.
 
-    It is if there is a folder for training, one for validation or testing, and no other: beside "car" a "train" is a
-    class.
+    It is if there is a folder for training, one for validation or testing, and no other that holds videos or pictures:
+    beside "car" a "train" is a class, beside a cache of tokens it is not.
+
+    Raises:
+        ValueError: two folders for one split.
     """
     root = Path(root)
     folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")
                and path.name.lower() not in SYSTEM_NAMES] if root.is_dir() else []
-    found = {SPLITS[path.name.lower()]: path for path in folders if path.name.lower() in SPLITS}
-    others = [path for path in folders if path.name.lower() not in SPLITS and path.name != "ucfTrainTestlist"]
-    return found if "train" in found and len(found) > 1 and not others else {}
+    found: dict[str, list[Path]] = {}
+    for path in folders:
+        found.setdefault(SPLITS.get(path.name.lower(), ""), []).append(path)
+    others = found.pop("", [])
+    if "train" not in found or len(found) == 1 or any(map(_holds_data, others)):
+        return {}
+    for split, several in found.items():
+        if len(several) > 1:
+            raise ValueError(f"{root} has {len(several)} folders for {split}: {', '.join(p.name for p in several)}; "
+                             "keep one")
+    return {split: several[0] for split, several in found.items()}
+
+
+def _holds_data(folder: Path) -> bool:
+    return any(path.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES for path in _walk(folder, {}, Counter()))

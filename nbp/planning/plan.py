@@ -14,6 +14,7 @@ from torch import nn
 from nbp.config import TokenizerRun, load_run
 from nbp.config.runs import STRATEGIES, Run
 from nbp.data.annotations import read_annotations
+from nbp.data.remote import local_path
 from nbp.data.tokens import TokenDataset
 from nbp.planning.memory import Memory, device_memory
 from nbp.training.flops import GPUS, Gpu, build_module, flops_per_step, micro_batch_flops, micro_batches, num_steps
@@ -154,10 +155,10 @@ def _tokens(run: Run, num_frames: int) -> int:
 def _train_clips(run: Run) -> int | None:
     """Size of the training set where it is here, else None."""
     if run.data is None:
-        folder = Path(f"{run.tokens}/train")
-        return len(TokenDataset(folder)) if (folder / "meta.json").is_file() else None
+        folder = local_path(f"{run.tokens}/train")
+        return len(TokenDataset(folder)) if folder is not None and (folder / "meta.json").is_file() else None
     path = Path(run.data.root) / run.data.train_list
-    return len(read_annotations(path)) if path.is_file() else None
+    return len(read_annotations(path, run.data.root)) if path.is_file() else None
 
 
 def checkpoint_bytes(strategy: str, trained: int, averaged: int, low_precision: bool) -> int:

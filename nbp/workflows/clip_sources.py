@@ -181,7 +181,8 @@ def _data_config(path: Path, split: str, cut: Cut) -> Clips:
     data = load_config(DataConfig, path)
     # A score is stated for the whole list at the protocol's rate, and chance decides nothing but the place in time.
     data = dataclasses.replace(data, max_bad_files=0, flip=False, fps=cut.fps or data.fps)
-    num_files = len(read_annotations(Path(data.root) / (data.train_list if split == "train" else data.val_list)))
+    num_files = len(read_annotations(Path(data.root) / (data.train_list if split == "train" else data.val_list),
+                                     data.root))
     each = cut.per_video(num_files)
     dataset = VideoDataset(data, split, train=False, clips_per_video=each, strict=True)
     files = [dataset.file(item) for item in range(0, len(dataset), each)]

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from nbp.config import DataConfig, save_config
+from nbp.config import DataConfig, GeneratorConfig, save_config
 from nbp.data.annotations import count_per_class, read_annotations
 from nbp.data.classes import read_classes
 from nbp.data.integrity import BAD_FILES, read_bad_files, verify
@@ -47,7 +47,9 @@ def prepare(options: argparse.Namespace) -> None:
     if options.source == "folder":
         print(folder_commands(options, out, num_classes))
     elif Path(out) != Path(options.root):
-        print(f"for --data and nbp.train: data.root={options.root} {shlex.join(list_fields(out))}")
+        fields = shlex.join([f"data.root={options.root}", *list_fields(out)])
+        print(f"for nbp.train: {fields}\nfor --data: these in a copy of configs/data/{options.source}.yaml, without "
+              "`data.`")
 
 
 def list_fields(out: str | Path) -> list[str]:
@@ -60,7 +62,7 @@ def verify_files(root: str | Path, out: str | Path, num_workers: int) -> None:
     """Decode every file, list the bad ones, and say which are interlaced."""
     count, bad = verify(root, num_workers, out)
     print(f"decoded {count} files, {len(bad)} are bad: {Path(out) / BAD_FILES}")
-    listed = [path for path, _ in read_annotations(Path(out) / "train.txt") if path not in bad]
+    listed = [path for path, _ in read_annotations(Path(out) / "train.txt", root) if path not in bad]
     looked_at = listed[::math.ceil(len(listed) / MAX_PROBED) or 1]
     woven = [path for path in looked_at if probe(Path(root) / path).interlaced]
     if woven:
@@ -94,6 +96,8 @@ def folder_commands(options: argparse.Namespace, out: str | Path, num_classes: i
              f"model.block_shape=[1,1,{width}]"]
     if not num_classes:
         model += ["model.condition=none", "model.condition_len=0"]
+    if (positions := (1 if num_classes else 0) + 5 * height * width) > GeneratorConfig.max_seq_len:
+        model.append(f"model.max_seq_len={positions}")
     train = ["python", "-m", "nbp.train"]
     return (f"data config: {path}; next:\n  {shlex.join([*train, 'configs/tokenizer_folder.yaml', *data])}\n"
             f"  {shlex.join([*train, 'configs/generator_folder.yaml', *data, *model])}")

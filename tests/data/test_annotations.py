@@ -20,6 +20,15 @@ def test_labels_and_blank_lines_are_optional(tmp_path):
     assert read_annotations(tmp_path / "list.txt") == [("a.mp4", ""), ("b.mp4", "YoYo")]
 
 
+def test_numbers_behind_a_space_are_classes_wherever_the_list_lies(tmp_path):
+    for clip in ("YoYo/a 1.mp4", "Archery/b.mp4"):
+        (tmp_path / "videos" / clip).parent.mkdir(parents=True)
+        (tmp_path / "videos" / clip).touch()
+    (tmp_path / "list.txt").write_text("YoYo/a 1.mp4 1\nArchery/b.mp4 0\n")
+    rows = [("YoYo/a 1.mp4", "YoYo"), ("Archery/b.mp4", "Archery")]
+    assert read_annotations(tmp_path / "list.txt", tmp_path / "videos") == rows
+
+
 @pytest.mark.parametrize("text, message", [
     ("a.mp4\tb\tc\n", "line 1: expected `path<TAB>label`"),
     ("a.mp4\n\tYoYo\n", "line 2: expected `path<TAB>label`"),

@@ -92,15 +92,28 @@ def test_every_suffix_that_is_read_is_found_and_others_are_counted(tmp_path, put
 
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "validation", "TEST"), ("train", "test")])
-def test_folders_for_training_and_validation_are_the_split(tmp_path, put, names):
+def test_folders_for_training_and_validation_are_the_split(tmp_path, put, names, caplog):
     for number, name in enumerate(names):
         put(*[f"{name}/{label}/{number}{n}.mp4" for label in ("a", "b") for n in range(3 - number)])
     rows = prepared(tmp_path)
     assert {clip.split("/")[0] for clip, _ in rows} == set(names[:2]) and {label for _, label in rows} == {"a", "b"}
     assert (tmp_path / "test.txt").exists() == (len(names) == 3)
     assert len(open_clips(tmp_path, Cut(5))) == 4 and len(open_clips(tmp_path, Cut(5), "train")) == 6
+    put("tokens/train/meta.json", data=b"{}")      # what holds no clips is no class
+    assert len(split_folders(tmp_path)) == len(names)
+    put("0.mp4", "1.mp4")
+    assert prepared(tmp_path) == rows
+    assert f"left out 2 videos that are in none of its folders {', '.join(sorted(names))}, first 0.mp4" in caplog.text
+    for clip in ("0.mp4", "1.mp4"):
+        (tmp_path / clip).unlink()
     put("car/0.mp4", "car/1.mp4")     # then train is something that rails carry
     assert split_folders(tmp_path) == {}
+
+
+def test_two_folders_for_one_split_are_refused(tmp_path, put):
+    put("train/a/0.mp4", "val/a/1.mp4", "valid/a/2.mp4")
+    with pytest.raises(ValueError, match="has 2 folders for val: val, valid; keep one"):
+        prepared(tmp_path)
 
 
 def test_odd_names_round_trip_or_are_refused_by_name(tmp_path, put):

@@ -34,6 +34,8 @@ def numbers(video):
     (dict(fps=5), range(0, 90, 5)),
     (dict(fps=5, start=3), range(75, 90, 5)),
     (dict(num_frames=6, start=3.4), [85, 86, 87, 88, 89, 89]),
+    (dict(num_frames=2, start=1.039), [25, 26]),
+    (dict(num_frames=1, start=3.599), [89]),
 ])
 def test_frames_are_those_that_are_asked_for(path, arguments, expected):
     video = nbp.read_video(path, **arguments)
@@ -64,7 +66,7 @@ def test_what_makes_no_sense_is_told(path, arguments, words):
     assert words in str(error.value)
 
 
-@pytest.mark.parametrize("suffix, codec", [("mp4", "h264"), ("MOV", "h264"), ("webm", "vp9"), ("gif", "gif")])
+@pytest.mark.parametrize("suffix, codec", [("mp4", "h264"), ("MOV", "h264"), ("WEBM", "vp9"), ("gif", "gif")])
 def test_the_suffix_chooses_the_format(tmp_path, suffix, codec):
     import av
 

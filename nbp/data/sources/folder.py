@@ -39,6 +39,11 @@ def prepare(root: str | Path, val_share: float = 0.1, exclude: frozenset[str] = 
     if not 0 < val_share < 1:
         raise ValueError(f"--val-share must lie between 0 and 1, got {val_share}")
     splits = split_folders(root)
+    loose = [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in VIDEO_SUFFIXES
+             and path.is_file() and not path.name.startswith(".")]
+    if splits and loose:
+        log.warning("%s: left out %d videos that are in none of its folders %s, first %s", root, len(loose),
+                    ", ".join(sorted(path.name for path in splits.values())), loose[0])
     rows = {split: list_videos(root, folder, exclude) for split, folder in splits.items()} or _split(
         list_videos(root, root, exclude), val_share)
     if "val" not in rows:
