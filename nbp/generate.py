@@ -31,8 +31,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--num-clips", type=at_least(1), default=16)
     add("--labels", nargs="+", help="classes to cycle through, ids or names that the model knows (default: all)")
     add("--texts", nargs="+", help="prompts to cycle through, for text-conditioned models")
-    add("--classes", help="classes.txt of a data set: its names, as words, are the prompts of text-conditioned models; "
-        "default: those that the model knows")
+    add("--classes", help="classes.txt of a data set: its names, as words, are the prompts of text-conditioned models "
+        "(default: those that the model knows); a model of labels has all of its own in turn, which must be as many")
     add("--text-tokenizer", help="Hugging Face tokenizer folder, for text-conditioned models; default: the model's")
     add("--data", help="data config whose validation clips are continued")
     add("--clips-per-video", type=at_least(1), help="with --data: clips of each file, evenly spaced")

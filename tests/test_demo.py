@@ -25,6 +25,7 @@ from pipelines import make_pipeline
 import nbp
 from nbp import demo
 from nbp.web import actions
+from nbp.web.page import build
 
 ROOT = Path(__file__).parent.parent
 RELEASED = ROOT / "ckpt" / "NBP-procgen"
@@ -89,6 +90,13 @@ def test_a_reconstruction_shows_its_tokens(pipe, tmp_path, upload):
     [shown] = actions.reconstruct(pipe, tmp_path, actions.take_upload(pipe, upload()))
     assert "PSNR" in shown.words and "80 tokens" in shown.words and nbp.probe(shown.path).width == 512
     assert len(np.unique(shown.picture.reshape(-1, 3), axis=0)) > 10
+
+
+def test_a_model_that_only_continues_has_a_page_without_what_begins(tmp_path):
+    pytest.importorskip("gradio", reason="extra demo")
+    page = build(make_pipeline("none", start="plain", begin_token=False), "k600", {}, tmp_path)
+    tabs = [block["props"]["label"] for block in page.config["components"] if block["type"] == "tabitem"]
+    assert tabs == ["Continue", "Reconstruct"]
 
 
 def test_clips_of_before_are_removed(tmp_path):

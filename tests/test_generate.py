@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from nbp.data.annotations import write_lists
 from nbp.data.video_io import probe, read_frames, write_video
 from nbp.data.video_writing import GrowingVideo
 from nbp.generator.model import Generator
+from nbp.hub.about import About, write_about
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import generating
 
@@ -202,6 +204,37 @@ def test_several_continuations_of_one_video_start_in_different_places(models, tm
 def test_bad_requests_are_refused_by_value(models, tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         generate.main([*models, "--out", str(tmp_path), *arguments])
+
+
+def test_a_class_list_of_a_model_of_labels_must_be_as_long(models, one_by_one, tmp_path):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    generate.main([*models, "--out", str(tmp_path / "out"), "--classes", str(tmp_path / "classes.txt")])
+    assert np.array_equal(clip_set.load(tmp_path / "out")["indices"], one_by_one["indices"])
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"classes.txt has 2 classes; this model takes 3"):
+        generate.main([*models, "--out", str(tmp_path / "out2"), "--classes", str(tmp_path / "classes.txt")])
+    assert not (tmp_path / "out2").exists()
+
+
+def test_classes_of_continued_clips_go_by_name(models, tmp_path):
+    shutil.copytree(Path(models[3]), tmp_path / "generator")
+    write_about(tmp_path / "generator", About(classes=["u", "x", "y"]), "generator")
+    data = data_set(tmp_path, np.zeros((17, 32, 32, 3), np.uint8), "a.mp4", "b.mp4")
+    command = [*models[:2], "--generator", str(tmp_path / "generator"), "--data", data, "--out"]
+    generate.main([*command, str(tmp_path / "out")])
+    assert clip_set.load(tmp_path / "out")["label"].tolist() == [1], "x is 0 in the data and 1 in the model"
+    write_about(tmp_path / "generator", About(classes=["u", "v", "w"]), "generator")
+    with pytest.raises(ValueError, match="the model has no class x; it knows u, v, w"):
+        generate.main([*command, str(tmp_path / "other")])
+    generate.main([*command, str(tmp_path / "other"), "--unconditional"])
+
+
+def test_a_model_without_a_begin_token_needs_videos(models, tmp_path):
+    Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], [1, 1, 4], "none", "plain", begin_token=False,
+                              num_condition_ids=0, condition_len=0)).save_pretrained(tmp_path / "generator")
+    with pytest.raises(ValueError, match="no begin token, it continues videos: give --data CONFIG"):
+        generate.main([*models[:2], "--generator", str(tmp_path / "generator"), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["--prefix-frames", "--clips-per-video"])

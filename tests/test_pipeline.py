@@ -5,13 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from pipelines import ABOUT, CLASSES, make_pipeline
+from pipelines import ABOUT, CLASSES, make_pipeline, make_tokenizer
 
 import nbp
 from nbp import generate
+from nbp.config import GeneratorConfig
 from nbp.data import clip_set
 from nbp.data.clips import video_to_frames
-from nbp.hub.about import SamplingAdvice
+from nbp.generator.model import Generator
+from nbp.hub.about import About, SamplingAdvice
 from nbp.pipeline import VideoPipeline
 from nbp.planning.memory import Allocations
 
@@ -112,6 +114,17 @@ def test_a_window_slides_over_the_tokens(pipe):
     whole = pipe.tokenizer.decode_from_code_indices(tokens).clamp(0, 1)
     torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=0, atol=1e-5)
     assert torch.equal(torch.cat(pieces, dim=2)[:, :, :17], pipe(classes=["maze"], seed=2))
+
+
+@pytest.mark.parametrize("num_frames, given", [(9, False), (5, True)])
+def test_a_block_that_spans_the_clip_in_time_goes_no_further(num_frames, given):
+    generator = Generator(GeneratorConfig(2, 2, 32, 125, [2, 4, 4], [2, 2, 2], "none", "plain", num_condition_ids=0,
+                                          condition_len=0)).eval()
+    pipe = VideoPipeline(make_tokenizer(), generator, About())
+    assert pipe(num_clips=1).shape == (1, 3, 5, 32, 32)
+    with pytest.raises(ValueError, match=r"block of \[2, 2, 2\] spans the whole clip.*at most 5 frames, got"):
+        list(pipe.stream(num_clips=None if given else 1, num_frames=num_frames,
+                         video=torch.rand(1, 3, 1, 32, 32) if given else None))
 
 
 def test_memory_does_not_grow_with_the_length(pipe):

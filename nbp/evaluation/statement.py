@@ -81,9 +81,14 @@ class Response(TypedDict):
 
 def provenance(device: str | torch.device | None = None) -> Provenance:
     """Versions of what computed a score, the commit of this code where it is a git checkout, and the device."""
+    folder = Path(nbp.__path__[0]).resolve()
     try:
-        commit = subprocess.run(["git", "-C", nbp.__path__[0], "describe", "--always", "--dirty", "--abbrev=12"],
-                                capture_output=True, text=True, check=True).stdout.strip()
+        top, commit = (subprocess.run(["git", "-C", folder, *words], capture_output=True, text=True,
+                                      check=True).stdout.strip()
+                       for words in (["rev-parse", "--show-toplevel"],
+                                     ["describe", "--always", "--dirty", "--abbrev=12"]))
+        if Path(top).resolve() != folder.parent:     # installed in an environment inside another project
+            commit = "unknown"
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     stated: Provenance = {"versions": {"nbp": nbp.__version__, "torch": torch.__version__, "numpy": np.__version__,

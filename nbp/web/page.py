@@ -45,7 +45,7 @@ def serve(*, model: str, clips: str | None, port: int | None, device: str | None
     page = build(pipe, Path(model).name, examples, out)
     # What gradio imports at the first event, and packed weights, are not waited for after the first click.
     import_module("matplotlib.pyplot")
-    if pipe.generator.config.condition != "text":
+    if pipe.generator.config.begin_token and pipe.generator.config.condition != "text":
         draft, _ = next(pipe.drafts(num_clips=1))
         draft.step()
         actions.draw_step(draft)
@@ -65,12 +65,15 @@ def build(pipe: VideoPipeline, name: str, examples: dict[str, str], out: Path) -
     with gr.Blocks(title=f"NBP: {name}", delete_cache=(KEEP_S, KEEP_S)) as page:
         gr.Markdown(f"# {name}\n{pipe.num_frames} frames of {pipe.size[0]}x{pipe.size[1]} at {pipe.fps:g} frames a "
                     "second. Each step draws a whole block of tokens; dark cells are not drawn yet.")
-        with gr.Tab("Generate"):
-            _generate_tab(gr, pipe, out)
+        begins = pipe.generator.config.begin_token      # others only continue videos
+        if begins:
+            with gr.Tab("Generate"):
+                _generate_tab(gr, pipe, out)
         with gr.Tab("Continue"):
             _continue_tab(gr, pipe, out, examples)
-        with gr.Tab("Next block against next token"):
-            _race_tab(gr, pipe)
+        if begins:
+            with gr.Tab("Next block against next token"):
+                _race_tab(gr, pipe)
         with gr.Tab("Reconstruct"):
             _reconstruct_tab(gr, pipe, out, examples)
     return page

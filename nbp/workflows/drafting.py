@@ -135,6 +135,7 @@ def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | No
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    check_window(generator, tokenizer, num_frames, video is not None)
     given, left, skipped = None, num_frames, 0
     if video is not None:
         check_given(generator, tokenizer, video, num_frames)
@@ -187,6 +188,16 @@ def check_given(generator: Generator, tokenizer: Tokenizer, video: Tensor, num_f
         raise ValueError(f"the model continues video of {size[0]}x{size[1]} pixels, got {video.shape[3]}x"
                          f"{video.shape[4]}; read_video(path, size={size[0] if size[0] == size[1] else size}) fits it")
     check_length(video.shape[2], num_frames)
+
+
+def check_window(generator: Generator, tokenizer: Tokenizer, num_frames: int, given: bool) -> None:
+    """ValueError: frames are given, or more asked for than a clip has, and one block spans the clip in time, so that
+    none can be given to a window."""
+    grid, shape = generator.config.grid, generator.config.block_shape
+    longest = 1 + tokenizer.config.downsample[0] * (grid[0] - 1)
+    if window_to_keep(generator) >= grid[0] and (given or num_frames > longest):
+        raise ValueError(f"a block of {shape} spans the whole clip of {grid}: this model continues nothing, and makes "
+                         f"at most {longest} frames, got num_frames={num_frames}")
 
 
 def check_length(given: int, num_frames: int) -> None:

@@ -30,7 +30,7 @@ from nbp.system.files import read_json
 from nbp.system.profiling import Trace
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
-from nbp.workflows.drafting import AskedSampling, SamplingOptions, check_length, random_streams
+from nbp.workflows.drafting import AskedSampling, SamplingOptions, check_length, check_window, random_streams
 from nbp.workflows.making import Continued, Encoder, Made, Request, clip_pieces, generate_clips, stream_clips
 
 DEFAULT_FPS = 8.0
@@ -54,14 +54,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     if data:
         dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
         check_prefix(prefix_frames, model.config, tokens, dataset.data)
-    texts = texts or (read_classes(classes) if classes else None)
-    if dataset is not None and (labels or texts):
-        raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
-                         f"got {labels or texts}")
-    ids = None
-    if dataset is None:
-        ids, texts = wanted(model.config, about, labels, texts)
-    requests = list_requests(model.config, num_clips, ids, texts, dataset)
+    ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset, unconditional)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
     settings = {
         "tokenizer_hash": model_hash(tokens), "generator_hash": model_hash(model), "seed": seed,
@@ -80,8 +73,10 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
              lookahead=options["lookahead"], multinomial=model.config.multinomial, greedy=options["greedy"])
     guidance(options["cfg_scale"], model.config, encode is not None)
     random_streams(seed, [], device)
-    if dataset is not None and num_frames is not None:
-        check_length(prefix_frames, num_frames)
+    if num_frames is not None:
+        check_window(model, tokens, num_frames, dataset is not None)
+        if dataset is not None:
+            check_length(prefix_frames, num_frames)
     if precision == "bf16":
         model.bfloat16()
     model.pack(options["lookahead"], precision == "int8")
@@ -96,6 +91,23 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     barrier()
     if rank_and_world()[0] == 0:
         _merge(parts, fps, len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
+
+
+def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: Sequence[str | int] | None,
+                texts: Sequence[str] | None, classes: str | None, dataset: VideoDataset | None,
+                unconditional: bool) -> tuple[list[int] | None, list[str] | None, list[Request]]:
+    """(labels, texts, clips to make) of what the command was given. ValueError: what the model cannot make."""
+    if dataset is None and not config.begin_token:
+        raise ValueError("this model has no begin token, it continues videos: give --data CONFIG")
+    if dataset is not None and (labels or texts or classes):
+        raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
+                         f"got {labels or texts or classes}")
+    texts = texts or (prompts_of(classes, config) if classes else None)
+    if dataset is None:
+        ids, prompts = wanted(config, about, labels, texts)
+        return ids, prompts, list_requests(config, num_clips, ids, prompts)
+    own_ids = None if unconditional else class_ids(dataset.classes, about, config)
+    return None, None, list_requests(config, num_clips, dataset=dataset, own_ids=own_ids)
 
 
 def _merge(parts: clip_set.Parts, fps: float, count: int, max_missing: int) -> None:
@@ -161,7 +173,8 @@ def _text_ids(encode: Encoder, requests: Sequence[Request], out: Path) -> dict[s
 
 
 def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int] | None = None,
-                  texts: Sequence[str] | None = None, dataset: VideoDataset | None = None) -> list[Request]:
+                  texts: Sequence[str] | None = None, dataset: VideoDataset | None = None,
+                  own_ids: Sequence[int] | None = None) -> list[Request]:
     """List the clips to make.
 
     Args:
@@ -169,6 +182,7 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
         labels: class ids to cycle through; None: all classes, or those of the continued clips.
         texts: prompts to cycle through, for text-conditioned models.
         dataset: whose clips are continued, evenly spread over its list; None: from nothing.
+        own_ids: the model's ids of the dataset's classes; None: the same.
 
     Raises:
         ValueError: no clips, a label or text that the model cannot take, none where it needs one, or some beside a
@@ -186,8 +200,11 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
         num_clips = min(num_clips, len(dataset))
         items = [number * len(dataset) // num_clips for number in range(num_clips)]
         samples = [(item, dataset.facts(item)) for item in items]
-        return [Request(number, int(sample["label"]), sample["text"], item, sample["path"])
-                for number, (item, sample) in enumerate(samples)]
+        labels = [int(sample["label"]) for _, sample in samples]
+        if own_ids:
+            labels = [own_ids[label] if label >= 0 else label for label in labels]
+        return [Request(number, label, sample["text"], item, sample["path"])
+                for number, (label, (item, sample)) in enumerate(zip(labels, samples))]
     if config.condition == "label":
         labels = labels or range(config.num_condition_ids)
         return [Request(number, label=labels[number % len(labels)]) for number in range(num_clips)]
@@ -213,6 +230,28 @@ def wanted(config: GeneratorConfig, about: About, classes: Sequence[str | int] |
         return ids, None
     names = about.classes if ids is None else [about.classes[number] for number in ids]
     return None, list(prompts) if prompts else [class_text(name) for name in names] or None
+
+
+def class_ids(names: Sequence[str], about: About, config: GeneratorConfig) -> list[int] | None:
+    """The model's ids of a data set's classes, by name; None where the model does not know names or takes none.
+    ValueError: classes that the model lacks."""
+    if config.condition != "label" or not about.classes:
+        return None
+    if unknown := [name for name in names if name not in about.classes]:
+        raise ValueError(f"--data: the model has no class {', '.join(unknown)}; it knows {', '.join(about.classes)} "
+                         "(--unconditional leaves classes out)")
+    return [about.classes.index(name) for name in names]
+
+
+def prompts_of(classes: str, config: GeneratorConfig) -> list[str] | None:
+    """Names of a classes.txt as prompts; None for a model of as many labels, which all have their turn without it.
+    ValueError: no such file, or a model of other classes."""
+    names = read_classes(classes)
+    if config.condition != "label":
+        return names
+    if len(names) != config.num_condition_ids:
+        raise ValueError(f"--classes {classes} has {len(names)} classes; this model takes {config.num_condition_ids}")
+    return None
 
 
 def _class_id(name: str | int, names: Sequence[str], config: GeneratorConfig) -> int:

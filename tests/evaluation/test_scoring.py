@@ -1,15 +1,17 @@
 import dataclasses
 import json
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 
+import nbp
 from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.scoring import choose_parts, evaluate_sets, nearest_centroid_accuracy
-from nbp.evaluation.statement import device_name, finite, markdown_table, table
+from nbp.evaluation.statement import device_name, finite, markdown_table, provenance, table
 from nbp.workflows.clip_sources import Cut, open_clips
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
@@ -20,6 +22,16 @@ def sets(make_frames):
     """A real set and two fake ones, the second darker and so farther away."""
     arrays = make_frames(30, 0), make_frames(30, 1), make_frames(30, 2, top=128)
     return [Clips.from_array(name, array) for name, array in zip(("real", "near", "far"), arrays)]
+
+
+def test_a_commit_is_this_code_s_or_unknown(tmp_path, monkeypatch):
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "another project"], check=True)
+    for folder, known in ((tmp_path / "nbp", True), (tmp_path / "site-packages" / "nbp", False)):
+        folder.mkdir(parents=True)
+        monkeypatch.setattr(nbp, "__path__", [str(folder)])
+        assert (provenance()["commit"] != "unknown") == known
 
 
 def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
