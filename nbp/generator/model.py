@@ -22,7 +22,7 @@ from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.head import Head
 from nbp.generator.levels import share_levels
 from nbp.generator.masks import attention_mask, span_masks
-from nbp.generator.packed import Int8Linear, PackedLinear, can_pack, pack_linears
+from nbp.generator.packed import Int8Linear, PackedLinear, SplitLinear, layer_for, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
 from nbp.generator.speculation import SpeculativeDraft
@@ -52,7 +52,7 @@ class Generator(nn.Module):
             self.register_buffer("uncond_embedding", unconditional)
         self.transformer = Transformer(config)
         self.head = Head(config.width, self.layout.vocab_size if config.full_head else config.num_codes)
-        self._packed_head: PackedLinear | Int8Linear | None = None
+        self._packed_head: PackedLinear | SplitLinear | Int8Linear | None = None
         self.reset_parameters()
         if config.code_levels is not None:
             share_levels(self.token_embedding, config.code_levels, self.layout.video_offset)
@@ -232,19 +232,19 @@ class Generator(nn.Module):
     def pack(self, lookahead: int = 1, int8: bool = False) -> None:
         """Lay the weights out as the CPU's products read them: faster steps, but from then on the model only samples.
 
-        Changes nothing on other devices, for passes of one token (blocks of 1 without a lookahead), which gain nothing,
-        and for models that draw the official samples to the bit: packed products differ in the order of their sums.
-        With `int8` weights are rounded to 8 bits, for any model. ValueError: not on this device, or with a lookahead,
-        as a row then depends on the others of its pass.
+        Changes nothing on other devices, and for models that draw the official samples to the bit: such products differ
+        in the order of their sums. With `int8` weights are rounded to 8 bits, for any model. ValueError: not on this
+        device, or with a lookahead, as a row then depends on the others of its pass.
         """
         if int8:
             if lookahead > 1:
                 raise ValueError(f"lookahead={lookahead} with int8, whose passes would give other clips: leave one out")
             self._packed_head = Int8Linear(self._drawn_head(), None)
-            return pack_linears(self.transformer, int8=True)
-        if can_pack(self.head.weight) and self.layout.block * lookahead > 1 and not self.config.multinomial:
-            self._packed_head = PackedLinear(self._drawn_head(), None)
-            pack_linears(self.transformer)
+            return pack_linears(self.transformer, Int8Linear)
+        layer = layer_for(self.head.weight, self.layout.block * lookahead)
+        if layer is not None and not self.config.multinomial:
+            self._packed_head = layer(self._drawn_head(), None)
+            pack_linears(self.transformer, layer)
 
     def _decoder(self, condition: Tensor | None, batch: int, length: int, cfg_scale: float | None) -> CachedDecoder:
         config, layout = self.config, self.layout

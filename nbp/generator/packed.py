@@ -1,17 +1,20 @@
-"""Linear layers whose weights lie as a CPU's matrix products read them: packed once instead of at every step.
+"""Linear layers as a CPU multiplies few rows fastest: weights packed once instead of at every step, or read in parts.
 
 For sampling only: such a layer has neither gradients nor weights that could be stored.
 """
 
+import math
 import warnings
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nbp.system.processor import multiplies_bfloat16
 
 ONLY_SAMPLES = "a packed model is for sampling only: store or train the one that it was packed from"
 ROWS = 16      # of the products that the layout is made for; others read it as well
+PART = 64      # outputs of a part, where they divide so
 
 
 class PackedLinear(nn.Module):
@@ -29,6 +32,32 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.after, [], "none")
+
+    def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
+        raise RuntimeError(ONLY_SAMPLES)
+
+
+class SplitLinear(nn.Module):
+    """`nn.Linear` for passes of one row, equal up to the order of its sums: weights (out, in) in parts, which threads share
+    where they would not share one product. More than `ROWS` rows are multiplied as ever."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        size = math.gcd(len(weight), PART)
+        self.parts = len(weight) // size if size >= PART // 8 else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, (out, width) = x.shape[:-1].numel(), self.weight.shape
+        if self.parts == 1 or rows > ROWS:
+            return F.linear(x, self.weight, self.bias)
+        inputs = x.reshape(1, rows, width).expand(self.parts, -1, -1)                 # (parts, rows, in)
+        weights = self.weight.view(self.parts, -1, width).transpose(1, 2)             # (parts, in, out / parts)
+        if self.bias is None:
+            result = torch.bmm(inputs, weights)
+        else:
+            result = torch.baddbmm(self.bias.view(self.parts, 1, -1), inputs, weights)
+        return result.transpose(0, 1).reshape(*x.shape[:-1], out)
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise RuntimeError(ONLY_SAMPLES)
@@ -67,20 +96,23 @@ def multiplies_int8(device: str) -> bool:
     return device == "cpu" and "x86" in torch.backends.quantized.supported_engines
 
 
-def can_pack(weight: Tensor) -> bool:
-    """Whether packed weights are faster here: on a CPU, in bfloat16 where the processor multiplies it."""
+def layer_for(weight: Tensor, rows: int) -> type[PackedLinear] | type[SplitLinear] | None:
+    """Which layer is the fastest for passes of so many rows, in bfloat16 where the processor multiplies it; None: the one
+    that is there."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
-        return False
-    return weight.dtype == torch.float32 or weight.dtype == torch.bfloat16 and multiplies_bfloat16("cpu")
+        return None
+    if weight.dtype == torch.float32:
+        return PackedLinear if rows > 1 else SplitLinear
+    return PackedLinear if rows > 1 and weight.dtype == torch.bfloat16 and multiplies_bfloat16("cpu") else None
 
 
-def pack_linears(module: nn.Module, int8: bool = False) -> None:
-    """Replace every `nn.Linear` inside, and with it a GELU behind it where its weights are not in 8 bits."""
+def pack_linears(module: nn.Module, layer: type[PackedLinear] | type[SplitLinear] | type[Int8Linear]) -> None:
+    """Replace every `nn.Linear` inside by such a layer; a `PackedLinear` takes a GELU behind it as well."""
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (name, child), (following, activation) in zip(children, [*children[1:], ("", None)]):
-            if isinstance(child, nn.Linear) and int8:
-                setattr(parent, name, Int8Linear(child.weight, child.bias))
+            if isinstance(child, nn.Linear) and layer is not PackedLinear:
+                setattr(parent, name, layer(child.weight, child.bias))
             elif isinstance(child, nn.Linear):
                 gelu = isinstance(parent, nn.Sequential) and isinstance(activation, nn.GELU)
                 setattr(parent, name, PackedLinear(child.weight, child.bias, "gelu" if gelu else "none"))

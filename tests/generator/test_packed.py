@@ -6,11 +6,10 @@ from generators import VARIANTS, build, codes, condition, prefix
 
 from nbp.generator import packed
 
-pytestmark = pytest.mark.skipif(not packed.can_pack(torch.ones(1)), reason="no oneDNN")
-BLOCKS = {name: changes for name, changes in VARIANTS.items() if not name.endswith(" 1")}
+pytestmark = pytest.mark.skipif(not packed.layer_for(torch.ones(1), 16), reason="no oneDNN")
 
 
-@pytest.mark.parametrize("changes", BLOCKS.values(), ids=BLOCKS.keys())
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 @pytest.mark.parametrize("cfg_scale", [None, 1.5])
 def test_same_clips(changes, cfg_scale):
     generator = build(**changes)
@@ -23,8 +22,9 @@ def test_same_clips(changes, cfg_scale):
 
     want = generate()
     generator.pack()
+    layer = packed.PackedLinear if generator.layout.block > 1 else packed.SplitLinear
     exact = generator.config.multinomial
-    assert isinstance(generator.transformer.layers[0].attention.qkv, packed.PackedLinear) is not exact
+    assert isinstance(generator.transformer.layers[0].attention.qkv, layer) is not exact
     assert torch.equal(generate(), want)
 
 
@@ -37,7 +37,7 @@ def test_close_in_bfloat16(changes, monkeypatch):
     ids = codes()
     with torch.no_grad():
         want = generator(ids, condition(generator)).float()
-        packed.pack_linears(generator.transformer)
+        packed.pack_linears(generator.transformer, packed.PackedLinear)
         found = generator(ids, condition(generator)).float()
     assert (found - want).abs().max() < 0.05 * want.abs().max()
 
@@ -47,27 +47,25 @@ def test_a_gelu_is_part_of_the_product():
     x = torch.randn(3, 8)
     with torch.no_grad():
         want = mlp(x)
-        packed.pack_linears(mlp)
+        packed.pack_linears(mlp, packed.PackedLinear)
         assert isinstance(mlp[1], torch.nn.Identity) and mlp[0].after == "gelu" and mlp[2].after == "none"
         torch.testing.assert_close(mlp(x), want)
 
 
-@pytest.mark.parametrize("rows", [1, 16, 33])
-def test_same_products(rows):
-    linear = torch.nn.Linear(48, 80)
-    x = torch.randn(2, rows, 48)
+@pytest.mark.parametrize("layer", [packed.PackedLinear, packed.SplitLinear])
+@pytest.mark.parametrize("batch, rows", [(1, 1), (2, 1), (2, 16), (2, 33)])
+@pytest.mark.parametrize("out", [80, 128, 7])
+@pytest.mark.parametrize("bias", [True, False])
+def test_same_products(layer, batch, rows, out, bias):
+    linear = torch.nn.Linear(48, out, bias)
+    x = torch.randn(batch, rows, 48)
     with torch.no_grad():
-        torch.testing.assert_close(packed.PackedLinear(linear.weight, linear.bias)(x), linear(x))
+        torch.testing.assert_close(layer(linear.weight, linear.bias)(x), linear(x))
 
 
-def test_steps_of_one_token_stay_as_they_are():
-    generator = build(block_shape=[1, 1, 1])
-    generator.pack()
-    assert isinstance(generator.transformer.layers[0].attention.qkv, torch.nn.Linear)
-
-
-def test_nothing_to_store_or_train(tmp_path):
-    generator = build()
+@pytest.mark.parametrize("block", [4, 1])
+def test_nothing_to_store_or_train(tmp_path, block):
+    generator = build(block_shape=[1, 1, block])
     generator.pack()
     with pytest.raises(RuntimeError, match="sampling only"):
         generator.save_pretrained(tmp_path / "model")
