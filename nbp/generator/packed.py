@@ -38,8 +38,8 @@ class PackedLinear(nn.Module):
 
 
 class SplitLinear(nn.Module):
-    """`nn.Linear` for passes of one row, equal up to the order of its sums: weights (out, in) in parts, which threads share
-    where they would not share one product. More than `ROWS` rows are multiplied as ever."""
+    """`nn.Linear` for passes of one row, equal up to the order of its sums: weights (out, in) are read in parts, which
+    threads share where they would not share one product. More than `ROWS` rows are multiplied as ever."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -97,8 +97,8 @@ def multiplies_int8(device: str) -> bool:
 
 
 def layer_for(weight: Tensor, rows: int) -> type[PackedLinear] | type[SplitLinear] | None:
-    """Which layer is the fastest for passes of so many rows, in bfloat16 where the processor multiplies it; None: the one
-    that is there."""
+    """Which layer is the fastest for passes of so many rows; None: the one that is there. Bfloat16 only where the
+    processor multiplies it."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     if weight.dtype == torch.float32:
