@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from nbp.data.integrity import BAD_FILES
+from nbp.generator.conditions import FEWEST_IDS
 from nbp.system.command import at_least, positive, run_command
 from nbp.workflows.preparing import prepare
 
@@ -50,7 +51,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     source = sources.add_parser("text", help="a small text tokenizer of a data set's class names")
     source.add_argument("--root", default="data/UCF-101", help="where classes.txt is")
     source.add_argument("--out", default="ckpt/class-words", help="folder of the tokenizer")
-    source.add_argument("--vocabulary", type=at_least(2), default=512, help="largest number of ids")
+    source.add_argument("--vocabulary", type=at_least(FEWEST_IDS), default=512, help="largest number of ids")
     options = parser.parse_args(arguments)
     if getattr(options, "exclude", None) and options.verify:
         parser.error(f"--verify finds no file that --exclude leaves out, and rewrites {BAD_FILES}: run it first, alone")

@@ -147,6 +147,17 @@ def test_identical_clips_have_no_finite_psnr(network, protocol, lpips_path, make
     assert "psnr is inf, stated as null" in report["notes"]
 
 
+def test_clips_of_another_list_are_refused(run, tmp_path):
+    run("--no-fvd", "--max-clips", "2")
+    write_lists(tmp_path / "data", [("train/0.mp4", "a")], [(f"val/{n}.mp4", "a") for n in range(1, NUM_CLIPS)])
+    with pytest.raises(ValueError, match=r"clips made with other settings \(annotations_sha256 differ\)"):
+        run("--no-fvd", "--max-clips", "2")
+    meta = json.loads((tmp_path / "out" / "meta.json").read_text())
+    del meta["annotations_sha256"]
+    (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))       # as before it was recorded
+    run("--no-fvd", "--max-clips", "2")
+
+
 def test_bad_settings_are_refused(run):
     with pytest.raises(ValueError, match="--protocol nbp-gfvd-ucf: reconstructions are kept as 8 bit"):
         run("--protocol", "nbp-gfvd-ucf")

@@ -38,13 +38,15 @@ def read_lines(path: str | Path) -> list[str]:
     return text.replace("\r\n", "\n").split("\n" if "\n" in text else "\r")
 
 
-def read_annotations(path: str | Path, root: str | Path | None = None) -> list[Row]:
+def read_annotations(path: str | Path, root: str | Path | None = None,
+                     train_list: str | Path | None = None) -> list[Row]:
     """Read an annotation list.
 
     Args:
         path: text file.
         root: the data set's; None: the list's folder. Where a line can be read in two ways, the files that are there
             decide, as they do for `folder_of`.
+        train_list: the data set's, which decides what class numbers mean; None: `path`.
 
     Returns:
         (relative path, label) of each clip, in file order.
@@ -52,7 +54,11 @@ def read_annotations(path: str | Path, root: str | Path | None = None) -> list[R
     Raises:
         ValueError: the list is missing, empty, or a line has no path or more than one tab; names file and line.
     """
-    path = Path(path)
+    rows = _read_rows(Path(path), root)
+    return _named_classes(rows, rows if train_list is None else _read_rows(Path(train_list), root))
+
+
+def _read_rows(path: Path, root: str | Path | None) -> list[Row]:
     if not path.is_file():
         raise ValueError(f"annotation list {path} does not exist; `python -m nbp.prepare` writes it")
     rows, folders = [], _folders(path.parent if root is None else root)
@@ -73,20 +79,21 @@ def read_annotations(path: str | Path, root: str | Path | None = None) -> list[R
         rows.append((clip, label if label in clip.split("/") else label.strip()))
     if not rows:
         raise ValueError(f"annotation list {path} is empty")
-    return _named_classes(rows)
+    return rows
 
 
-def _named_classes(rows: list[Row]) -> list[Row]:
-    """Rows with folder names as labels where numbers stand for them; a list of zeros alone has no classes."""
-    numbers = {label for _, label in rows}
+def _named_classes(rows: list[Row], train: list[Row]) -> list[Row]:
+    """Rows with folder names as labels where numbers stand for them in the training list; one of zeros alone has no
+    classes."""
+    numbers = {label for _, label in train}
     if not all(label.isdecimal() for label in numbers):
         return rows
     if numbers == {"0"}:
         return [(clip, "") for clip, _ in rows]
-    folders = {(label, Path(clip).parent.name) for clip, label in rows}
+    folders = {(label, Path(clip).parent.name) for clip, label in train}
     name_of = dict(folders)
     if len(name_of) == len(folders) == len(set(name_of.values())) and "" not in name_of.values():
-        return [(clip, name_of[label]) for clip, label in rows]
+        return [(clip, name_of.get(label, label)) for clip, label in rows]
     return rows
 
 

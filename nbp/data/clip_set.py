@@ -113,6 +113,16 @@ def _mapped(path: str | Path, start: int) -> np.ndarray | None:
         return np.memmap(path, dtype, "c", file.tell(), shape, "F" if fortran_order else "C")
 
 
+# Fields of a data config that change no clip; the list itself is told from another by its digest.
+FREE = ("name", "root", "flip", "max_bad_files")
+
+
+def comparable(settings: Mapping[str, object]) -> dict[str, object]:
+    """Settings without the fields of their data configs that may change while a folder is filled."""
+    return {name: {key: item for key, item in value.items() if key not in FREE} if isinstance(value, Mapping) else value
+            for name, value in settings.items()}
+
+
 class Parts:
     """A clip set in the making: batches land in OUT/parts as they come, so that a stopped run goes on behind them.
 
@@ -127,7 +137,8 @@ class Parts:
     def __init__(self, folder: str | Path, meta: Mapping[str, object]) -> None:
         self.folder, self.parts = Path(folder), Path(folder) / "parts"
         path = self.folder / "meta.json"
-        if path.is_file() and (found := read_json(path)) != meta:
+        if path.is_file() and comparable(found := read_json(path)) != comparable(meta):
+            found, meta = comparable(found), comparable(meta)
             names = [n for n in sorted(found.keys() | meta.keys()) if found.get(n) != meta.get(n)]
             raise ValueError(f"{folder} holds clips made with other settings ({', '.join(names)} differ); choose "
                              "another folder or remove it")

@@ -121,7 +121,7 @@ class VideoDataset(torch.utils.data.Dataset):
             raise ValueError(f"clips_per_video must be at least 1, got {clips_per_video}")
         self.data, self.split, self.train, self.clips_per_video = data, split, train, clips_per_video
         self.strict, self.as_bytes = strict, as_bytes
-        self.rows = read_annotations(Path(data.root) / lists[split], data.root)
+        self.rows = read_annotations(Path(data.root) / lists[split], data.root, Path(data.root) / data.train_list)
         self.root = folder_of(data.root, self.rows)
         self.classes = class_names(data)
         self._ids = {name: number for number, name in enumerate(self.classes)}

@@ -4,6 +4,7 @@ Legend: C channels, H W pixels.
 """
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -58,7 +59,7 @@ class ImageDataset(torch.utils.data.Dataset):
             VideoError: the file is not a picture and the allowance of `max_bad_files` is spent; names it.
         """
         item, _, seed = key
-        for number in [*range(item, len(self)), *range(item)]:
+        for number in chain(range(item, len(self)), range(item)):
             if number in self.bad:
                 continue
             try:

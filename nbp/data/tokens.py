@@ -10,13 +10,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nbp.data.classes import class_text
+from nbp.data.clip_set import comparable
 from nbp.data.remote import LocalFolder, RemoteFolder, open_folder
 from nbp.system.files import atomic_path, read_json, write_json
 
@@ -96,11 +97,10 @@ class TokenWriter:
         if not path.is_file():
             write_json(path, self.meta)
             return
-        found, now = _flat(read_json(path)), _flat(self.meta)
+        found, now = _flat(comparable(read_json(path))), _flat(comparable(self.meta))
         different = sorted(name for name in found.keys() | now.keys() if found.get(name) != now.get(name))
         if different:
-            details = "; ".join(f"{name} is {_short(found.get(name))}, now {_short(now.get(name))}"
-                                for name in different)
+            details = "; ".join(f"{name} is {_short(found.get(name))}, now {_short(now.get(name))}" for name in different)
             raise ValueError(f"{self.out} already holds tokens made with other settings: {details}. "
                              "Choose another folder or remove it")
 
@@ -289,7 +289,7 @@ def _part_path(folder: Path, rank: int) -> Path:
     return folder / f"part-{rank:04d}.json"
 
 
-def _flat(meta: TokenMeta) -> dict[str, object]:
+def _flat(meta: dict[str, Any]) -> dict[str, object]:
     """A meta with data's fields beside the others, as data.NAME: a message then shows the one that differs."""
     return {name: value for name, value in meta.items() if name != "data"} | {
         f"data.{name}": value for name, value in meta["data"].items()}

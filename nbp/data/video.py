@@ -49,7 +49,7 @@ def read_video(path: str | os.PathLike[str], num_frames: int | None = None, fps:
         info = probe(path)
         if not 0 <= start < info.duration_s:
             raise VideoError(f"start is {start:g} s; the video lasts {info.duration_s:g} s", path)
-        first = math.floor(start * info.fps + 1e-4)     # the picture that is shown then
+        first = min(math.floor(start * info.fps + 1e-4), info.num_frames - 1)     # the picture that is shown then
         if num_frames is None:
             # 1e-4: 2 s at 30000/1001 frames a second must stay 60 frames.
             num_frames = max(1, math.ceil((info.num_frames - first) / info.fps * (fps or info.fps) - 1e-4))

@@ -100,14 +100,15 @@ def _encode(container: OutputContainer, stream: av.VideoStream, frames: np.ndarr
 def write_animation(path: str | os.PathLike[str], frames: np.ndarray, fps: float) -> None:
     """Write uint8 (T, H, W, 3) as a gif (256 colours a frame) or webp (lossless) that repeats, atomically.
 
-    Every frame lasts the same hundredths of a second, which gif counts in: 15 fps become 14.3.
+    Every frame lasts the same hundredths of a second, which gif counts in, and at least two, as browsers show one
+    hundredth as ten: 15 fps become 14.3, and 50 are the most.
     """
     from PIL import Image
 
     images = [Image.fromarray(frame) for frame in frames]
     with atomic_path(path) as temporary:
         images[0].save(temporary, save_all=True, append_images=images[1:], loop=0, lossless=True,
-                       duration=10 * max(1, round(100 / _fraction(fps))))
+                       duration=10 * max(2, round(100 / _fraction(fps))))
 
 
 def _check_frames(path: str | os.PathLike[str], frames: np.ndarray, crf: int, pixel_format: str) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nbp.config import GeneratorConfig
 
+FEWEST_IDS = 256 + 3     # of a text tokenizer that is trained: bytes and special ones
 ConditionEncoder = Callable[[Mapping[str, Any]], Tensor]     # of a batch: "label" int64 (B,), "text" a list of B str
 
 
@@ -94,11 +95,18 @@ def train_text_tokenizer(texts: Iterable[str], folder: str | Path, vocab_size: i
     Args:
         texts: list of str.
         folder: created if missing; holds `tokenizer.json` and its config.
-        vocab_size: largest number of ids, special ones included (0 <s> in front of a text, 1 </s>, 2 <pad>).
+        vocab_size: largest number of ids, special ones included (0 <s> in front of a text, 1 </s>, 2 <pad>), at least
+            `FEWEST_IDS`, which every byte takes.
+
+    Raises:
+        ValueError: fewer.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
+    if vocab_size < FEWEST_IDS:
+        raise ValueError(f"vocab_size must be at least {FEWEST_IDS}, one id a byte and three special ones, got "
+                         f"{vocab_size}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
     tokenizer.decoder = decoders.ByteLevel()

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from nbp.config import build_config
 from nbp.config.checking import Section
-from nbp.system.files import read_json, write_json, write_text
+from nbp.system.files import atomic_path, read_json, write_json, write_text
 
 ABOUT, CARD, TEXT_TOKENIZER = "about.json", "README.md", "text_tokenizer"
+TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
+                   "config.json", "chat_template*")
 INDEX = "model_index.json"     # marks a folder that holds a tokenizer and a generator
 
 
@@ -72,10 +74,17 @@ def write_about(folder: str | Path, about: About, kind: str, text_tokenizer: str
     target = Path(folder) / TEXT_TOKENIZER
     if text_tokenizer is not None and Path(text_tokenizer).is_dir():
         if Path(text_tokenizer).resolve() != target.resolve():
-            shutil.copytree(text_tokenizer, target, dirs_exist_ok=True)
+            _copy_text_tokenizer(Path(text_tokenizer), target)
         about = dataclasses.replace(about, text_tokenizer=TEXT_TOKENIZER)
     write_json(Path(folder) / ABOUT, dataclasses.asdict(about))
     write_card(folder, about, kind)
+
+
+def _copy_text_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer's own files: a language model's folder holds gigabytes of weights as well."""
+    for path in sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern)}):
+        with atomic_path(target / path.name) as temporary:
+            shutil.copyfile(path, temporary)
 
 
 def write_card(folder: str | Path, about: About, kind: str) -> None:

@@ -33,13 +33,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -> StoredModel:
     """A model of `kind` "tokenizer" or "generator", whatever it is stored as: what `locate` takes, or a checkpoint file
-    of a training run. `config` replaces what an official file says of itself. ValueError: no such model there, or one
-    that cannot be read; names the file."""
+    of a training run. `config` replaces what an official file says of itself. ValueError: no such model there, one
+    that cannot be read, or a `config` for another than an official file; names the file."""
     found = locate(path, kind)
-    if not found.is_file():
+    content = read_file(found) if found.is_file() else None
+    run = stored_run(content) if content is not None else None
+    if config is not None and (content is None or run is not None):
+        raise ValueError(f"config= is for official files; {path} knows its own")
+    if content is None:
         return load_model(found, kind)
-    content = read_file(found)
-    run = stored_run(content)
     if run is None:
         return official.native_model(content, kind, found, config)
     if run["kind"] != kind:

@@ -224,6 +224,11 @@ class Tokenizer(nn.Module):
         if video.shape[3] % h or video.shape[4] % w:
             raise ValueError(f"video height and width must be divisible by {h} and {w}, got "
                              f"{video.shape[3]}x{video.shape[4]}")
+        self.check_range(video)
+
+    @staticmethod
+    def check_range(video: Tensor) -> None:
+        """Refuse values outside [0, 1], and NaN."""
         low, high = (float(x) for x in torch.aminmax(video))
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"video must lie in [0, 1], got [{low:.4g}, {high:.4g}]")

@@ -35,6 +35,7 @@ def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
             raise ValueError(f"chunk {number} must have {'1 + ' if number == 0 else ''}{stride}k frames, got "
                              f"{chunk.shape[2]}")
         tokenizer.check_video(chunk[:, :, :1])
+        tokenizer.check_range(chunk)
         with torch.autocast(chunk.device.type, enabled=False):
             latents = encoder(chunk.to(tokenizer.encoder.conv_in.conv.weight.dtype))       # (B, d, t, h, w)
         yield tokenizer.fsq(latents)[1]

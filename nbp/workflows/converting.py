@@ -17,9 +17,11 @@ from torch import Tensor
 from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.generator.model import Generator
 from nbp.hub import models, name_tables, official
+from nbp.hub.about import ABOUT, CARD, read_about, write_about
+from nbp.hub.locating import locate
 from nbp.hub.run_checkpoints import StoredModel, model_of_run, stored_run
 from nbp.hub.torch_files import read_file, split_state
-from nbp.system.files import atomic_path, read_json
+from nbp.system.files import atomic_path, read_json, write_text
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints
 
@@ -126,7 +128,16 @@ def native_to_half(source: str | Path, target: str | Path) -> tuple[int, int]:
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state.items()}
     if broken := [name for name, tensor in half.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"{source}: {len(broken)} tensors exceed float16, first {broken[0]}")
-    return _write_native(target, model._replace(state=half), source)
+    written = _write_native(target, model._replace(state=half), source)
+    home, text_tokenizer = locate(source, model.kind), None
+    if (home / ABOUT).is_file():       # without it the copy would be sampled otherwise
+        about = read_about(home)
+        if about.text_tokenizer:
+            text_tokenizer = home / about.text_tokenizer
+        if (home / CARD).is_file() and not (Path(target) / CARD).exists():
+            write_text(Path(target) / CARD, (home / CARD).read_text(encoding="utf-8"))
+        write_about(target, about, model.kind, text_tokenizer)
+    return written
 
 
 def _write_native(target: str | Path, model: StoredModel, source: str | Path) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -52,5 +53,6 @@ def _open(source: Source, side: str, protocol: Protocol) -> Clips:
                          f"got {source.dtype} {tuple(source.shape)}")
     if isinstance(source, Tensor):
         source = source.detach().cpu()
+        source = source.float() if source.dtype == torch.bfloat16 else source        # which numpy lacks
         source = (rearrange(source, "n c t h w -> n t h w c") if source.is_floating_point() else source).numpy()
     return Clips.from_array(f"{side} clips", source)

@@ -12,6 +12,7 @@ import torch
 
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data import clip_set
+from nbp.data.annotations import annotations_sha256
 from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset, evaluation_batches
 from nbp.evaluation.features import Clips, Extraction
@@ -52,8 +53,12 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     rules = as_scored(rules, split, config.num_frames, num_clips, len(dataset), allow_fewer)
     model = Tokenizer.from_pretrained(tokenizer, config.resolution, device)
     model.config.latent_grid(config.num_frames, *config.size)  # refuses what it cannot encode
-    parts = clip_set.Parts(out, {"tokenizer_hash": model_hash(model), "data": to_dict(config), "split": split,
-                                 "num_clips": num_clips, "quantize": rules.quantize})
+    settings = {"tokenizer_hash": model_hash(model), "data": to_dict(config), "split": split, "num_clips": num_clips,
+                "quantize": rules.quantize}
+    meta = Path(out) / "meta.json"
+    if not meta.is_file() or "annotations_sha256" in read_json(meta):       # sets of before it was recorded go on
+        settings["annotations_sha256"] = annotations_sha256(dataset.rows)
+    parts = clip_set.Parts(out, settings)
     reconstruct_clips(model, dataset, parts, num_clips, rules.quantize, batch_size, num_workers)
     barrier()
     if rank_and_world()[0] == 0:

@@ -29,6 +29,21 @@ def test_numbers_behind_a_space_are_classes_wherever_the_list_lies(tmp_path):
     assert read_annotations(tmp_path / "list.txt", tmp_path / "videos") == rows
 
 
+@pytest.mark.parametrize("train, val, expected", [
+    ("a/1.mp4 0\nb/1.mp4 1\n", "a/3.mp4 0\n", [("a/3.mp4", "a")]),
+    ("run/cam1/1.mp4 0\nrun/cam2/1.mp4 0\nwalk/cam1/1.mp4 1\n", "run/cam1/2.mp4 0\nwalk/cam2/2.mp4 1\n",
+     [("run/cam1/2.mp4", "0"), ("walk/cam2/2.mp4", "1")]),
+    ("a/1.mp4 0\nb/1.mp4 0\n", "a/3.mp4 0\n", [("a/3.mp4", "")]),
+])
+def test_class_numbers_mean_what_they_mean_in_the_training_list(tmp_path, train, val, expected):
+    for name, text in (("train.txt", train), ("val.txt", val)):
+        for line in text.splitlines():
+            (tmp_path / line.split()[0]).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / line.split()[0]).touch()
+        (tmp_path / name).write_text(text)
+    assert read_annotations(tmp_path / "val.txt", tmp_path, tmp_path / "train.txt") == expected
+
+
 @pytest.mark.parametrize("text, message", [
     ("a.mp4\tb\tc\n", "line 1: expected `path<TAB>label`"),
     ("a.mp4\n\tYoYo\n", "line 2: expected `path<TAB>label`"),

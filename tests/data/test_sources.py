@@ -70,6 +70,20 @@ def test_k600_class_folders_and_flat(tmp_path, caplog):
     assert "left out 2 files: 1 .txt, 1 empty" in caplog.text
 
 
+def test_k600_labels_of_the_nearest_csv(tmp_path, monkeypatch):
+    root = tmp_path / "k600"
+    touch(root, "train/a_000001_000011.mp4", "val/b_000001_000011.mp4")
+    header = "label,youtube_id,time_start,time_end,split\n"
+    touch(root, "annotations/train.csv", content=f"{header}archery,a,1,11,train\narchery,b,1,11,val\n".encode())
+    touch(tmp_path, "k700.csv", content=f"{header}shooting bow,a,1,11,train\n".encode())
+    touch(tmp_path, "notes.csv", content=b"caf\xe9,price\n")
+    k600.prepare(root)
+    assert read_annotations(root / "train.txt") == [("train/a_000001_000011.mp4", "archery")]
+    touch(root, "annotations/train.csv", content=f"{header}archery,a,1:05,11,train\n".encode())
+    with pytest.raises(ValueError, match=r"train.csv, line 2: time_start and time_end must be seconds, got '1:05' and"):
+        k600.prepare(root)
+
+
 def test_k600_bad_input(tmp_path):
     touch(tmp_path, "train/x/a_000001_000011.mp4")
     with pytest.raises(ValueError, match="val holds no videos"):

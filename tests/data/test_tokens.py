@@ -117,6 +117,12 @@ def test_other_settings_do_not_mix(tmp_path, change, message):
         TokenWriter(tmp_path, META, world=2, shard_size=4)
 
 
+def test_what_changes_no_token_may_change(tmp_path):
+    write(tmp_path)
+    data = META["data"] | {"root": "elsewhere", "max_bad_files": 5, "flip": True}
+    assert TokenWriter(tmp_path, META | {"data": data}, shard_size=4).finished
+
+
 @pytest.mark.parametrize("change, message", [
     ({"grid": [2, 3]}, r"grid must be \(t, h, w\)"),
     ({"num_codes": 100_000}, "num_codes must be in"),

@@ -35,7 +35,7 @@ def numbers(video):
     (dict(fps=5, start=3), range(75, 90, 5)),
     (dict(num_frames=6, start=3.4), [85, 86, 87, 88, 89, 89]),
     (dict(num_frames=2, start=1.039), [25, 26]),
-    (dict(num_frames=1, start=3.599), [89]),
+    (dict(num_frames=1, start=3.599999), [89]),
 ])
 def test_frames_are_those_that_are_asked_for(path, arguments, expected):
     video = nbp.read_video(path, **arguments)
@@ -64,6 +64,12 @@ def test_what_makes_no_sense_is_told(path, arguments, words):
     with pytest.raises(ValueError) as error:
         nbp.read_video(path, **arguments)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize("rate, shown", [(15, 100 / 7), (50, 50), (100, 50)])
+def test_a_gif_has_no_rate_that_is_shown_otherwise(tmp_path, rate, shown):
+    nbp.write_video(tmp_path / "a.gif", numbered(9, 64, 64), rate)
+    assert probe(tmp_path / "a.gif").fps == pytest.approx(shown)
 
 
 @pytest.mark.parametrize("suffix, codec", [("mp4", "h264"), ("MOV", "h264"), ("WEBM", "vp9"), ("gif", "gif")])

@@ -88,6 +88,13 @@ def test_a_tokenizer_trained_on_the_class_names(tmp_path):
     assert generator.loss(codes(2, (2, 4, 4)), ids[:2]).isfinite()
 
 
+def test_a_vocabulary_that_bytes_alone_exceed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="vocab_size must be at least 259, one id a byte and three special"):
+        train_text_tokenizer(["yo yo"], tmp_path, vocab_size=258)
+    train_text_tokenizer(["yo yo"], tmp_path, vocab_size=259)
+    assert len(json.loads((tmp_path / "tokenizer.json").read_text())["model"]["vocab"]) == 259
+
+
 @pytest.mark.parametrize("visibility", ["never", "causal"])
 def test_a_tokenizer_that_names_no_end_takes_the_pad_of_the_model(tmp_path, visibility):
     train_text_tokenizer(["yo yo"], tmp_path)

@@ -54,3 +54,13 @@ def test_a_card_that_a_person_wrote_stays(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     write_about(tmp_path, ABOUT, "generator")
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_of_a_language_model_s_folder_the_tokenizer_is_copied(tmp_path):
+    source = tmp_path / "llama"
+    source.mkdir()
+    for name in ("model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.model", "tokenizer_config.json"):
+        (source / name).write_text("{}")
+    write_about(tmp_path / "model", ABOUT, "generator", source)
+    assert sorted(path.name for path in (tmp_path / "model" / "text_tokenizer").iterdir()) == [
+        "tokenizer.model", "tokenizer_config.json"]

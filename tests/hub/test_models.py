@@ -126,6 +126,12 @@ def test_the_default_device_where_there_is_no_gpu(generator, tmp_path):
         load_transformer(tmp_path)
 
 
+def test_a_config_is_for_official_files(generator, tmp_path):
+    generator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="config= is for official files; .* knows its own"):
+        load_transformer(tmp_path, config=generator.config, device="cpu")
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(ValueError, match="is not a model folder"):
         load_transformer(tmp_path / "nothing", device="cpu")

@@ -7,6 +7,7 @@ import torch
 
 from nbp import convert
 from nbp.config import TokenizerConfig, load_run
+from nbp.hub.about import About, read_about, write_about
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import converting
 
@@ -114,7 +115,11 @@ def test_saved_and_loaded(tokenizer, tmp_path, video):
 
 def test_half_the_size_is_loaded_in_float32(tokenizer, tmp_path, video):
     tokenizer.save_pretrained(tmp_path / "whole")
+    write_about(tmp_path / "whole", About("own", fps=15), "tokenizer")
+    (tmp_path / "whole" / "README.md").write_text("mine")
     convert.main(["native-to-half", str(tmp_path / "whole"), str(tmp_path / "half")])
+    assert read_about(tmp_path / "half") == About("own", fps=15)
+    assert (tmp_path / "half" / "README.md").read_text() == "mine"
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half")]
     again = Tokenizer.from_pretrained(tmp_path / "half")
     assert sizes[1] < 0.6 * sizes[0] and {p.dtype for p in again.parameters()} == {torch.float32}

@@ -59,6 +59,11 @@ def test_what_is_refused(video):
         next(encode_chunks(tokenizer, [video[:, :, :4]]))
     with pytest.raises(ValueError, match="chunk 1 must have 4k frames, got 5"):
         list(encode_chunks(tokenizer, [video[:, :, :1], video[:, :, :5]]))
+    for value in (255.0, float("nan")):
+        broken = video.clone()
+        broken[:, :, 3] = value
+        with pytest.raises(ValueError, match=r"video must lie in \[0, 1\]"):
+            list(encode_chunks(tokenizer, [broken[:, :, :1], broken[:, :, 1:5]]))
     tokenizer.encoder.conv_in = torch.nn.Conv3d(3, 8, 3, padding=1)
     with pytest.raises(ValueError, match="looks back"):
         next(encode_chunks(tokenizer, [video[:, :, :1]]))

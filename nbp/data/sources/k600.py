@@ -48,15 +48,24 @@ def prepare(root: str | Path, exclude: frozenset[str] = frozenset(), out: str | 
 
 
 def _labels(root: Path) -> dict[str, str]:
-    """{file name without suffix: label} of the csv files of Kinetics in the root, beside it, or in `annotations/`."""
-    labels = {}
+    """{file name without suffix: label} of the csv files of Kinetics in the root, in `annotations/`, or beside the
+    root; where several name a file the first of these folders counts."""
+    labels: dict[str, str] = {}
     folders = [root, root / "annotations", root.parent, root.parent / "annotations"]
     for path in [path for folder in folders for path in sorted(folder.glob("*.csv"))]:
-        for row in csv.DictReader(read_lines(path)):
+        with open(path, "rb") as file:
+            header = file.readline()
+            if not all(column in header for column in (b"label", b"youtube_id", b"time_start", b"time_end")):
+                continue        # of something else
+        for number, row in enumerate(csv.DictReader(read_lines(path)), 2):
             if row.get("label") and row.get("youtube_id") and row.get("time_start") and row.get("time_end"):
-                span = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
-                labels[f"{row['youtube_id']}_{span}"] = row["label"]
-                labels[row["youtube_id"]] = row["label"]   # tools that name files by the id alone
+                try:
+                    span = f"{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: time_start and time_end must be seconds, got "
+                                     f"{row['time_start']!r} and {row['time_end']!r}") from error
+                labels.setdefault(f"{row['youtube_id']}_{span}", row["label"])
+                labels.setdefault(row["youtube_id"], row["label"])     # tools that name files by the id alone
     return labels
 
 
