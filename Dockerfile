@@ -1,6 +1,7 @@
 # NBP in a container, for CPU and for CUDA; the commands of the README run inside.
 #   docker build -t nbp .                                                          CPU
 #   docker build -t nbp --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .   CUDA; run with --gpus all
+#                                                        --ipc=host --ulimit memlock=-1 (loaders and NCCL share memory)
 #   docker run --rm -it -v "$PWD/runs:/nbp/runs" -v "$PWD/ckpt:/nbp/ckpt" nbp
 #   docker run --rm nbp python -m nbp.generate --help
 #   docker run --rm -it --network host nbp python -m nbp.demo      the page is served to the machine itself only

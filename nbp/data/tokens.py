@@ -100,8 +100,8 @@ class TokenWriter:
         found, now = _flat(comparable(read_json(path))), _flat(comparable(self.meta))
         different = sorted(name for name in found.keys() | now.keys() if found.get(name) != now.get(name))
         if different:
-            details = "; ".join(f"{name} is {_short(found.get(name))}, now {_short(now.get(name))}" for name in different)
-            raise ValueError(f"{self.out} already holds tokens made with other settings: {details}. "
+            details = [f"{name} is {_short(found.get(name))}, now {_short(now.get(name))}" for name in different]
+            raise ValueError(f"{self.out} already holds tokens made with other settings: {'; '.join(details)}. "
                              "Choose another folder or remove it")
 
     def add(self, items: Sequence[int] | np.ndarray, indices: np.ndarray, labels: Sequence[int] | np.ndarray,

@@ -37,13 +37,15 @@ class Recorded:
         self.calls += 1
         if self.calls == 1:               # libraries initialise themselves, which must not be recorded
             return self.function(*inputs)
-        if self.inputs is None:
-            self.inputs = [tensor.clone() for tensor in inputs]
-            self.graph = torch.cuda.CUDAGraph()
-            # Other threads, such as those that load data, may allocate meanwhile.
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                self.output = self.function(*self.inputs)
-        for recorded, tensor in zip(self.inputs, inputs):
-            recorded.copy_(tensor)
-        self.graph.replay()
+        device = inputs[0].device       # of a launched rank it is not the current one
+        with torch.cuda.device(device):
+            if self.inputs is None:
+                self.inputs = [tensor.clone() for tensor in inputs]
+                self.graph = torch.cuda.CUDAGraph()
+                # Other threads, such as those that load data, may allocate meanwhile.
+                with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"):
+                    self.output = self.function(*self.inputs)
+            for recorded, tensor in zip(self.inputs, inputs):
+                recorded.copy_(tensor)
+            self.graph.replay()
         return self.output

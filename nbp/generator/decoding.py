@@ -46,7 +46,8 @@ class CachedDecoder:
         self.cache = KVCache(len(transformer.layers), layout.condition_len + length)
         self._mask: Tensor | None = None                # of all positions, for steps that are replayed
         self._recorded: dict[int, Recorded] = {}        # number of new positions -> step
-        if can_record(prefix.embeddings):
+        sharded = any(hasattr(p, "ds_id") for p in transformer.parameters())      # ZeRO-3 gathers them at each step
+        if can_record(prefix.embeddings) and not sharded:
             hidden = prefix.pads if pad_visibility != "decoding" else None      # as behind the first step
             self._mask = attention_mask(layout, 0, self.cache.length, hidden, pad_visibility, prefix.embeddings.device)
 

@@ -3,6 +3,7 @@
 Legend: B batch, q query positions, k key positions, C condition tokens.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -57,16 +58,22 @@ def span_masks(layout: Layout, end: int, hidden: Tensor | None = None, pad_visib
     """
     if end < 2 * QUERIES:
         return attention_mask(layout, 0, end, hidden, pad_visibility, device)
+    if hidden is None:
+        return list(_spans(layout, end, device))
+    blocks, spans = layout.block_ids(end), _spans(layout, end, device)
+    return [span._replace(mask=_without_hidden(layout, blocks[:span.keys], *span[:2], hidden, pad_visibility))
+            for span in spans]
+
+
+@lru_cache(maxsize=4)
+def _spans(layout: Layout, end: int, device: torch.device | None) -> tuple[Span, ...]:
+    """Spans where nothing is hidden: the same at every step, and a copy of masks to a GPU waits for it."""
     blocks, spans = layout.block_ids(end), []
     for first in range(0, end, QUERIES):
         last = min(first + QUERIES, end)
         keys = int((blocks <= blocks[last - 1]).sum())
-        if hidden is None:
-            mask = visible(blocks[first:last], blocks[:keys]).to(device)
-        else:
-            mask = _without_hidden(layout, blocks[:keys], first, last, hidden, pad_visibility)
-        spans.append(Span(first, last, keys, mask))
-    return spans
+        spans.append(Span(first, last, keys, visible(blocks[first:last], blocks[:keys]).to(device)))
+    return tuple(spans)
 
 
 def _without_hidden(layout: Layout, blocks: Tensor, first: int, last: int, hidden: Tensor,

@@ -2,7 +2,10 @@
 
 import datetime
 import os
+from pathlib import Path
 from typing import Any, TypeVar
+
+from nbp.system.command import UserError
 
 # A rank that resumes has less to do than one whose part was lost, so they may come hours apart.
 PATIENCE = datetime.timedelta(days=2)
@@ -20,6 +23,18 @@ def default_device() -> str:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % count}" if count else "cpu"
+
+
+def check_driver() -> None:
+    """UserError: this machine has an NVIDIA GPU and this PyTorch is for one, but can't use it: days on a CPU are not
+    what was meant."""
+    import torch
+
+    if (torch.version.cuda and not torch.cuda.is_available() and Path("/dev/nvidia0").exists()
+            and os.environ.get("CUDA_VISIBLE_DEVICES") != ""):
+        raise UserError(f"PyTorch {torch.__version__} (CUDA {torch.version.cuda}) cannot use this machine's GPU: its "
+                        "driver is older, or the GPU is not this process's. Install PyTorch for the driver "
+                        "(pytorch.org/get-started), or set CUDA_VISIBLE_DEVICES= (to nothing) to work on the CPU")
 
 
 def gather(value: T) -> list[T]:

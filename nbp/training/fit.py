@@ -16,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from nbp.config import TrainerConfig
 from nbp.config.runs import Run
 from nbp.system.command import UserError
+from nbp.system.distributed import check_driver
 from nbp.system.files import check_writable
 from nbp.training import checkpoints, generator, tokenizer
 from nbp.training.data import ClipDataModule
@@ -41,6 +42,7 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Seque
         UserError: training went wrong again after `trainer.max_rollbacks` rollbacks.
         Stopped: a signal asked to stop; the checkpoint is written.
     """
+    check_driver()
     check_processes(run.trainer)
     # Stored as what it is here: on another machine `auto` may be something else, and a resumed run must notice.
     run = dataclasses.replace(run, trainer=dataclasses.replace(

@@ -98,7 +98,9 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         """Mean of a tensor over ranks; every rank must call it. The value itself without a trainer."""
         if self._trainer is None or self.trainer.world_size == 1:
             return value
-        return self.trainer.strategy.reduce(value, reduce_op="mean")
+        total = value.clone()
+        torch.distributed.all_reduce(total)     # Lightning's reduce begins with a barrier, which waits for the device
+        return total / self.trainer.world_size
 
     def on_fit_start(self) -> None:
         if self.frozen is not None:

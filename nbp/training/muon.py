@@ -47,6 +47,13 @@ class Muon(torch.optim.Optimizer):
                 self._adamw_step(group)
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of any optimizer, counters of steps included, which a fused step reads on the parameter's device."""
+        super().load_state_dict(state_dict)
+        for p, state in self.state.items():
+            if "step" in state:
+                state["step"] = state["step"].to(p.device)
+
     def _muon_step(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
             if p.grad is None:

@@ -94,7 +94,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
         due = step % self.every == 0 or self._overdue
         if step != self._saved_step and due or self._improved(trainer, module):
             self._save(trainer, module)     # once more where a validation was stopped, and its checkpoint is the best
-        if trainer.world_size == 1 or step % look_every(trainer.strategy.root_device) == 0:   # to agree is to wait
+        # To agree is to wait; where steps take seconds a signal can't.
+        every = 1 if trainer.world_size == 1 or self.accumulate > 1 else look_every(trainer.strategy.root_device)
+        if step % every == 0:
             self.stop_if_asked(trainer, module)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, module: TrainingModule, *_: object) -> None:  # type: ignore[override]

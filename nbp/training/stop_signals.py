@@ -52,8 +52,9 @@ class StopSignals:
         """Signal number that any rank received, 0 for none; every rank must call it."""
         if trainer.world_size == 1:
             return self.received
-        received = torch.tensor(float(self.received), device=trainer.strategy.root_device)
-        return int(trainer.strategy.reduce(received, reduce_op="max"))
+        received = torch.tensor(self.received, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(received, torch.distributed.ReduceOp.MAX)
+        return int(received)
 
 
 def ignore_in_worker(_: int) -> None:

@@ -91,6 +91,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     barrier()
     if rank_and_world()[0] == 0:
         _merge(parts, fps, len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
+    barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next
 
 
 def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: Sequence[str | int] | None,

@@ -8,7 +8,7 @@ usage="usage: eval_k600.sh NGPUS NNODES [option of nbp.generate] ..."
 ngpus=${1:?$usage} nnodes=${2:?$usage} data=${DATA:-configs/data/k600_eval.yaml} out=${OUT:-runs/eval_k600}
 cd "$(dirname "$0")/../.."
 source scripts/launch.sh
-(launch "$ngpus" "$nnodes" nbp.generate --generator "${GENERATOR:-ckpt/NBP-k600-base/k600_base_nbp16.ckpt}" \
+(RDZV_ID="${RDZV_ID:-nbp}-generate" launch "$ngpus" "$nnodes" nbp.generate --generator "${GENERATOR:-ckpt/NBP-k600-base/k600_base_nbp16.ckpt}" \
     --tokenizer "${TOKENIZER:-ckpt/NBP-tokenizer-k600/magvit2_k600.pt}" --out "$out" --num-clips 50000 \
     --data "$data" --prefix-frames 5 --clips-per-video 2 "${@:3}")
 launch "$ngpus" "$nnodes" nbp.evaluate --real "$data" --fake "$out" --out "$out/scores" \

@@ -8,7 +8,7 @@ usage="usage: eval_ucf.sh NGPUS NNODES [option of nbp.generate] ..."
 ngpus=${1:?$usage} nnodes=${2:?$usage} out=${OUT:-runs/eval_ucf101}
 cd "$(dirname "$0")/../.."
 source scripts/launch.sh
-(launch "$ngpus" "$nnodes" nbp.generate --generator "${GENERATOR:-ckpt/NBP-ucf-base/ucf_base_nbp16_hybrid.ckpt}" \
+(RDZV_ID="${RDZV_ID:-nbp}-generate" launch "$ngpus" "$nnodes" nbp.generate --generator "${GENERATOR:-ckpt/NBP-ucf-base/ucf_base_nbp16_hybrid.ckpt}" \
     --tokenizer "${TOKENIZER:-ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt}" --out "$out" --num-clips 10000 \
     --text-tokenizer "${TEXT:-ckpt/llama}" --classes "${CLASSES:-data/UCF-101/classes.txt}" "${@:3}")
 launch "$ngpus" "$nnodes" nbp.evaluate --real "${DATA:-configs/data/ucf101.yaml}" --fake "$out" \

@@ -1,7 +1,9 @@
 """What the transformer may see, what it is trained on, and what caching leaves unchanged."""
 
 import math
+from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from generators import GRID, NUM_CODES, TEXT, UNCONDITIONAL, VARIANTS, build, codes, condition, config, prefix
 
 from nbp.generator import masks
+from nbp.generator.cuda_graph import Recorded
 from nbp.generator.masks import attention_mask
 from nbp.generator.model import Generator
 from nbp.generator.sequence import Layout, to_grid, to_steps
@@ -248,6 +251,37 @@ def test_steps_of_fixed_shapes_equal_growing_ones(changes, monkeypatch):
     monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
     monkeypatch.setattr("nbp.generator.decoding.Recorded", Eager)
     assert torch.equal(generator.generate(**arguments, generator=torch.Generator().manual_seed(3)), want)
+
+
+def test_steps_are_recorded_on_the_device_of_their_tensors(monkeypatch):
+    """Of a launched rank it is not the current one, on whose stream nothing would be recorded."""
+    entered = []
+
+    @contextmanager
+    def on(name, *arguments, **options):
+        entered.append((name, *arguments, *options.values()))
+        yield
+
+    monkeypatch.setattr(torch.cuda, "device", partial(on, "device"))
+    monkeypatch.setattr(torch.cuda, "graph", partial(on, "graph"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: entered.append("replayed")))
+    recorded = Recorded(lambda x: x + 1)
+    for _ in range(3):
+        recorded(torch.zeros(1))
+    cpu = torch.device("cpu")
+    assert entered[0] == ("device", cpu) and entered[1][0] == "graph" and entered[1][2] == "stream of cpu"
+    assert entered[2:] == ["replayed", ("device", cpu), "replayed"]
+
+
+def test_weights_that_a_step_gathers_are_not_recorded(monkeypatch):
+    """Those of ZeRO-3, whose collectives a recording cannot hold."""
+    monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
+    monkeypatch.setattr("nbp.generator.decoding.Recorded", Eager)
+    generator = build()
+    assert generator._decoder(condition(generator), 2, 8, None)._mask is not None
+    next(generator.transformer.parameters()).ds_id = 0
+    assert generator._decoder(condition(generator), 2, 8, None)._mask is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -183,7 +183,7 @@ def test_two_nodes_of_a_slurm_job_train_as_two_processes_do(tmp_path):
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "scontrol").write_text("#!/bin/sh\necho localhost\n")
-    (commands / "srun").write_text('#!/bin/bash\nshift\n"$@" & first=$!\n"$@" && wait $first\n')
+    (commands / "srun").write_text('#!/bin/bash\nshift 2\n"$@" & first=$!\n"$@" && wait $first\n')
     for name in ("scontrol", "srun"):
         (commands / name).chmod(0o755)
     job = ("env", f"PATH={commands}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from nbp.system import distributed
+from nbp.system.command import UserError
 from nbp.system.distributed import check_device, default_device
 
 
@@ -35,3 +37,14 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device 'cuda:0' is not available here: pass device=\"cpu\""):
         check_device("cuda:0")
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_told(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(distributed.Path, "exists", lambda path: str(path) == "/dev/nvidia0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UserError, match="cannot use this machine's GPU: its driver is older"):
+        distributed.check_driver()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")      # a CPU is what is asked for
+    distributed.check_driver()

@@ -27,6 +27,19 @@ def test_singular_values_end_near_one(shape):
     assert torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), 0) > 0.95
 
 
+def test_a_loaded_count_of_steps_lies_where_its_weight_does():
+    """A fused step on a GPU cannot read it elsewhere."""
+    weight = nn.Parameter(torch.zeros(3))
+    weight.grad = torch.ones(3)
+    first = Muon([{"params": [weight], "lr": 0.1, "muon": False, "weight_decay": 0.0}], betas=(0.9, 0.95), momentum=0.9)
+    first.step()
+    elsewhere = nn.Parameter(torch.zeros(3, device="meta"))
+    second = Muon([{"params": [elsewhere], "lr": 0.1, "muon": False, "weight_decay": 0.0}], betas=(0.9, 0.95),
+                  momentum=0.9)
+    second.load_state_dict(first.state_dict())
+    assert {tensor.device.type for tensor in second.state[elsewhere].values()} == {"meta"}
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_the_step_is_one_in_float32_and_bfloat16(fast, monkeypatch):
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
