@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--generator", help="native model folder, official checkpoint or hub id, where there is no MODEL")
     add("--tokenizer", help="native model folder, official file or hub id, where there is no MODEL")
     add("--out", required=True, help="folder for the clips")
-    add("--num-clips", type=at_least(1), default=16)
+    add("--num-clips", type=at_least(1), default=16, help="with --data more than there are continue each again")
     add("--labels", nargs="+", help="classes to cycle through, ids or names that the model knows (default: all)")
     add("--texts", nargs="+", help="prompts to cycle through, for text-conditioned models")
     add("--classes", help="classes.txt of a data set: its names, as words, are the prompts of text-conditioned models "

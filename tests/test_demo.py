@@ -24,6 +24,7 @@ from pipelines import make_pipeline
 
 import nbp
 from nbp import demo
+from nbp.data.video_io import VideoError
 from nbp.web import actions
 from nbp.web.page import build
 
@@ -148,6 +149,19 @@ def test_a_wrong_upload_is_told_as_on_the_command_line(pipe, tmp_path):
         assert str(page.value).startswith(words)
         assert str(direct.value).replace(f"{tmp_path}/", "") == str(page.value), "but for the server's folders"
         assert not (tmp_path / name).exists()
+
+
+def test_a_playlist_shows_no_file_of_the_server(pipe, tmp_path, upload):
+    secret = upload("secret.mp4")
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{secret}\n#EXT-X-ENDLIST\n"
+    for name, words in (("list.m3u8", "list.m3u8 has none of the suffixes of videos"), ("list.mp4", "list.mp4: ")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=words):
+            actions.take_upload(pipe, str(tmp_path / name))
+        assert not (tmp_path / name).exists()
+    (tmp_path / "list.m3u8").write_text(text)
+    with pytest.raises(VideoError, match="is a list of other files, not a video|cannot be decoded"):
+        nbp.read_video(tmp_path / "list.m3u8")
 
 
 def test_limits_of_an_upload_are_told(pipe, upload, monkeypatch):

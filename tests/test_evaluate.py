@@ -35,6 +35,24 @@ def test_command(fast, make_frames, tmp_path, capsys):
     assert evaluate.main(arguments)[0]["scores"] == reports[0]["scores"]
 
 
+def test_the_rate_of_a_data_config_is_part_of_the_name(fast, make_frames, tmp_path, monkeypatch):
+    for number, clip in enumerate(make_frames(9, num_frames=17, size=32)):
+        write_video(tmp_path / "videos" / f"{number}.mp4", clip, 10)
+    (tmp_path / "videos" / "all.txt").write_text("".join(f"{number}.mp4\t\n" for number in range(9)))
+    (tmp_path / "data.yaml").write_text("name: t\nroot: videos\ntrain_list: all.txt\nval_list: all.txt\n"
+                                        "resolution: 32\nnum_frames: 9\nfps: 5\n")
+    np.save(tmp_path / "fake.npy", make_frames(9, 5, size=32))
+    [report] = evaluate.main([
+        "--real", "data.yaml", "--fake", "fake.npy", "--protocol", "tats-2048", "--set", "network=i3d-tf",
+        "num_frames=9", "--allow-fewer", "--device", "cpu", "--out", "out"])
+    assert "fps=5" in report["protocol"] and report["protocol_fields"]["fps"] == 5
+
+
+def test_weights_serve_the_network_that_is_asked_for(tmp_path):
+    rules = get_protocol("larp").replace(network="i3d-port")
+    assert scoring_sets.Networks(rules, "mine.pt", str(tmp_path), "cpu", False).path(rules) == "mine.pt"
+
+
 def test_command_refuses(fast, make_frames, tmp_path):
     np.save(tmp_path / "real.npy", make_frames(12, 0))
     real = str(tmp_path / "real.npy")

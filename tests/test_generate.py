@@ -165,11 +165,13 @@ def data_set(folder, frames, *names):
 def test_given_frames_stay_and_the_rest_is_predicted(models, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
     data = data_set(tmp_path, frames[::-1].copy(), "a.mp4", "b.mp4")
-    generate.main([*models, "--out", str(tmp_path / "out"), "--data", data])
+    generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, "--num-clips", "2"])
     clips = clip_set.load(tmp_path / "out")
-    assert clips["path"].tolist() == ["b.mp4"] and len(clips["video"]) == 1
-    assert np.abs(clips["video"][0, :5].astype(int) - frames[::-1][:5]).mean() < 3
+    assert clips["path"].tolist() == ["b.mp4", "b.mp4"], "the only video is continued twice"
+    assert np.abs(clips["video"][:, :5].astype(int) - frames[::-1][:5]).mean() < 3
     assert np.abs(clips["video"][0, 5:].astype(int) - frames[::-1][5:]).mean() > 10
+    assert np.array_equal(clips["video"][0, :5], clips["video"][1, :5])
+    assert not np.array_equal(clips["indices"][0], clips["indices"][1])
 
 
 def test_a_class_list_gives_the_prompts(models, tmp_path):
@@ -190,7 +192,8 @@ def test_a_class_list_gives_the_prompts(models, tmp_path):
 def test_several_continuations_of_one_video_start_in_different_places(models, tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
     data = data_set(tmp_path, frames, "a.mp4", "b.mp4")
-    generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, "--clips-per-video", "2"])
+    generate.main([*models, "--out", str(tmp_path / "out"), "--data", data, "--clips-per-video", "2",
+                   "--num-clips", "2"])
     clips = clip_set.load(tmp_path / "out")
     assert clips["path"].tolist() == ["b.mp4", "b.mp4"] and clips["label"].tolist() == [0, 0]
     assert np.abs(clips["video"][0, :5].astype(int) - clips["video"][1, :5]).mean() > 10
@@ -216,13 +219,16 @@ def test_a_class_list_of_a_model_of_labels_must_be_as_long(models, one_by_one, t
     assert not (tmp_path / "out2").exists()
 
 
-def test_classes_of_continued_clips_go_by_name(models, tmp_path):
+def test_classes_of_continued_clips_go_by_name(models, tmp_path, monkeypatch):
     shutil.copytree(Path(models[3]), tmp_path / "generator")
     write_about(tmp_path / "generator", About(classes=["u", "x", "y"]), "generator")
     data = data_set(tmp_path, np.zeros((17, 32, 32, 3), np.uint8), "a.mp4", "b.mp4")
-    command = [*models[:2], "--generator", str(tmp_path / "generator"), "--data", data, "--out"]
+    command = [*models[:2], "--generator", str(tmp_path / "generator"), "--data", data, "--num-clips", "1", "--out"]
+    seen, encoder = [], generating.condition_encoder
+    monkeypatch.setattr(generating, "condition_encoder", lambda *arguments: lambda batch: seen.append(
+        batch["label"].tolist()) or encoder(*arguments)(batch))
     generate.main([*command, str(tmp_path / "out")])
-    assert clip_set.load(tmp_path / "out")["label"].tolist() == [1], "x is 0 in the data and 1 in the model"
+    assert seen == [[1]] and clip_set.load(tmp_path / "out")["label"].tolist() == [0], "x is 0 there and 1 in the model"
     write_about(tmp_path / "generator", About(classes=["u", "v", "w"]), "generator")
     with pytest.raises(ValueError, match="the model has no class x; it knows u, v, w"):
         generate.main([*command, str(tmp_path / "other")])
@@ -277,7 +283,7 @@ def test_bad_files_that_may_be_skipped_are_left_out(models, tmp_path, capsys):
     data = data_set(tmp_path, frames, *(f"{name}.mp4" for name in "abcde"))
     for name in "be":
         (tmp_path / "data" / f"{name}.mp4").write_bytes(b"damaged")
-    command = [*models, "--data", data, "--batch-size", "1", "--out", str(tmp_path / "out")]
+    command = [*models, "--data", data, "--num-clips", "8", "--batch-size", "1", "--out", str(tmp_path / "out")]
     with pytest.raises(ValueError, match="b.mp4"):
         generate.main(command)
     assert not clip_set.Parts(tmp_path / "out", json.loads((tmp_path / "out/meta.json").read_text())).done()
@@ -286,9 +292,9 @@ def test_bad_files_that_may_be_skipped_are_left_out(models, tmp_path, capsys):
     command[-1] = str(tmp_path / "skipping")
     for _ in range(2):      # the second time all is done
         generate.main(command)
-        assert "wrote 2 clips to" in (out := capsys.readouterr().out) and "2 are left out, their files are bad" in out
+        assert "wrote 4 clips to" in (out := capsys.readouterr().out) and "4 are left out, their files are bad" in out
         clips = clip_set.load(tmp_path / "skipping")
-        assert clips["path"].tolist() == ["c.mp4", "d.mp4"] and len(clips["video"]) == 2
+        assert clips["path"].tolist() == 2 * ["c.mp4", "d.mp4"] and len(clips["video"]) == 4
         assert not (tmp_path / "skipping" / "parts").exists()
 
 

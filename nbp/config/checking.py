@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,13 @@ def _check_all(config: Section) -> None:
 
 
 def check_least(least: int, section: str, config: Section, *names: str) -> None:
-    """ValueError: one of the fields, called `section` and its name, is below `least`; None is fine."""
+    """ValueError: one of the fields, called `section` and its name, is below `least` or not finite; None is fine."""
     for name in names:
-        if (value := getattr(config, name)) is not None and value < least:
+        if (value := getattr(config, name)) is not None and not (value >= least and math.isfinite(value)):
             raise ValueError(f"{section}{name} must be at least {least}, got {value}")
+
+
+def check_one_of(name: str, value: str, accepted: Sequence[str]) -> None:
+    """ValueError: `value` of the field `name` is none of the accepted ones."""
+    if value not in accepted:
+        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")

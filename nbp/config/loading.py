@@ -80,10 +80,13 @@ def save_config(config: Section, path: AnyPath) -> None:
     write_text(path, OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
 
 
-def _read_yaml(path: AnyPath) -> DictConfig:
+def _read_yaml(path: AnyPath, readers: tuple[Path, ...] = ()) -> DictConfig:
+    """A YAML file with its bases merged; `readers` are the files that have it as a base."""
     from omegaconf import OmegaConf
 
     path = Path(path)
+    if path.resolve() in readers:
+        raise ValueError(f"config file {path} is a base of itself, by {readers[-1]}")
     if not path.is_file():
         raise ValueError(f"config file {path} does not exist")
     try:
@@ -97,7 +100,10 @@ def _read_yaml(path: AnyPath) -> DictConfig:
         if layer.pop(name, False):
             warnings.warn(f"{path}: {name} is no longer offered and ignored; new runs start from random weights")
     bases = layer.pop("base", [])
-    return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base) for base in bases], layer))
+    if isinstance(bases, str) or not all(isinstance(base, str) for base in bases):
+        raise ValueError(f"config file {path}: base must be a list of files, as [a.yaml], got {bases!r}")
+    readers += (path.resolve(),)
+    return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base, readers) for base in bases], layer))
 
 
 def _plain(layer: object, resolve: bool = False) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """What a run is: data, losses, optimizer, trainer. Defaults are the paper's where it states them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nbp.config.checking import MISSING, Section, check_least
+from nbp.config.checking import MISSING, Section, check_least, check_one_of
 from nbp.config.models import GeneratorConfig, TokenizerConfig
 
 STRATEGIES = ("auto", "ddp", "deepspeed_1", "deepspeed_2", "deepspeed_3", "deepspeed_2_offload", "deepspeed_3_offload")
@@ -35,6 +34,9 @@ class DataConfig(Section):
         sides = self.resolution if isinstance(self.resolution, list) else 2 * [self.resolution]
         if len(sides) != 2 or min(sides) < 1:
             raise ValueError(f"data.resolution must be a number of pixels or [height, width], got {self.resolution}")
+        check_least(0, "data.", self, "max_bad_files")
+        if self.fps is not None and not 0 < self.fps < 1e6:
+            raise ValueError(f"data.fps must be a number above 0, got {self.fps}")
 
 
 @dataclass
@@ -47,9 +49,7 @@ class DiscriminatorConfig(Section):
     num_layers: int = 3                    # strided layers
 
     def check(self) -> None:
-        if self.width < 1 or self.num_layers < 1:
-            raise ValueError(f"discriminator.width and num_layers must be at least 1, got {self.width} and "
-                             f"{self.num_layers}")
+        check_least(1, "discriminator.", self, "width", "num_layers")
         for channels in (self.width * min(2 ** layer, 8) for layer in range(1, self.num_layers)):
             if channels < 4 or channels % min(32, channels // 4):
                 raise ValueError(f"discriminator.width={self.width} makes a layer of {channels} channels, which its "
@@ -75,7 +75,9 @@ class TokenizerLossConfig(Section):
     gradient_penalty: float = 0.0          # R1 on real clips, arXiv 1801.04406
 
     def check(self) -> None:
-        _check_one_of("loss.adversarial_kind", self.adversarial_kind, ("hinge", "non_saturating"))
+        check_one_of("loss.adversarial_kind", self.adversarial_kind, ("hinge", "non_saturating"))
+        check_least(0, "loss.", self, *(name for name in vars(self) if name != "adversarial_kind"))
+        check_least(1, "loss.", self, "perceptual_frames")
 
 
 @dataclass
@@ -126,9 +128,12 @@ class OptimConfig(Section):
     gradient_clip: float = 0.0             # global norm; 0: off
 
     def check(self) -> None:
-        _check_one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
-        _check_one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
-        check_least(0, "optim.", self, "lr", "muon_lr", "discriminator_lr")
+        check_one_of("optim.schedule", self.schedule, ("linear", "cosine", "constant"))
+        check_one_of("optim.optimizer", self.optimizer, ("adamw", "muon"))
+        check_least(0, "optim.", self, "lr", "muon_lr", "discriminator_lr", "weight_decay", "warmup_steps",
+                    "decay_steps", "final_lr_ratio", "gradient_clip")
+        if not 0 <= self.muon_momentum < 1:
+            raise ValueError(f"optim.muon_momentum must be in [0, 1), got {self.muon_momentum}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optim.betas must be two numbers in [0, 1), got {self.betas}")
         if (self.optimizer == "muon") != (self.muon_lr is not None):
@@ -165,11 +170,12 @@ class TrainerConfig(Section):
     wandb_project: str | None = None       # wandb besides CSV: offline without a key; None: CSV only
 
     def check(self) -> None:
-        _check_one_of("trainer.strategy", self.strategy, STRATEGIES)
-        _check_one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
+        check_one_of("trainer.strategy", self.strategy, STRATEGIES)
+        check_one_of("trainer.precision", self.precision, ("auto", "32-true", "bf16-mixed"))
         check_least(1, "trainer.", self, "devices", "num_nodes", "accumulate", "val_every_steps",
                     "checkpoint_every_steps", "keep_last", "log_every_steps")
-        check_least(0, "trainer.", self, "num_workers")
+        check_least(0, "trainer.", self, "num_workers", "val_samples", "val_batches", "seed", "guard_patience",
+                    "max_rollbacks")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
         if 0 < self.val_fvd_clips < 8:
@@ -233,9 +239,8 @@ class TokenizerRun(Section):
             if len(sizes) > 1:
                 raise ValueError("trainer.global_batch needs one batch_size in all phases of the curriculum, got "
                                  f"{sorted(sizes)}")
-        if self.trainer.compile and self.model.units == "published":
-            raise ValueError("trainer.compile=true needs model.units full or split: PyTorch (2.13) can't compile "
-                             "the gradient of the published units' padding")
+        if self.trainer.compile and self.model.units == "published":     # PyTorch 2.13: their padding's gradient
+            raise ValueError("trainer.compile=true needs model.units full or split, which torch.compile can take")
         self.trainer.micro_batches(self.curriculum[-1].batch_size)
         stride = self.model.downsample[0]
         if self.data.num_frames < 1 or (self.data.num_frames - 1) % stride:
@@ -290,8 +295,3 @@ class GeneratorRun(Section):
 
 
 Run = TokenizerRun | GeneratorRun
-
-
-def _check_one_of(name: str, value: str, accepted: Sequence[str]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{name} must be one of {', '.join(accepted)}, got {value!r}")

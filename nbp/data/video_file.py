@@ -16,6 +16,9 @@ VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".qt", ".avi", ".mkv", ".webm", ".gif"
                   ".ogv", ".rm", ".rmvb", ".dv", ".divx", ".mxf", ".y4m")
 
 
+PLAYLISTS = {"hls", "dash", "concat", "concatf", "imf", "webm_dash_manifest"}     # FFmpeg's names
+
+
 class VideoError(ValueError):
     """A video file or picture that cannot be used; the text names it, and so does `path`.
 
@@ -49,6 +52,8 @@ def open_video(path: File, strict: bool = False) -> Iterator[tuple["av.container
                 raise VideoError("its codec is not known to this FFmpeg", path)
             if stream.disposition & av.stream.Disposition.attached_pic:
                 raise VideoError("the file holds no video stream, only a cover picture", path)
+            if container.format.name in PLAYLISTS:
+                raise VideoError("is a list of other files, not a video", path)
             if container.format.name.endswith("_pipe"):
                 raise VideoError("is a picture, not a video", path)
             stream.thread_count = 1  # DataLoader workers are the parallelism

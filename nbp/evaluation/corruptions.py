@@ -66,7 +66,7 @@ def corrupted(clips: Clips, name: str, damage: Damage, level: float, num_frames:
     made_of = f"{clips.fingerprint} {name} {level} {num_frames} {CORRUPTIONS_VERSION}"
     digest = hashlib.sha256(made_of.encode()).hexdigest()
     return Clips(f"{clips.name}, {name} {level:g}", len(clips), read, digest, clips.labels, clips.forkable,
-                 rates=clips.rates)
+                 rates=clips.rates, paths=clips.paths)
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:

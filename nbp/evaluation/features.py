@@ -57,24 +57,28 @@ class Clips(Dataset[Tensor]):
         labels: class of each clip (-1 without one), or None.
         forkable: False where `read` runs a model, which worker processes can't share.
         rates: function() -> list of the frame rates of the clips, ascending; None where they have none.
+        paths: the video that each clip is, or is made from; None where that is not known.
     """
 
     def __init__(self, name: str, count: int, read: Callable[[int], np.ndarray], fingerprint: str,
                  labels: Sequence[int] | np.ndarray | None = None, forkable: bool = True, content: str | None = None,
-                 rates: Callable[[], list[float] | None] = lambda: None) -> None:
+                 rates: Callable[[], list[float] | None] = lambda: None,
+                 paths: Sequence[str] | np.ndarray | None = None) -> None:
         if count < 1:
             raise ValueError(f"{name} holds no clips")
         if labels is not None and len(labels) != count:
             raise ValueError(f"{name} has {count} clips and {len(labels)} labels")
         self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
         self.content, self.rates = content or fingerprint, rates
+        self.paths = None if paths is None else list(map(str, paths))
         self.labels = None if labels is None else np.asarray(labels)
         if self.labels is not None and not (self.labels.ndim == 1 and np.issubdtype(self.labels.dtype, np.integer)):
             raise ValueError(f"labels of {name} are {self.labels.dtype} {self.labels.shape}; accepted: integers (N,), "
                              "-1 for clips without a class")
 
     @classmethod
-    def from_array(cls, name: str, frames: np.ndarray, labels: Sequence[int] | np.ndarray | None = None) -> "Clips":
+    def from_array(cls, name: str, frames: np.ndarray, labels: Sequence[int] | np.ndarray | None = None,
+                   paths: Sequence[str] | np.ndarray | None = None) -> "Clips":
         """Clips of an array (N,T,H,W,3), uint8 or float in [0,1]. ValueError: wrong shape or dtype, or uint8 values
         that look like [0,1]."""
         frames = np.asarray(frames)
@@ -88,7 +92,7 @@ class Clips(Dataset[Tensor]):
             largest = max(largest, clip.max())
         if frames.dtype == np.uint8 and largest <= 1:
             raise ValueError(f"{name} is uint8 with values 0 and 1 only; multiply videos in [0,1] by 255 first")
-        return cls(name, len(frames), frames.__getitem__, digest.hexdigest(), labels)
+        return cls(name, len(frames), frames.__getitem__, digest.hexdigest(), labels, paths=paths)
 
     def subset(self, numbers: Iterable[int]) -> "Clips":
         """The clips with these numbers, in this order."""
@@ -96,7 +100,7 @@ class Clips(Dataset[Tensor]):
         digest = hashlib.sha256(f"{self.fingerprint} {numbers}".encode()).hexdigest()
         return Clips(f"{self.name}, {len(numbers)} clips", len(numbers), lambda number: self.read(numbers[number]),
                      digest, None if self.labels is None else self.labels[numbers], self.forkable, self.content,
-                     self.rates)
+                     self.rates, None if self.paths is None else [self.paths[number] for number in numbers])
 
     def window(self, first: int, size: int) -> "Clips":
         """`size` frames of each clip, from `first` on. ValueError, when it is read: a clip that is too short."""
@@ -108,7 +112,7 @@ class Clips(Dataset[Tensor]):
 
         digest = hashlib.sha256(f"{self.fingerprint} frames {first} {size}".encode()).hexdigest()
         return Clips(f"{self.name}, frames {first} to {first + size - 1}", self.count, read, digest, self.labels,
-                     self.forkable, self.content, self.rates)
+                     self.forkable, self.content, self.rates, self.paths)
 
     def pixels(self, number: int) -> np.ndarray:
         """A clip as uint8 (T,H,W,3), rounded where it is float."""

@@ -105,13 +105,14 @@ def score_pair(real: Clips, real_features: np.ndarray, fake: Clips, fake_feature
     chosen, parts = choose(len(real), num_real, seed), choose_parts(len(fake), num_fake, repeats, seed)
     pooled = np.concatenate(parts)
     real_features, fake_features = real_features[chosen], fake_features[pooled]
+    paired = repeats == 1 and are_paired(real, chosen, fake, pooled)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        measured: dict[str, Score] = {**distances(real_features, np.split(fake_features, repeats))}
+        measured: dict[str, Score] = {**distances(real_features, np.split(fake_features, repeats), paired)}
         stated = state_pair(real, num_real, fake, num_fake, protocol, network, seed)
     measured["inception_score_i3d"] = inception_score(fake_features)
     if intervals:
-        measured |= uncertainty(real_features, fake_features, seed, repeats)
+        measured |= uncertainty(real_features, fake_features, seed, repeats, paired)
     accuracy, notes = class_accuracy(real, chosen, real_features, fake, pooled, fake_features)
     scores, not_finite = finite(measured | accuracy)
     notes += [*not_finite, *(str(warning.message) for warning in caught), *([network.note] if network.note else [])]
@@ -138,13 +139,22 @@ def state_pair(real: Clips, num_real: int, fake: Clips, num_fake: int, protocol:
     }
 
 
-def distances(real: np.ndarray, parts: Sequence[np.ndarray]) -> dict[str, float]:
-    """Distances between features (N,D) and each of several parts (M,D), as means over these."""
+def are_paired(real: Clips, chosen: Sequence[int] | np.ndarray, fake: Clips,
+               pooled: Sequence[int] | np.ndarray) -> bool:
+    """Whether each chosen fake clip is made from the real clip of its place, as reconstructions and predictions are."""
+    if real.paths is None or fake.paths is None or len(chosen) != len(pooled):
+        return False
+    return all(real.paths[a] and real.paths[a] == fake.paths[b] for a, b in zip(chosen, pooled))
+
+
+def distances(real: np.ndarray, parts: Sequence[np.ndarray], paired: bool = False) -> dict[str, float]:
+    """Distances between features (N,D) and each of several parts (M,D), as means over these; for `paired` see
+    `polynomial_mmd`."""
     fvds = [frechet_distance(real, part) for part in parts]
     scores = {"fvd": float(np.mean(fvds))}
     if len(parts) > 1:
         scores["fvd_deviation"] = float(np.std(fvds, ddof=1))
-    return scores | {"kvd": float(np.mean([polynomial_mmd(real, part) for part in parts]))}
+    return scores | {"kvd": float(np.mean([polynomial_mmd(real, part, paired) for part in parts]))}
 
 
 def class_accuracy(real: Clips, chosen: np.ndarray, real_features: np.ndarray, fake: Clips, pooled: np.ndarray,

@@ -21,15 +21,18 @@ class SampleCurve(TypedDict):
     notes: NotRequired[list[str]]   # what is to be said of the limit
 
 
-def uncertainty(real: np.ndarray, fake: np.ndarray, seed: int = 0, repeats: int = 1) -> dict[str, float | list[float]]:
+def uncertainty(real: np.ndarray, fake: np.ndarray, seed: int = 0, repeats: int = 1,
+                paired: bool = False) -> dict[str, float | list[float]]:
     """All measures of this module for features (N,D) and (M,D), each left out where the sets are too small for it. For
-    `repeats` see `bootstrap_interval`; the other measures pool them."""
+    `repeats` see `bootstrap_interval`; the other measures pool them. Where row i of both belongs to one video
+    (`paired`, as of reconstructions) it is drawn for both or for neither: sets of other videos are further apart."""
     scores: dict[str, float | list[float]] = {}
     smallest = min(len(real), len(fake))
-    scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed, repeats=repeats)
+    scores["fvd_interval_95"] = bootstrap_interval(real, fake, seed=seed, repeats=repeats, paired=paired)
     if smallest >= 5 * MIN_CLIPS:
-        scores["fvd_folds_mean"], scores["fvd_folds_deviation"] = fold_deviation(real, fake, seed=seed)
-        scores["fvd_infinite"] = sample_curve(real, fake, seed=seed)["infinite"]
+        scores["fvd_folds_mean"], scores["fvd_folds_deviation"] = fold_deviation(real, fake, seed=seed,
+                                                                                       paired=paired)
+        scores["fvd_infinite"] = sample_curve(real, fake, seed=seed, paired=paired)["infinite"]
     if len(real) >= 2 * MIN_CLIPS:
         # Two random halves of the real set: what sampling alone costs at half of its size.
         order, middle = np.random.default_rng(seed).permutation(len(real)), len(real) // 2
@@ -46,7 +49,7 @@ def _distance(real: np.ndarray, *parts: np.ndarray) -> float:
 
 
 def bootstrap_interval(real: np.ndarray, fake: np.ndarray, num_draws: int = 50, level: float = 0.95, seed: int = 0,
-                       repeats: int = 1) -> list[float]:
+                       repeats: int = 1, paired: bool = False) -> list[float]:
     """Interval [low, high], low not below 0, of the distance over resampled sets, centred on the distance itself.
 
     Resampling with replacement raises a Frechet distance (it lowers the number of distinct clips), so only the spread
@@ -55,22 +58,28 @@ def bootstrap_interval(real: np.ndarray, fake: np.ndarray, num_draws: int = 50, 
     """
     rng = np.random.default_rng(seed)
     parts = np.split(fake, repeats)
-    draws = [_distance(*(x[rng.integers(len(x), size=len(x))] for x in (real, *parts))) for _ in range(num_draws)]
+    draws = []
+    for _ in range(num_draws):
+        drawn = [rng.integers(len(x), size=len(x)) for x in ((real,) if paired else (real, *parts))]
+        draws.append(_distance(*(x[numbers] for x, numbers in zip((real, *parts), drawn * (2 if paired else 1)))))
     low, middle, high = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
     distance = _distance(real, *parts)
     return [max(0.0, float(distance + low - middle)), float(distance + high - middle)]
 
 
-def fold_deviation(real: np.ndarray, fake: np.ndarray, num_folds: int = 5, seed: int = 0) -> tuple[float, float]:
+def fold_deviation(real: np.ndarray, fake: np.ndarray, num_folds: int = 5, seed: int = 0,
+                   paired: bool = False) -> tuple[float, float]:
     """Mean and standard deviation of the distance over disjoint fifths of both sets (higher than the whole's: bias)."""
     rng = np.random.default_rng(seed)
-    folds = zip(np.array_split(rng.permutation(len(real)), num_folds),
-                np.array_split(rng.permutation(len(fake)), num_folds))
-    distances = [_distance(real[a], fake[b]) for a, b in folds]
+    first = rng.permutation(len(real))
+    second = first if paired else rng.permutation(len(fake))
+    distances = [_distance(real[a], fake[b]) for a, b in zip(np.array_split(first, num_folds),
+                                                             np.array_split(second, num_folds))]
     return float(np.mean(distances)), float(np.std(distances, ddof=1))
 
 
-def sample_curve(real: np.ndarray, fake: np.ndarray, num_points: int = 10, seed: int = 0) -> SampleCurve:
+def sample_curve(real: np.ndarray, fake: np.ndarray, num_points: int = 10, seed: int = 0,
+                 paired: bool = False) -> SampleCurve:
     """Distance against the number of clips, and the line through it (Chong and Forsyth, arXiv 1911.07023).
 
     Subsets of both sets of equal size N, from a third of the smaller set up, are scored; the bias falls as 1/N, so the
@@ -82,7 +91,10 @@ def sample_curve(real: np.ndarray, fake: np.ndarray, num_points: int = 10, seed:
     sizes = np.unique(np.linspace(max(MIN_CLIPS, smallest // 3), smallest, num_points).astype(int))
     if len(sizes) < 2:
         raise ValueError(f"the smaller set has {smallest} clips; a line needs at least {MIN_CLIPS + 1}")
-    distances = [_distance(real[rng.permutation(len(real))[:n]], fake[rng.permutation(len(fake))[:n]]) for n in sizes]
+    distances = []
+    for n in sizes:
+        first = rng.permutation(len(real))[:n]
+        distances.append(_distance(real[first], fake[first if paired else rng.permutation(len(fake))[:n]]))
     slope, infinite = np.polyfit(1 / sizes, distances, 1)
     return {"clips": sizes.tolist(), "fvd": distances, "slope": float(slope), "infinite": float(infinite)}
 

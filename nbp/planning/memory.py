@@ -22,6 +22,7 @@ from nbp.config.runs import Run
 from nbp.generator.transformer import TransformerLayer
 from nbp.training.flops import MicroBatch, build_module, loss_of, work_of
 from nbp.training.generator import GeneratorModule
+from nbp.training.module import TrainingModule
 from nbp.training.tokenizer import TokenizerModule
 
 REDUCE_BUCKET, LIVE_PARAMETERS = 500_000_000, 1_000_000_000   # elements: DeepSpeed's defaults
@@ -71,13 +72,19 @@ def device_memory(run: Run, strategies: Iterable[str], world: int, low_precision
         resting = sum(p.numel() * p.element_size() for p in module.model.parameters() if not p.requires_grad)
         for name in names:
             shares = _engine_shares(name, trained, world, low_precision) if engine else dict(
-                weights=4 * trained, gradients=4 * trained, optimizer=8 * trained, host=0,
+                weights=4 * trained, gradients=4 * trained, optimizer=optimizer_bytes(module), host=0,
                 buffers=4 * trained if name == "ddp" else 0)        # the reducer's buckets
             shares["weights"] += resting
             result[name] = Memory(
                 **shares, average=_bytes(module.ema), frozen=_bytes(module.frozen), activations=activations,
                 logits=logits)
     return {name: result[name] for name in strategies}
+
+
+def optimizer_bytes(module: TrainingModule) -> int:
+    """What the optimizer keeps without an engine: Muon one buffer of float32, AdamW two moments."""
+    return sum((4 if group.get("muon") else 8) * p.numel() for group in module.parameter_groups()
+               for p in group["params"])
 
 
 def _engine_shares(strategy: str, trained: int, world: int, low_precision: bool) -> dict[str, int]:

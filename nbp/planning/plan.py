@@ -4,6 +4,7 @@ Parameters, operations and activations are counted on the real modules on the me
 are arithmetic. Hours rest on a utilisation that the caller states.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,12 @@ from nbp.config.runs import STRATEGIES, Run
 from nbp.data.annotations import read_annotations
 from nbp.data.remote import local_path
 from nbp.data.tokens import TokenDataset
-from nbp.planning.memory import Memory, device_memory
+from nbp.planning.memory import Memory, device_memory, optimizer_bytes
 from nbp.training.flops import GPUS, Gpu, build_module, flops_per_step, micro_batch_flops, micro_batches, num_steps
 from nbp.training.generator import GeneratorModule
+from nbp.training.module import TrainingModule
+from nbp.training.muon import STEPS
+from nbp.training.strategies import check_engine
 from nbp.training.tokenizer import TokenizerModule
 
 MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "average", "frozen", "buffers", "activations", "logits", "total",
@@ -78,8 +82,10 @@ def plan_run(run: Run, gpu: str | Gpu, utilisation: float, strategies: Sequence[
     return Plan(
         run, gpus=world, gpu_memory=device.memory_gb * 10**9, precision="bf16-mixed" if low else "32-true",
         utilisation=utilisation, parameters=count_parameters(module),
-        stretches=_stretches(run, world, peak * utilisation), memory=_memory(run, world, low, strategies),
-        checkpoint=checkpoint_bytes(run.trainer.strategy, _count(module) - averaged, averaged, low),
+        stretches=_stretches(run, world, peak * utilisation, muon_flops(module)),
+        memory=_memory(run, world, low, strategies),
+        checkpoint=checkpoint_bytes(run.trainer.strategy, _count(module) - averaged, averaged, low,
+                                    optimizer_bytes(module)),
         model=4 * _count(module.model), tokens=2000 * _tokens(run, run.data.num_frames if run.data is not None else 0),
         train_clips=_train_clips(run))
 
@@ -102,7 +108,14 @@ def _count(module: nn.Module | None) -> int:
     return 0 if module is None else sum(p.numel() for p in module.parameters())
 
 
-def _stretches(run: Run, world: int, rate: float) -> list[Stretch]:
+def muon_flops(module: TrainingModule) -> float:
+    """Operations of Muon's matrix products in one step, which every device does by itself."""
+    shapes = [sorted((p.shape[0], p.numel() // p.shape[0])) for group in module.parameter_groups() if group.get("muon")
+              for p in group["params"]]
+    return float(sum(STEPS * (4 * short * short * long + 2 * short ** 3) for short, long in shapes))
+
+
+def _stretches(run: Run, world: int, rate: float, of_optimizer: float) -> list[Stretch]:
     entries, first, parallel = [], 0, world * run.accumulate
     for steps in _lengths(run):
         step = first + steps - 1
@@ -110,6 +123,7 @@ def _stretches(run: Run, world: int, rate: float) -> list[Stretch]:
         executed = model = parallel * micro_batch_flops(run, step, executed=True)
         if not isinstance(run, TokenizerRun) and run.model.activation_checkpointing:
             model = flops_per_step(run, step)
+        executed += world * of_optimizer
         entries.append(Stretch(
             first, steps, kinds[0][1].num_frames, parallel * sum(share * batch.batch_size for share, batch in kinds),
             parallel * sum(share * batch.batch_size * _tokens(run, batch.num_frames) for share, batch in kinds),
@@ -141,8 +155,17 @@ def _memory(run: Run, world: int, low: bool, names: Sequence[str] | None) -> dic
     largest = max(batches, key=lambda batch: batch.batch_size * batch.num_frames)
     # "auto" is one device without an engine; a tokenizer cannot be split by ZeRO-3.
     possible = [name for name in STRATEGIES if (name != "auto" or world == 1)
-                and not (name.startswith("deepspeed_3") and run.kind == "tokenizer")]
+                and not (name.startswith("deepspeed_3") and run.kind == "tokenizer") and not _refused(run, name, low)]
     return device_memory(run, names or possible, world, low, largest)
+
+
+def _refused(run: Run, strategy: str, low: bool) -> bool:
+    try:
+        check_engine(dataclasses.replace(run, trainer=dataclasses.replace(
+            run.trainer, strategy=strategy, precision="bf16-mixed" if low else "32-true")))
+    except ValueError:
+        return True
+    return False
 
 
 def _tokens(run: Run, num_frames: int) -> int:
@@ -161,14 +184,14 @@ def _train_clips(run: Run) -> int | None:
     return len(read_annotations(path, run.data.root)) if path.is_file() else None
 
 
-def checkpoint_bytes(strategy: str, trained: int, averaged: int, low_precision: bool) -> int:
-    """Bytes of a checkpoint of `trained` parameters, `averaged` of which have a moving average. AdamW keeps two float32
-    moments. DeepSpeed keeps its float32 weights with them, and the module's own weights once more, in their precision;
-    under ZeRO-3 the module has none."""
+def checkpoint_bytes(strategy: str, stored: int, averaged: int, low_precision: bool, optimizer: int) -> int:
+    """Bytes of a checkpoint of `stored` parameters, `averaged` of which have a moving average, with `optimizer` bytes
+    of moments. DeepSpeed keeps its float32 weights with them, and the module's own weights once more, in their
+    precision; under ZeRO-3 the module has none."""
     weights = 4
     if strategy.startswith("deepspeed"):
         weights += 0 if strategy.startswith("deepspeed_3") else 2 if low_precision else 4
-    return (weights + 8) * trained + 4 * averaged
+    return weights * stored + optimizer + 4 * averaged
 
 
 def plan_in_words(config: str, overrides: Iterable[str], gpus: int, gpu: str, utilisation: float) -> str:

@@ -29,7 +29,7 @@ from nbp.evaluation.networks import load_network
 from nbp.evaluation.paired import paired_scores
 from nbp.evaluation.protocols import get_protocol
 from nbp.evaluation.recognition import recognition_features
-from nbp.evaluation.scoring import nearest_centroid_accuracy, provenance
+from nbp.evaluation.scoring import are_paired, nearest_centroid_accuracy, provenance
 from nbp.evaluation.uncertainty import bootstrap_interval
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
 from nbp.quickstart.baselines import clips_of, freeze
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Training clips against held-out ones: what a perfect generator would score.
         scores["train"] = {"clips": len(features["train"])}
         for name in progress(("train", *SETS), 1 + len(SETS), "distances", "sets"):
-            scores[name] |= distances(features["real"], features[name], options.draws, options.seed)
+            paired = are_paired(few["real"][0], range(len(few["real"][0])), few[name][0], range(len(few[name][0])))
+            scores[name] |= distances(features["real"], features[name], options.draws, options.seed, paired)
         for name in ("predicted", "frozen"):
             scores[name]["fvd_to_reconstructions"] = frechet_distance(features["reconstruction"],
                                                                       features[f"{name}, own pictures"])
@@ -112,10 +113,12 @@ def state(report: Mapping[str, Any]) -> None:
         print(f"note: {note}")
 
 
-def distances(real: np.ndarray, fake: np.ndarray, draws: int, seed: int) -> Scores:
-    """Frechet distance with its interval over `draws` resampled sets, and kernel distance, of features (N,D), (M,D)."""
-    return {"fvd": frechet_distance(real, fake), "fvd_interval_95": bootstrap_interval(real, fake, draws, seed=seed),
-            "kvd": polynomial_mmd(real, fake)}
+def distances(real: np.ndarray, fake: np.ndarray, draws: int, seed: int, paired: bool = False) -> Scores:
+    """Frechet distance with its interval over `draws` resampled sets, and kernel distance, of features (N,D), (M,D);
+    `paired`: rows of one place belong to one video."""
+    return {"fvd": frechet_distance(real, fake),
+            "fvd_interval_95": bootstrap_interval(real, fake, draws, seed=seed, paired=paired),
+            "kvd": polynomial_mmd(real, fake, paired)}
 
 
 def consistency(train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nbp.data.clips import video_to_frames
 from nbp.data.video import read_video, write_video
-from nbp.data.video_io import VideoError, probe
+from nbp.data.video_io import VIDEO_SUFFIXES, VideoError, probe
 from nbp.evaluation.quality import psnr
 from nbp.generator.model import Generator
 from nbp.pipeline import VideoPipeline
@@ -58,6 +58,8 @@ def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = 
     if path is None:
         raise ValueError("choose a video first")
     try:
+        if Path(path).suffix.lower() not in VIDEO_SUFFIXES:        # FFmpeg opens the files that a playlist names
+            raise ValueError(f"{Path(path).name} has none of the suffixes of videos: {', '.join(VIDEO_SUFFIXES)}")
         info = probe(path)
         if info.duration_s > MAX_SECONDS:
             raise VideoError(f"lasts {info.duration_s:.0f} s; at most {MAX_SECONDS} s", Path(path).name)

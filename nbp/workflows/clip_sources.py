@@ -79,7 +79,7 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
         raise ValueError(f"{source} does not exist")
     if path.is_dir() and (path / "clips.npz").is_file():
         arrays = clip_set.load(path, verify=True)
-        return Clips.from_array(str(source), arrays["video"], arrays["label"])
+        return Clips.from_array(str(source), arrays["video"], arrays["label"], arrays.get("path"))
     if path.is_dir():
         return _tokens(path, tokenizer) if any(path.glob("tokens-*.safetensors")) else _folder(path, cut, split)
     if path.suffix == ".npz":
@@ -105,7 +105,7 @@ def _npz(path: Path) -> Clips:
     if name is None or (name != "video" and len(arrays) > 1):
         raise ValueError(f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; "
                          "expected an array `video`, or one alone")
-    return Clips.from_array(str(path), arrays[name], arrays.get("label"))
+    return Clips.from_array(str(path), arrays[name], arrays.get("label"), arrays.get("path"))
 
 
 def _folder(folder: Path, cut: Cut, split: str) -> Clips:
@@ -132,7 +132,7 @@ def _folder(folder: Path, cut: Cut, split: str) -> Clips:
         folders.setdefault(file.parent, []).append(file)
     sequences, digests = list(folders.values()), _digests(pictures)
     return Clips(str(folder), len(sequences), lambda number: _read_pictures(sequences[number], cut.num_frames),
-                 _fingerprint(digests), content=_content(digests))
+                 _fingerprint(digests, str(list(map(len, sequences)))), content=_content(digests))
 
 
 def _natural_order(folder: Path, path: Path) -> tuple[list[list[int | str]], tuple[str, ...]]:

@@ -53,6 +53,7 @@ def _open(source: Source, side: str, protocol: Protocol) -> Clips:
                          f"got {source.dtype} {tuple(source.shape)}")
     if isinstance(source, Tensor):
         source = source.detach().cpu()
-        source = source.float() if source.dtype == torch.bfloat16 else source        # which numpy lacks
-        source = (rearrange(source, "n c t h w -> n t h w c") if source.is_floating_point() else source).numpy()
+        source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()      # numpy lacks bfloat16
+    if np.issubdtype(source.dtype, np.floating):
+        source = rearrange(source, "n c t h w -> n t h w c")
     return Clips.from_array(f"{side} clips", source)

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import hashlib
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from nbp.data.classes import class_text, read_classes
 from nbp.data.dataset import VideoDataset
 from nbp.download import load_transformer
 from nbp.generator.arguments import guidance
-from nbp.generator.conditions import condition_encoder
+from nbp.generator.conditions import ConditionEncoder, condition_encoder
 from nbp.generator.sampling import Sampling
 from nbp.hub.about import About, read_about
 from nbp.hub.locating import locate
@@ -54,8 +55,10 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     if data:
         dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
         check_prefix(prefix_frames, model.config, tokens, dataset.data)
-    ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset, unconditional)
+    ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
+    if encode is not None and dataset is not None and (own := class_ids(dataset.classes, about, model.config)):
+        encode = by_name(encode, own)
     settings = {
         "tokenizer_hash": model_hash(tokens), "generator_hash": model_hash(model), "seed": seed,
         "num_clips": len(requests), "labels": ids, "texts": texts, "data": data,
@@ -90,13 +93,15 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     fill(parts, requests, batch_size, Trace(Path(out) / "profile").of_first_call(make) if profile else make)
     barrier()
     if rank_and_world()[0] == 0:
-        _merge(parts, fps, len(requests), dataset.data.max_bad_files * clips_per_video if dataset else 0)
+        bad = 0 if dataset is None else dataset.data.max_bad_files * clips_per_video * math.ceil(
+            len(requests) / len(dataset))
+        _merge(parts, fps, len(requests), bad)
     barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next
 
 
 def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: Sequence[str | int] | None,
-                texts: Sequence[str] | None, classes: str | None, dataset: VideoDataset | None,
-                unconditional: bool) -> tuple[list[int] | None, list[str] | None, list[Request]]:
+                texts: Sequence[str] | None, classes: str | None,
+                dataset: VideoDataset | None) -> tuple[list[int] | None, list[str] | None, list[Request]]:
     """(labels, texts, clips to make) of what the command was given. ValueError: what the model cannot make."""
     if dataset is None and not config.begin_token:
         raise ValueError("this model has no begin token, it continues videos: give --data CONFIG")
@@ -107,8 +112,7 @@ def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: S
     if dataset is None:
         ids, prompts = wanted(config, about, labels, texts)
         return ids, prompts, list_requests(config, num_clips, ids, prompts)
-    own_ids = None if unconditional else class_ids(dataset.classes, about, config)
-    return None, None, list_requests(config, num_clips, dataset=dataset, own_ids=own_ids)
+    return None, None, list_requests(config, num_clips, dataset=dataset)
 
 
 def _merge(parts: clip_set.Parts, fps: float, count: int, max_missing: int) -> None:
@@ -174,16 +178,15 @@ def _text_ids(encode: Encoder, requests: Sequence[Request], out: Path) -> dict[s
 
 
 def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int] | None = None,
-                  texts: Sequence[str] | None = None, dataset: VideoDataset | None = None,
-                  own_ids: Sequence[int] | None = None) -> list[Request]:
+                  texts: Sequence[str] | None = None, dataset: VideoDataset | None = None) -> list[Request]:
     """List the clips to make.
 
     Args:
-        num_clips: how many, at least 1; with a dataset at most its length.
+        num_clips: how many, at least 1.
         labels: class ids to cycle through; None: all classes, or those of the continued clips.
         texts: prompts to cycle through, for text-conditioned models.
-        dataset: whose clips are continued, evenly spread over its list; None: from nothing.
-        own_ids: the model's ids of the dataset's classes; None: the same.
+        dataset: whose clips are continued, evenly spread over its list, or all of them again and again, each time
+            otherwise, where there are fewer; None: from nothing.
 
     Raises:
         ValueError: no clips, a label or text that the model cannot take, none where it needs one, or some beside a
@@ -198,14 +201,11 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
             raise ValueError(f"label {label}: the model takes "
                              + (f"0..{config.num_condition_ids - 1}" if config.condition == "label" else "no labels"))
     if dataset is not None:
-        num_clips = min(num_clips, len(dataset))
-        items = [number * len(dataset) // num_clips for number in range(num_clips)]
+        total = len(dataset)
+        items = [number % total if num_clips > total else number * total // num_clips for number in range(num_clips)]
         samples = [(item, dataset.facts(item)) for item in items]
-        labels = [int(sample["label"]) for _, sample in samples]
-        if own_ids:
-            labels = [own_ids[label] if label >= 0 else label for label in labels]
-        return [Request(number, label, sample["text"], item, sample["path"])
-                for number, (label, (item, sample)) in enumerate(zip(labels, samples))]
+        return [Request(number, int(sample["label"]), sample["text"], item, sample["path"])
+                for number, (item, sample) in enumerate(samples)]
     if config.condition == "label":
         labels = labels or range(config.num_condition_ids)
         return [Request(number, label=labels[number % len(labels)]) for number in range(num_clips)]
@@ -242,6 +242,12 @@ def class_ids(names: Sequence[str], about: About, config: GeneratorConfig) -> li
         raise ValueError(f"--data: the model has no class {', '.join(unknown)}; it knows {', '.join(about.classes)} "
                          "(--unconditional leaves classes out)")
     return [about.classes.index(name) for name in names]
+
+
+def by_name(encode: ConditionEncoder, own: Sequence[int]) -> ConditionEncoder:
+    """`encode` for labels of a data set, whose classes are these of the model."""
+    ids = torch.tensor(own)
+    return lambda batch: encode({**batch, "label": torch.where(batch["label"] < 0, -1, ids[batch["label"]])})
 
 
 def prompts_of(classes: str, config: GeneratorConfig) -> list[str] | None:

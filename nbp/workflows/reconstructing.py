@@ -140,8 +140,8 @@ def score_folder(folder: str | Path, num_codes: int, protocol: Protocol, network
     finite is None.
     """
     arrays, real = clip_set.load(folder), clip_set.read_arrays(Path(folder) / "real.npz")
-    originals = Clips.from_array(f"{folder}/real.npz", real["video"])
-    reconstructions = Clips.from_array(f"{folder}/clips.npz", arrays["video"])
+    originals = Clips.from_array(f"{folder}/real.npz", real["video"], paths=real.get("path"))
+    reconstructions = Clips.from_array(f"{folder}/clips.npz", arrays["video"], paths=arrays.get("path"))
     if (num_clips := len(originals)) < MIN_CLIPS or not fvd:
         report = state_pair(originals, num_clips, reconstructions, num_clips, protocol, network)
         report["notes"] = ["rfvd is left out: " + ("--no-fvd" if not fvd else "a Frechet distance needs at least "

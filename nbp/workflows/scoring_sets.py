@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nbp.config import DataConfig, load_config
 from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import Protocol, get_protocol, parse_changes
@@ -29,7 +30,9 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     real_set, fake_sets = (real, fake) if real is not None and fake is not None else sets_of_run(run)
     rules = get_protocol(protocol).replace(**parse_changes(changes))
     rules = rules.replace(real_split=split) if split else rules     # its name says what is changed
-    networks = Networks(get_protocol(protocol), weights, ckpt, device, trust_torchscript)
+    if rules.fps is None and real_set.endswith((".yaml", ".yml")) and (rate := load_config(DataConfig, real_set).fps):
+        rules = rules.replace(fps=rate)     # as well: the config's rate is that of its clips
+    networks = Networks(rules, weights, ckpt, device, trust_torchscript)
     network = networks.load(rules)
     decoder = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer, device=device)
 

@@ -21,6 +21,7 @@ from nbp.evaluation.protocols import PROTOCOLS, Protocol
 from nbp.evaluation.scoring import choose, evaluate_sets
 from nbp.evaluation.statement import PresetRow, Provenance, Response, provenance
 from nbp.evaluation.uncertainty import SampleCurve, limit_notes, sample_curve
+from nbp.system.command import UserError
 from nbp.system.files import write_json, write_text
 
 MP4_LEVELS = (18, 28, 38, 48)
@@ -85,7 +86,7 @@ def preset_scores(open_pair: Callable[[Protocol], tuple[Clips, Clips]], load: Ca
         try:
             real, fake = open_pair(protocol)
             [report] = evaluate_sets(real, [fake], protocol, load(protocol), how, allow_fewer=True, seed=seed)
-        except ValueError as error:
+        except (ValueError, UserError) as error:        # the latter: weights that can't be fetched
             rows.append({"preset": protocol.name, "left_out": str(error)})
         else:
             rows.append({"preset": protocol.name, "protocol": report["protocol"],

@@ -29,6 +29,16 @@ def test_later_layers_win(tmp_path):
     assert (data.resolution, data.flip, data.root, data.num_frames) == (256, True, "r", 17)
 
 
+def test_a_base_is_a_list_and_not_itself(tmp_path):
+    write(tmp_path / "base.yaml", "base: [child.yaml]\n" + DATA)
+    child = write(tmp_path / "child.yaml", "base: base.yaml\n")
+    with pytest.raises(ValueError, match=r"child.yaml: base must be a list of files, as \[a.yaml\], got 'base.yaml'"):
+        load_config(DataConfig, child)
+    write(tmp_path / "child.yaml", "base: [base.yaml]\n")
+    with pytest.raises(ValueError, match="child.yaml is a base of itself, by .*base.yaml"):
+        load_config(DataConfig, child)
+
+
 @pytest.mark.parametrize("text, overrides, message", [
     (DATA + "resolutoin: 3\n", [], "unknown field resolutoin, did you mean resolution"),
     (DATA, ["resolutoin=3"], "resolutoin=3.*did you mean resolution"),

@@ -30,6 +30,11 @@ def test_accumulation_is_computed(overrides, count):
     (GENERATOR, ["max_steps=0"], "max_steps must be at least 1, got 0"),
     (TOKENIZER, ["curriculum=[{steps: 0, num_frames: 1, batch_size: 2}]"], "curriculum.steps must be at least 1, got"),
     (TOKENIZER, ["optim.betas=[0.9]"], r"optim.betas must be two numbers in \[0, 1\), got \[0.9\]"),
+    (TOKENIZER, ["optim.gradient_clip=-1"], "optim.gradient_clip must be at least 0, got -1"),
+    (TOKENIZER, ["optim.lr=.nan"], "optim.lr must be at least 0, got nan"),
+    (TOKENIZER, ["loss.perceptual=-1"], "loss.perceptual must be at least 0, got -1"),
+    (TOKENIZER, ["data.fps=-1"], "data.fps must be a number above 0, got -1"),
+    (GENERATOR, ["optim.muon_momentum=3"], r"optim.muon_momentum must be in \[0, 1\), got 3"),
     (TOKENIZER, ["trainer.ema_decay=1.5"], r"trainer.ema_decay must be in \[0, 1\), got 1.5"),
     (TOKENIZER, ["trainer.num_workers=-1"], "trainer.num_workers must be at least 0, got -1"),
 ])

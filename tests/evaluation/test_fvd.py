@@ -129,3 +129,12 @@ def test_kernel_distance():
 def test_kernel_distance_is_unbiased():
     values = [fvd.polynomial_mmd(draw(20, 4, 2 * seed), draw(20, 4, 2 * seed + 1)) for seed in range(200)]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
+
+
+def test_kernel_distance_of_pairs_is_unbiased():
+    values = []
+    for seed in range(200):
+        both = draw(20, 4, 3 * seed)
+        values.append(fvd.polynomial_mmd(*(both + 0.1 * draw(20, 4, 3 * seed + side) for side in (1, 2)), paired=True))
+    assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(200)
+    assert fvd.polynomial_mmd(both, both) < -0.1, "not as pairs"

@@ -34,6 +34,20 @@ def test_a_commit_is_this_code_s_or_unknown(tmp_path, monkeypatch):
         assert (provenance()["commit"] != "unknown") == known
 
 
+def test_clips_of_the_same_videos_are_pairs(make_frames, network, protocol):
+    frames, names = make_frames(30, 0), [f"{number}.mp4" for number in range(30)]
+    noisy = (frames * 0.99).astype(np.uint8)
+
+    def interval(*paths):
+        real, fake = (Clips.from_array(name, array, paths=own) for name, array, own in
+                      zip(("real", "fake"), (frames, noisy), paths))
+        [report] = evaluate_sets(real, [fake], protocol, network, intervals=True, allow_fewer=True)
+        return report["scores"]["fvd_folds_mean"] if "fvd_folds_mean" in report["scores"] else report["scores"]["kvd"]
+
+    assert interval(names, names) != interval(names, names[::-1]) == interval(names, None) == interval(
+        [""] * 30, [""] * 30)
+
+
 def test_many_fake_sets_against_one(sets, network, protocol, tmp_path):
     near, far = evaluate_sets(sets[0], sets[1:], protocol, network, Extraction(tmp_path))
     assert 0 <= near["scores"]["fvd"] < far["scores"]["fvd"]

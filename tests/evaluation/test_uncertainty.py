@@ -49,3 +49,15 @@ def test_folds_are_higher_than_the_whole():
     real, fake = draw(100, 0), draw(100, 1)
     mean, deviation = uncertainty.fold_deviation(real, fake)
     assert mean > uncertainty._distance(real, fake) and deviation == pytest.approx(deviation) and deviation > 0
+
+
+def test_pairs_are_drawn_together():
+    """Reconstructions: sets of other videos would be far apart, these are not."""
+    real = draw(400, 0, features=32)
+    fake = real + 0.05 * draw(400, 1, features=32)
+    distance = uncertainty._distance(real, fake)
+    pairs, strangers = (uncertainty.uncertainty(real, fake, paired=paired) for paired in (True, False))
+    assert strangers["fvd_folds_mean"] > 10 * pairs["fvd_folds_mean"] and strangers["fvd_infinite"] < -distance
+    assert 0 <= pairs["fvd_infinite"] <= distance
+    low, high = pairs["fvd_interval_95"]
+    assert low <= distance <= high and high - low < distance < strangers["fvd_interval_95"][1]

@@ -23,7 +23,8 @@ def losses(out):
 def assert_checkpoint_has_the_planned_size(out, strategy, low_precision=False):
     last, model = out / "checkpoints" / "last.ckpt", Generator.from_pretrained(out / "model")
     files = last.rglob("*.pt") if last.is_dir() else [last]
-    planned = checkpoint_bytes(strategy, sum(p.numel() for p in model.parameters()), 0, low_precision)
+    count = sum(p.numel() for p in model.parameters())
+    planned = checkpoint_bytes(strategy, count, 0, low_precision, 8 * count)
     assert sum(path.stat().st_size for path in files) == pytest.approx(planned, rel=0.1)
 
 

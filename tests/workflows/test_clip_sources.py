@@ -67,6 +67,9 @@ def test_picture_sequences(make_frames, tmp_path):
     assert np.array_equal(read_all(open_clips(tmp_path)), frames)
     with pytest.raises(ValueError, match="clip0 holds 3 pictures, 4 are needed"):
         open_clips(tmp_path, Cut(4))[0]
+    before = open_clips(tmp_path).fingerprint
+    (tmp_path / "clip1" / "000.png").rename(tmp_path / "clip0" / "003.png")
+    assert open_clips(tmp_path).fingerprint != before, "the same pictures, divided otherwise"
 
 
 def test_numbers_in_names_count(tmp_path):

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from nbp import evaluate
-from nbp.evaluation.features import Clips
+from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol
+from nbp.hub.fetch import FetchError
 from nbp.workflows import scoring_sets, sensitivity
 
 pytestmark = pytest.mark.filterwarnings("ignore:the .* set has only")
@@ -62,6 +63,15 @@ def stand_in(name, *_):
     if name == "i3d-styleganv":
         raise ValueError("no weights")
     return FeatureNetwork(name, Cells(), "0")
+
+
+def test_weights_that_cannot_be_fetched_leave_their_presets_out(smooth):
+    def load(protocol):
+        raise FetchError("the package index cannot be reached")
+
+    pair = Clips.from_array("real", smooth(8, 0)), Clips.from_array("fake", smooth(8, 1))
+    rows = sensitivity.preset_scores(lambda protocol: pair, load, Extraction())
+    assert rows and all("cannot be reached" in row["left_out"] for row in rows)
 
 
 def test_a_metric_that_does_not_answer_is_found_out(smooth, tmp_path):
