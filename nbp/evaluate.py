@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--allow-fewer", action="store_true", help="score fewer clips than the protocol asks for; the name says so")
     add("--intervals", action=argparse.BooleanOptionalAction, default=True,
         help="bootstrap interval, folds and the limit of infinite clips (seconds to minutes)")
-    add("--seed", type=at_least(0), default=0, help="for choosing of larger sets, random places and --intervals")
+    add("--seed", type=at_least(0), default=0, help="of choices in larger sets, random places and --intervals")
     add("--batch-size", type=at_least(1), default=8)
     add("--num-workers", type=at_least(0), default=0, help="decoding processes; 0: a thread")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")

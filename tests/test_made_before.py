@@ -116,8 +116,11 @@ def test_cached_features_and_their_scores():
         for name in made.keys() - {"scores", "commit", "versions", "device"}:
             assert report[name] == made[name], name
         assert report["scores"].keys() == made["scores"].keys()
+        # Of reconstructions both clips of a video are drawn or none, since pairs are known.
+        paired = {"kvd", "fvd_interval_95"} if report["fake"]["name"] == "reconstruction" else set()
         for name, value in made["scores"].items():
-            close(report["scores"][name], value)
+            if name not in paired:
+                close(report["scores"][name], value)
 
 
 def test_features_made_again():

@@ -156,6 +156,10 @@ def test_clips_of_another_list_are_refused(run, tmp_path):
     del meta["annotations_sha256"]
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))       # as before it was recorded
     run("--no-fvd", "--max-clips", "2")
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    (tmp_path / "data.yaml").write_text((tmp_path / "data.yaml").read_text().replace("root: data", "root: elsewhere"))
+    with pytest.raises(ValueError, match=r"other settings \(data differ\)"):       # the root is all that tells
+        run("--no-fvd", "--max-clips", "2")
 
 
 def test_bad_settings_are_refused(run):

@@ -99,8 +99,9 @@ def _read_yaml(path: AnyPath, readers: tuple[Path, ...] = ()) -> DictConfig:
     for name in REMOVED:        # a finished or stopped run's file is still read
         if layer.pop(name, False):
             warnings.warn(f"{path}: {name} is no longer offered and ignored; new runs start from random weights")
-    bases = layer.pop("base", [])
-    if isinstance(bases, str) or not all(isinstance(base, str) for base in bases):
+    bases = layer.pop("base", None)
+    bases = [] if bases is None else bases
+    if not OmegaConf.is_list(bases) and bases != [] or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"config file {path}: base must be a list of files, as [a.yaml], got {bases!r}")
     readers += (path.resolve(),)
     return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base, readers) for base in bases], layer))

@@ -55,7 +55,11 @@ def read_annotations(path: str | Path, root: str | Path | None = None,
         ValueError: the list is missing, empty, or a line has no path or more than one tab; names file and line.
     """
     rows = _read_rows(Path(path), root)
-    return _named_classes(rows, rows if train_list is None else _read_rows(Path(train_list), root))
+    if train_list is None or Path(train_list) == Path(path):
+        return _named_classes(rows, rows)
+    train = _read_rows(Path(train_list), root)
+    numbered = all(label.isdecimal() for _, label in train)
+    return _named_classes(rows, train if numbered else rows)
 
 
 def _read_rows(path: Path, root: str | Path | None) -> list[Row]:

@@ -118,8 +118,11 @@ FREE = ("name", "root", "flip", "max_bad_files")
 
 
 def comparable(settings: Mapping[str, object]) -> dict[str, object]:
-    """Settings without the fields of their data configs that may change while a folder is filled."""
-    return {name: {key: item for key, item in value.items() if key not in FREE} if isinstance(value, Mapping) else value
+    """Settings without the fields of their data configs that may change while a folder is filled; where these have no
+    digest of the list, the root tells it from another."""
+    text = str(settings)
+    free = [name for name in FREE if name != "root" or "annotations_sha256" in text]
+    return {name: {key: item for key, item in value.items() if key not in free} if isinstance(value, Mapping) else value
             for name, value in settings.items()}
 
 

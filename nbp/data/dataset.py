@@ -8,7 +8,7 @@ Legend: B batch, C channels, T H W pixels.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nbp.config import DataConfig
 from nbp.data import cut
-from nbp.data.annotations import check_overlap, count_per_class, folder_of, read_annotations
+from nbp.data.annotations import Row, check_overlap, count_per_class, folder_of, read_annotations
 from nbp.data.classes import class_text
 from nbp.data.clips import RESIZES, fit_size, flip, frames_to_bytes, frames_to_video
 from nbp.data.video_io import READERS, VideoError
@@ -62,7 +62,11 @@ def class_names(data: DataConfig) -> list[str]:
     Args:
         data: its lists are relative to `data.root`.
     """
-    rows = read_annotations(Path(data.root) / data.train_list, data.root)
+    return classes_of(read_annotations(Path(data.root) / data.train_list, data.root))
+
+
+def classes_of(rows: Sequence[Row]) -> list[str]:
+    """Class names in id order of the rows of a training list."""
     return sorted({label for _, label in rows if label})
 
 
@@ -123,7 +127,7 @@ class VideoDataset(torch.utils.data.Dataset):
         self.strict, self.as_bytes = strict, as_bytes
         self.rows = read_annotations(Path(data.root) / lists[split], data.root, Path(data.root) / data.train_list)
         self.root = folder_of(data.root, self.rows)
-        self.classes = class_names(data)
+        self.classes = classes_of(self.rows) if split == "train" else class_names(data)
         self._ids = {name: number for number, name in enumerate(self.classes)}
         unknown = sorted({label for _, label in self.rows if label} - set(self.classes))
         if unknown:

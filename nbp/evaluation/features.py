@@ -70,7 +70,8 @@ class Clips(Dataset[Tensor]):
             raise ValueError(f"{name} has {count} clips and {len(labels)} labels")
         self.name, self.count, self.read, self.fingerprint, self.forkable = name, count, read, fingerprint, forkable
         self.content, self.rates = content or fingerprint, rates
-        self.paths = None if paths is None else list(map(str, paths))
+        # An array of another kind under this name is not the project's.
+        self.paths = list(map(str, paths)) if paths is not None and np.shape(paths) == (count,) else None
         self.labels = None if labels is None else np.asarray(labels)
         if self.labels is not None and not (self.labels.ndim == 1 and np.issubdtype(self.labels.dtype, np.integer)):
             raise ValueError(f"labels of {name} are {self.labels.dtype} {self.labels.shape}; accepted: integers (N,), "

@@ -14,8 +14,7 @@ from nbp.config.checking import Section
 from nbp.system.files import atomic_path, read_json, write_json, write_text
 
 ABOUT, CARD, TEXT_TOKENIZER = "about.json", "README.md", "text_tokenizer"
-TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json",
-                   "config.json", "chat_template*")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 INDEX = "model_index.json"     # marks a folder that holds a tokenizer and a generator
 
 
@@ -82,7 +81,7 @@ def write_about(folder: str | Path, about: About, kind: str, text_tokenizer: str
 
 def _copy_text_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's own files: a language model's folder holds gigabytes of weights as well."""
-    for path in sorted({path for pattern in TOKENIZER_FILES for path in source.glob(pattern)}):
+    for path in sorted(path for path in source.iterdir() if path.is_file() and path.suffix not in WEIGHT_SUFFIXES):
         with atomic_path(target / path.name) as temporary:
             shutil.copyfile(path, temporary)
 

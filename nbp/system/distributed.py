@@ -31,7 +31,7 @@ def check_driver() -> None:
     import torch
 
     if (torch.version.cuda and not torch.cuda.is_available() and Path("/dev/nvidia0").exists()
-            and os.environ.get("CUDA_VISIBLE_DEVICES") != ""):
+            and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1", "NoDevFiles")):
         raise UserError(f"PyTorch {torch.__version__} (CUDA {torch.version.cuda}) cannot use this machine's GPU: its "
                         "driver is older, or the GPU is not this process's. Install PyTorch for the driver "
                         "(pytorch.org/get-started), or set CUDA_VISIBLE_DEVICES= (to nothing) to work on the CPU")

@@ -36,9 +36,9 @@ def adversarial_loss(fake: Sequence[Tensor], kind: str) -> Tensor:
 
 
 def lecam_loss(real: Sequence[Tensor], fake: Sequence[Tensor], real_average: Tensor, fake_average: Tensor) -> Tensor:
-    """LeCAM regulariser (arXiv 2104.03310): keeps each side's logits near the other side's moving average."""
-    real_mean, fake_mean = mean_logit(real), mean_logit(fake)
-    return F.relu(real_mean - fake_average).square() + F.relu(real_average - fake_mean).square()
+    """LeCAM regulariser (arXiv 2104.03310): keeps each logit of one side near the other side's moving average."""
+    return torch.stack([F.relu(r.float() - fake_average).square().mean()
+                        + F.relu(real_average - f.float()).square().mean() for r, f in zip(real, fake)]).mean()
 
 
 def mean_logit(logits: Sequence[Tensor]) -> Tensor:
@@ -53,7 +53,8 @@ def feature_matching_loss(real_features: Sequence[Tensor], fake_features: Sequen
 
 
 def gradient_penalty(discriminator: Discriminator, video: Tensor) -> Tensor:
-    """R1 (arXiv 1801.04406): mean over clips of the squared gradient norm of the logits at real video."""
+    """R1 (arXiv 1801.04406): mean over clips of the squared gradient norm of the logits at real video in [0, 1]. A
+    weight w is the paper's gamma = 8 w, which halves it and takes pixels in [-1, 1]."""
     video = video.detach().requires_grad_(True)
     logits, _ = discriminator(video)
     total = torch.stack([x.float().mean(1).sum() for x in logits]).sum() / len(logits)

@@ -92,8 +92,12 @@ def publish(temporary: str | Path, final: str | Path, facts: dict[str, Any]) -> 
             os.fsync(file.fileno())
     sizes = {str(path.relative_to(temporary)): path.stat().st_size for path in files}
     write_json(temporary / MANIFEST, facts | {"files": sizes})
-    remove(final)
+    old = hidden(final, "replaced")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():      # gone only when the new one is there
+        os.rename(final, old)
     os.rename(temporary, final)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def hidden(path: str | Path, word: str = "partial") -> Path:

@@ -24,7 +24,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training.data import Batch, ClipDataModule
 from nbp.training.module import TrainingModule
 from nbp.training.muon import muon_groups
-from nbp.training.optim import weight_decay_groups
+from nbp.training.optim import or_else, weight_decay_groups
 from nbp.training.validation import Samples, ValidationFVD, kinetics_network, to_frames
 
 
@@ -45,7 +45,8 @@ class GeneratorModule(TrainingModule[Generator]):
     def parameter_groups(self) -> list[dict[str, Any]]:
         optim = self.run.optim
         if optim.optimizer == "muon":
-            return muon_groups(self.model, [self.model.head], optim.lr, optim.muon_lr or optim.lr, optim.weight_decay)
+            return muon_groups(self.model, [self.model.head], optim.lr, or_else(optim.muon_lr, optim.lr),
+                               optim.weight_decay)
         return weight_decay_groups(self.model, optim.lr, optim.weight_decay)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -10,9 +10,16 @@ from nbp.config.runs import OptimConfig
 from nbp.training.muon import Muon
 
 
+def or_else(rate: float | None, other: float) -> float:
+    """`rate`, 0 included, or `other` where there is none."""
+    return other if rate is None else rate
+
+
 def weight_decay_groups(module: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
     """Two AdamW groups: weight decay on Linear weights only (as GPT-2 and the official recipe), none elsewhere."""
-    linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
+    # A weight that is made of parts (`nbp.generator.levels`) is a sum; the matrix in it is what can decay.
+    linear = {id(own) for m in module.modules() if isinstance(m, nn.Linear)
+              for own in [dict(m.named_parameters()).get("parametrizations.weight.original", m.weight)]}
     parameters = [p for p in module.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if id(p) in linear], "lr": lr, "weight_decay": weight_decay},

@@ -7,6 +7,8 @@ import dataclasses
 import itertools
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +19,7 @@ from nbp.config.runs import Run, TokenizerRun
 from nbp.data.dataset import VideoDataset
 from nbp.system.files import read_json, write_json
 from nbp.training.data import ClipKey
-from nbp.training.flops import build_module, loss_of, micro_batches, num_steps
+from nbp.training.flops import MicroBatch, build_module, loss_of, micro_batches, num_steps
 from nbp.training.logs import kind_of_step
 from nbp.training.strategies import resolve_precision
 from nbp.training.tokenizer import TokenizerModule
@@ -95,20 +97,31 @@ def seconds_per_step(run: Run, step: int) -> float:
     if isinstance(module, TokenizerModule):
         module.lower_frozen(mixed)
     optimizer = module.configure_optimizers()["optimizer"]
-    times = []
-    for _ in range(1 + TIMED_STEPS):        # the first one warms up
-        start = time.perf_counter()
-        for _ in range(run.accumulate):
-            for share, micro_batch in micro_batches(run, step):
-                with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                    loss = share * loss_of(module, micro_batch)
-                loss.backward()
+
+    def micro_step(micro_batch: MicroBatch) -> None:
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            loss = loss_of(module, micro_batch)
+        loss.backward()
+
+    def update() -> None:
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+
+    times = []
+    for _ in range(1 + TIMED_STEPS):        # the first one warms up
+        seconds = sum(share * run.accumulate * timed(partial(micro_step, micro_batch))
+                      for share, micro_batch in micro_batches(run, step))
+        times.append(seconds + timed(update))
     return statistics.median(times[1:])
+
+
+def timed(function: Callable[[], None]) -> float:
+    """Seconds of a call, a GPU's work included."""
+    start = time.perf_counter()
+    function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def scale_steps(run: Run, factor: float) -> Run:

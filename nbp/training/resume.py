@@ -26,11 +26,12 @@ from nbp.training import checkpoints
 T = TypeVar("T")
 # Where and how a run works, not what it computes. Batch sizes and devices may change as long as their product stays.
 FREE = ("init_from", "inflate_from", "data.root", "data.train_list", "data.val_list", "images.root",
-        "data.max_bad_files", "tokens", "tokenizer", "text_tokenizer", "model.activation_checkpointing", "trainer.out",
-        "trainer.devices", "trainer.num_nodes", "trainer.accumulate", "trainer.global_batch", "trainer.compile",
-        "trainer.num_workers", "trainer.val_", "trainer.checkpoint_every_steps", "trainer.keep_last",
-        "trainer.log_every_steps", "trainer.resume", "trainer.accept_changes", "trainer.wandb_project",
-        "trainer.guard_patience", "trainer.max_rollbacks", "trainer.strategy", "batch_size")
+        "images.train_list", "data.max_bad_files", "tokens", "tokenizer", "text_tokenizer",
+        "model.activation_checkpointing", "trainer.out", "trainer.devices", "trainer.num_nodes", "trainer.accumulate",
+        "trainer.global_batch", "trainer.compile", "trainer.num_workers", "trainer.val_",
+        "trainer.checkpoint_every_steps", "trainer.keep_last", "trainer.log_every_steps", "trainer.resume",
+        "trainer.accept_changes", "trainer.wandb_project", "trainer.guard_patience", "trainer.max_rollbacks",
+        "trainer.strategy", "batch_size")
 FIXED = ("kind", "model.", "discriminator.", "freeze_encoder", "trainer.ema_decay", "optim.optimizer")
 ACCEPTED = ("model.dropout", "model.condition_dropout")     # of FIXED, what accept_changes lets through
 # Model fields that give no tensor another shape or meaning: clip size, training options, how ids are drawn and masked.

@@ -30,6 +30,7 @@ from nbp.tokenizer.model import Tokenizer
 from nbp.training.data import Batch, ClipDataModule
 from nbp.training.module import TrainingModule, zero_loss
 from nbp.training.muon import muon_groups
+from nbp.training.optim import or_else
 from nbp.training.validation import Samples, ValidationFVD, kinetics_network, to_frames
 
 LECAM_DECAY = 0.99
@@ -54,6 +55,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         self.max_steps = sum(phase.steps for phase in run.curriculum)
         self.monitor = ("val/rfvd", "min") if run.trainer.val_fvd_clips else ("val/psnr", "max")
         self.discriminator = Discriminator(run.discriminator) if run.loss.adversarial else None
+        self._logits: list[Tensor] = []     # mean logits (2,), real and fake, of each micro-batch of this step
         self.register_buffer("lecam_real", torch.zeros(()))
         self.register_buffer("lecam_fake", torch.zeros(()))
         if not run.trainer.strategy.startswith("deepspeed"):  # its parameter broadcast needs the default layout
@@ -68,9 +70,10 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         if optim.optimizer == "muon":
             ends = [layer for side in (model.encoder, model.decoder) for part in (side.conv_in, side.head[-1])
                     for layer in part.modules()]
-            groups = muon_groups(model, ends, optim.lr, optim.muon_lr or optim.lr)
+            groups = muon_groups(model, ends, optim.lr, or_else(optim.muon_lr, optim.lr), optim.weight_decay)
         if self.discriminator is not None:
-            groups.append({"params": list(self.discriminator.parameters()), "lr": optim.discriminator_lr or optim.lr})
+            groups.append({"params": list(self.discriminator.parameters()),
+                           "lr": or_else(optim.discriminator_lr, optim.lr)})
         return groups
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None,
@@ -166,11 +169,26 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         return terms | {"logit_real": losses.mean_logit(real), "logit_fake": losses.mean_logit(fake)}
 
     def _lecam(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
-        for average, logits in ((self.lecam_real, real), (self.lecam_fake, fake)):
-            mean = self.mean_over_ranks(losses.mean_logit(logits).detach().to(average))
-            # One step that is not finite, and is skipped, must not stay in the average.
-            average.lerp_(torch.where(mean.isfinite(), mean, average), 1 - LECAM_DECAY)
-        return losses.lecam_loss(real, fake, self.lecam_real, self.lecam_fake)
+        means = torch.stack([losses.mean_logit(logits).detach().float() for logits in (real, fake)])     # (2,)
+        self._logits.append(means)
+        averages = torch.stack([self.lecam_real, self.lecam_fake]).float()
+        averages = torch.where(averages == 0, means, averages)      # none yet
+        return losses.lecam_loss(real, fake, averages[0], averages[1])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().on_before_optimizer_step(optimizer)
+        if self._logits:        # once a step, however many micro-batches it has
+            means = self.mean_over_ranks(torch.stack(self._logits).mean(0))
+            for average, mean in zip((self.lecam_real, self.lecam_fake), means.to(self.lecam_real)):
+                # One step that is not finite, and is skipped, must not stay in the average.
+                kept = torch.where(average == 0, mean, average.lerp(mean, 1 - LECAM_DECAY))
+                average.copy_(torch.where(mean.isfinite(), kept, average))
+            self._logits = []
+        if self.discriminator is not None and self.global_step <= self.run.loss.adversarial_start_step:
+            # Zeros have counted as steps, which would leave critics without Adam's bias correction when they begin.
+            for p in optimizer.param_groups[-1]["params"]:
+                if "step" in (state := optimizer.state.get(p, {})):
+                    state["step"].zero_()
 
     def _random_frames(self, *videos: Tensor) -> list[Tensor]:
         """The same `perceptual_frames` random frames of each video, as images (n, 3, H, W)."""

@@ -99,6 +99,14 @@ def open_clips(source: str | Path, cut: Cut = WHOLE, split: str = "val", tokeniz
     raise ValueError(f"{source}: accepted are a folder, .npz, .npy, .txt (annotation list) or .yaml (data config)")
 
 
+def with_rate(protocol: Protocol, real: str | Path) -> Protocol:
+    """The protocol, with the rate of the real side's data config where it has none: that of its clips, named in it."""
+    if protocol.fps is not None or Path(real).suffix not in (".yaml", ".yml"):
+        return protocol
+    rate = load_config(DataConfig, real).fps
+    return protocol if rate is None else protocol.replace(fps=rate)
+
+
 def _npz(path: Path) -> Clips:
     arrays = clip_set.read_arrays(path, verify=True)
     name = "video" if "video" in arrays else next(iter(arrays), None)
@@ -196,8 +204,9 @@ def _data_config(path: Path, split: str, cut: Cut) -> Clips:
         return fit_size(frames, data.size, data.resize)
 
     digests = _digests(files)
+    paths = [dataset.facts(item)["path"] for item in range(len(dataset))] if each == 1 else None
     return Clips(f"{path}:{split}", len(dataset), read, _fingerprint(digests, how), labels, content=_content(digests),
-                 rates=partial(_rates, files, data.fps))
+                 rates=partial(_rates, files, data.fps), paths=paths)
 
 
 def _tokens(folder: Path, tokenizer: Tokenizer | None) -> Clips:

@@ -12,7 +12,7 @@ from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.protocols import Protocol, get_protocol
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.system.distributed import default_device
-from nbp.workflows.clip_sources import Cut, open_clips
+from nbp.workflows.clip_sources import Cut, open_clips, with_rate
 from nbp.workflows.scoring_sets import Networks
 
 Source = str | Path | Tensor | np.ndarray
@@ -38,6 +38,8 @@ def fvd(real: Source, fake: Source, protocol: str = "tats-2048", allow_fewer: bo
         ValueError: sets or a protocol under which a score would say something else than it seems to.
     """
     rules = get_protocol(protocol)
+    if isinstance(real, (str, Path)):
+        rules = with_rate(rules, real)
     clips = [_open(real, "real", rules), _open(fake, "fake", rules)]
     network = Networks(rules, None, ckpt, device or default_device(), trust_torchscript=False).load(rules)
     [report] = evaluate_sets(clips[0], clips[1:], rules, network, Extraction(cache), allow_fewer)

@@ -185,8 +185,8 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
         num_clips: how many, at least 1.
         labels: class ids to cycle through; None: all classes, or those of the continued clips.
         texts: prompts to cycle through, for text-conditioned models.
-        dataset: whose clips are continued, evenly spread over its list, or all of them again and again, each time
-            otherwise, where there are fewer; None: from nothing.
+        dataset: whose clips are continued, evenly spread over its list, each several times, and each time otherwise,
+            where there are fewer; None: from nothing.
 
     Raises:
         ValueError: no clips, a label or text that the model cannot take, none where it needs one, or some beside a
@@ -201,8 +201,7 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
             raise ValueError(f"label {label}: the model takes "
                              + (f"0..{config.num_condition_ids - 1}" if config.condition == "label" else "no labels"))
     if dataset is not None:
-        total = len(dataset)
-        items = [number % total if num_clips > total else number * total // num_clips for number in range(num_clips)]
+        items = [number * len(dataset) // num_clips for number in range(num_clips)]
         samples = [(item, dataset.facts(item)) for item in items]
         return [Request(number, int(sample["label"]), sample["text"], item, sample["path"])
                 for number, (item, sample) in enumerate(samples)]

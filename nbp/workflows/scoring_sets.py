@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nbp.config import DataConfig, load_config
 from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import Protocol, get_protocol, parse_changes
@@ -16,7 +15,7 @@ from nbp.system.distributed import barrier, rank_and_world
 from nbp.system.files import check_writable
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import memorisation, sensitivity
-from nbp.workflows.clip_sources import Cut, open_clips
+from nbp.workflows.clip_sources import Cut, open_clips, with_rate
 from nbp.workflows.drift import report_drift
 
 
@@ -30,8 +29,7 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     real_set, fake_sets = (real, fake) if real is not None and fake is not None else sets_of_run(run)
     rules = get_protocol(protocol).replace(**parse_changes(changes))
     rules = rules.replace(real_split=split) if split else rules     # its name says what is changed
-    if rules.fps is None and real_set.endswith((".yaml", ".yml")) and (rate := load_config(DataConfig, real_set).fps):
-        rules = rules.replace(fps=rate)     # as well: the config's rate is that of its clips
+    rules = with_rate(rules, real_set)
     networks = Networks(rules, weights, ckpt, device, trust_torchscript)
     network = networks.load(rules)
     decoder = None if tokenizer is None else Tokenizer.from_pretrained(tokenizer, device=device)

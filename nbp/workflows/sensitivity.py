@@ -18,7 +18,7 @@ from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features
 from nbp.evaluation.fvd import MIN_CLIPS, frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import PROTOCOLS, Protocol
-from nbp.evaluation.scoring import choose, evaluate_sets
+from nbp.evaluation.scoring import are_paired, choose, evaluate_sets
 from nbp.evaluation.statement import PresetRow, Provenance, Response, provenance
 from nbp.evaluation.uncertainty import SampleCurve, limit_notes, sample_curve
 from nbp.system.command import UserError
@@ -66,7 +66,8 @@ def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNe
     says, `load` its network."""
     real_features, fake_features = (extract_features(clips, network, protocol, how) for clips in (real, fake))
     few = real.subset(choose(len(real), max_clips, seed)) if len(real) > max_clips else real
-    curve = sample_curve(real_features, fake_features, seed=seed)
+    curve = sample_curve(real_features, fake_features, seed=seed,
+                         paired=are_paired(real, range(len(real)), fake, range(len(fake))))
     curve["notes"] = limit_notes(real_features, fake_features)
     report: Sensitivity = {
         "protocol": protocol.name, "real": real.name, "fake": fake.name, "damaged_clips": len(few), "curve": curve,

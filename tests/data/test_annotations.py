@@ -34,6 +34,7 @@ def test_numbers_behind_a_space_are_classes_wherever_the_list_lies(tmp_path):
     ("run/cam1/1.mp4 0\nrun/cam2/1.mp4 0\nwalk/cam1/1.mp4 1\n", "run/cam1/2.mp4 0\nwalk/cam2/2.mp4 1\n",
      [("run/cam1/2.mp4", "0"), ("walk/cam2/2.mp4", "1")]),
     ("a/1.mp4 0\nb/1.mp4 0\n", "a/3.mp4 0\n", [("a/3.mp4", "")]),
+    ("a/1.mp4\ta\nb/1.mp4\tb\n", "a/3.mp4 0\nb/3.mp4 1\n", [("a/3.mp4", "a"), ("b/3.mp4", "b")]),
 ])
 def test_class_numbers_mean_what_they_mean_in_the_training_list(tmp_path, train, val, expected):
     for name, text in (("train.txt", train), ("val.txt", val)):

@@ -118,8 +118,10 @@ def test_other_settings_do_not_mix(tmp_path, change, message):
 
 
 def test_what_changes_no_token_may_change(tmp_path):
-    write(tmp_path)
-    data = META["data"] | {"root": "elsewhere", "max_bad_files": 5, "flip": True}
+    data = META["data"] | {"annotations_sha256": "a" * 64}
+    with TokenWriter(tmp_path, META | {"data": data}, shard_size=4) as writer:
+        writer.add(*made([0, 1]))
+    data |= {"root": "elsewhere", "max_bad_files": 5, "flip": True}
     assert TokenWriter(tmp_path, META | {"data": data}, shard_size=4).finished
 
 

@@ -59,8 +59,9 @@ def test_a_card_that_a_person_wrote_stays(tmp_path):
 def test_of_a_language_model_s_folder_the_tokenizer_is_copied(tmp_path):
     source = tmp_path / "llama"
     source.mkdir()
-    for name in ("model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.model", "tokenizer_config.json"):
+    for name in ("model-00001-of-00002.safetensors", "pytorch_model.bin", "tokenizer.model", "tokenizer_config.json",
+                 "source.spm"):
         (source / name).write_text("{}")
     write_about(tmp_path / "model", ABOUT, "generator", source)
     assert sorted(path.name for path in (tmp_path / "model" / "text_tokenizer").iterdir()) == [
-        "tokenizer.model", "tokenizer_config.json"]
+        "source.spm", "tokenizer.model", "tokenizer_config.json"]

@@ -46,5 +46,6 @@ def test_a_gpu_that_pytorch_cannot_use_is_told(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(UserError, match="cannot use this machine's GPU: its driver is older"):
         distributed.check_driver()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")      # a CPU is what is asked for
-    distributed.check_driver()
+    for nothing in ("", "-1", "NoDevFiles"):      # a CPU is what is asked for
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        distributed.check_driver()

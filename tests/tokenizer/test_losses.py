@@ -31,6 +31,8 @@ def test_lecam_is_zero_inside_the_averages_and_quadratic_outside():
     one = [torch.ones(1, 4)]
     assert losses.lecam_loss(one, one, torch.tensor(1.0), torch.tensor(1.0)).item() == 0
     assert losses.lecam_loss(one, one, torch.tensor(3.0), torch.tensor(-1.0)).item() == pytest.approx(4 + 4)
+    far = [torch.tensor([[20.0, -20.0]])]       # whose mean is that of the averages
+    assert losses.lecam_loss(far, far, torch.tensor(0.0), torch.tensor(0.0)).item() == pytest.approx(200 + 200)
 
 
 def test_gradient_penalty_of_a_linear_critic_is_its_squared_weight():

@@ -30,7 +30,8 @@ def test_a_folder_of_videos_becomes_two_models_and_new_clips(clips_root, tmp_pat
     models = [f"--{kind}={tmp_path / kind / 'model'}" for kind in ("tokenizer", "generator")]
     generate.main([*models, "--num-clips", "3", "--out", str(tmp_path / "new")])
     assert clip_set.load(tmp_path / "new")["label"].tolist() == [0, 1, 2]
-    generate.main([*models, "--data", str(tmp_path / "videos" / "data.yaml"), "--out", str(tmp_path / "continued")])
+    generate.main([*models, "--data", str(tmp_path / "videos" / "data.yaml"), "--num-clips", "3",
+                   "--out", str(tmp_path / "continued")])
     shape = (3, 17, int(size[0]), int(size[-1]), 3)
     assert all(clip_set.load(tmp_path / name)["video"].shape == shape for name in ("new", "continued"))
     tokenize.main([models[0], "--data", str(tmp_path / "videos" / "data.yaml"), "--out", str(tmp_path / "tokens")])

@@ -56,6 +56,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(finished, tokenizer_run, tmp_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_critics_begin_with_the_optimizer_s_bias_correction(finished):
+    """Steps before theirs, whose gradients are zeros, do not count."""
+    stored = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]
+    autoencoder, critics = ({float(stored["state"][number]["step"]) for number in group["params"]}
+                            for group in stored["param_groups"])
+    assert autoencoder == {6.0} and critics == {5.0}
+
+
 @pytest.mark.parametrize("engine", ["deepspeed_2", pytest.param("deepspeed_1", marks=pytest.mark.slow(seconds=100))])
 def test_two_processes_agree(losses_by_engine, tokenizer_run, engine):
     equal_losses(losses_by_engine(TOKENIZER, lambda out: tokenizer_run(out, "optim.gradient_clip=0"), "ddp", engine), 6)

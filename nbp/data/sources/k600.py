@@ -54,7 +54,7 @@ def _labels(root: Path) -> dict[str, str]:
     folders = [root, root / "annotations", root.parent, root.parent / "annotations"]
     for path in [path for folder in folders for path in sorted(folder.glob("*.csv"))]:
         with open(path, "rb") as file:
-            header = file.readline()
+            header = file.readline().replace(b"\0", b"")      # of UTF-16
             if not all(column in header for column in (b"label", b"youtube_id", b"time_start", b"time_end")):
                 continue        # of something else
         for number, row in enumerate(csv.DictReader(read_lines(path)), 2):
