@@ -42,7 +42,7 @@ class StopSignals:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received, self._since = signum, time.monotonic()
-            print(f"{signal.Signals(signum).name}: saving after this step (or a tenth one, to agree), then "
+            print(f"{signal.Signals(signum).name}: saving after this step (within ten where GPUs have to agree), then "
                   f"stopping; once more after {REPEAT_S:.0f} s to stop at once", file=sys.stderr, flush=True)
         elif time.monotonic() - self._since > REPEAT_S:
             signal.signal(signum, signal.SIG_DFL)
