@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from nbp.benchmarking.timing import timed
 from nbp.download import load_transformer
 from nbp.evaluation.statement import device_name
 from nbp.generator.model import Generator
 from nbp.system.files import write_json
+from nbp.system.timing import timed
 from nbp.tokenizer.model import Tokenizer
 
 CLIPS = 4

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from nbp.benchmarking.timing import timed
 from nbp.data.video_io import write_video
 from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.networks import FeatureNetwork, load_network, run_network
@@ -20,6 +19,7 @@ from nbp.evaluation.protocols import Protocol, get_protocol, prepare
 from nbp.evaluation.statement import device_name
 from nbp.hub.fetch import fetch_i3d
 from nbp.system.files import write_json
+from nbp.system.timing import timed
 from nbp.workflows.clip_sources import Cut, open_clips
 
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 import torch
 from typing_extensions import TypedDict
 
-from nbp.benchmarking.timing import timed
 from nbp.evaluation.statement import device_name
 from nbp.system.files import write_json
 from nbp.system.processor import multiplies_bfloat16, processor_name
+from nbp.system.timing import timed
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

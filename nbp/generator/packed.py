@@ -48,6 +48,7 @@ class SplitLinear(nn.Module):
         self.parts = len(weight) // size if size >= PART // 8 else 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """Inputs (..., in) -> outputs (..., out)."""
         rows, (out, width) = x.shape[:-1].numel(), self.weight.shape
         if self.parts == 1 or rows > ROWS:
             return F.linear(x, self.weight, self.bias)

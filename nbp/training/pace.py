@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +17,7 @@ from nbp.config.checking import Section
 from nbp.config.runs import Run, TokenizerRun
 from nbp.data.dataset import VideoDataset
 from nbp.system.files import read_json, write_json
+from nbp.system.timing import timed
 from nbp.training.data import ClipKey
 from nbp.training.flops import MicroBatch, build_module, loss_of, micro_batches, num_steps
 from nbp.training.logs import kind_of_step
@@ -113,15 +113,6 @@ def seconds_per_step(run: Run, step: int) -> float:
                       for share, micro_batch in micro_batches(run, step))
         times.append(seconds + timed(update))
     return statistics.median(times[1:])
-
-
-def timed(function: Callable[[], None]) -> float:
-    """Seconds of a call, a GPU's work included."""
-    start = time.perf_counter()
-    function()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def scale_steps(run: Run, factor: float) -> Run:

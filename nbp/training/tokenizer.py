@@ -176,6 +176,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
         return losses.lecam_loss(real, fake, averages[0], averages[1])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """As of any module; LeCAM's averages follow the step's logits, and critics that wait count no step."""
         super().on_before_optimizer_step(optimizer)
         if self._logits:        # once a step, however many micro-batches it has
             means = self.mean_over_ranks(torch.stack(self._logits).mean(0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nbp import benchmark
-from nbp.benchmarking import evaluation, growth, sampling, timing
+from nbp.benchmarking import evaluation, growth, sampling
 from nbp.benchmarking.machine import Machine, in_turns, line
 from nbp.benchmarking.training import RECIPES, recipe_line
 from nbp.config import GeneratorConfig, TokenizerConfig, load_run
@@ -17,6 +17,7 @@ from nbp.evaluation.networks import FeatureNetwork
 from nbp.evaluation.protocols import get_protocol
 from nbp.generator.model import Generator
 from nbp.hub.fetch import fetch_i3d
+from nbp.system import timing
 from nbp.tokenizer.model import Tokenizer
 
 
