@@ -3,7 +3,9 @@
 import gc
 import math
 import weakref
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from generators import GRID, NUM_CODES, UNCONDITIONAL, VARIANTS, build, codes, condition, config, prefix
@@ -93,8 +95,11 @@ def test_draws_of_improbable_ids():
     assert 4 <= int((ids > 0).sum()) <= 45         # 20 expected
 
 
-def test_a_random_number_that_rounds_to_one_lets_no_filtered_id_win(monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 1 - 2.0 ** -53, dtype=torch.float64))
+@pytest.mark.parametrize("bits", [0, 2 ** 64 - 1])
+def test_random_numbers_at_their_limits_let_no_filtered_id_win(monkeypatch, bits):
+    """One that rounds to 1 is an infinite time, 0 the logarithm of nothing."""
+    monkeypatch.setattr(np.random, "SFC64", lambda seed: SimpleNamespace(
+        random_raw=lambda count: np.full(count, bits, dtype=np.uint64)))
     logits = torch.tensor([[[0.0, 3.0, 9.0, 8.0]]])
     assert sample(logits, Sampling(top_k=1), [seeded()]).item() == 2
     assert sample(logits, Sampling(top_k=2, top_p=None), [seeded()]).item() == 2
