@@ -11,19 +11,22 @@ import torch
 
 from nbp.config import GeneratorConfig
 from nbp.generator.model import Generator
+from nbp.hub.about import read_about
 from nbp.hub.fetch import fetch_i3d, fetch_lpips, fetch_samples
+from nbp.hub.locating import locate
 from nbp.tokenizer.model import Tokenizer
 
 __all__ = ["load_magvit2", "load_transformer", "fetch_i3d", "fetch_lpips", "fetch_samples"]
 
 
-def load_magvit2(path: str | Path, resolution: int | Sequence[int] | None = 128,
+def load_magvit2(path: str | Path, resolution: int | Sequence[int] | None = None,
                  device: str | torch.device = "cuda") -> Tokenizer:
     """Load a tokenizer.
 
     Args:
         path: `magvit2_ucf.pt`, an official generator checkpoint that carries its tokenizer, or a native folder.
-        resolution: pixels, a square's side or (height, width), of the video that flat tokens (B, t*h*w) become.
+        resolution: pixels, a square's side or (height, width), of the video that flat tokens (B, t*h*w) become; None:
+            what the folder says, and 128 for one that does not and for official files.
         device: "cuda", "cpu", ...
 
     Returns:
@@ -32,7 +35,10 @@ def load_magvit2(path: str | Path, resolution: int | Sequence[int] | None = 128,
     Raises:
         ValueError: no tokenizer in there, or a file that can't be read; the message says what was expected.
     """
-    return Tokenizer.from_pretrained(path, resolution, device)
+    tokenizer = Tokenizer.from_pretrained(path, resolution, device)
+    if resolution is None:
+        tokenizer.resolution = read_about(locate(path, "tokenizer")).resolution or 128
+    return tokenizer
 
 
 def load_transformer(path: str | Path, tokenizer: Tokenizer | None = None, device: str | torch.device = "cuda",

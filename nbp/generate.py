@@ -5,7 +5,8 @@ python -m nbp.generate --generator RUN/model --tokenizer RUN/model --out runs/ge
 python -m nbp.generate ... --data configs/data/procgen.yaml --prefix-frames 5     continue validation clips
 python -m nbp.generate ... --num-frames 129 --stream     of any length, in videos that can be watched meanwhile
 Writes OUT/clips.npz (lossless), OUT/meta.json, OUT/mp4/*.mp4 and OUT/grid.png. Clip i depends on the
-seed and on i only, whatever the batch size and the number of ranks (torchrun). Resumable.
+seed and on i only, whatever the number of ranks (torchrun) and the batch size; pixels of batches of one may differ from
+those of larger ones by a last bit. Resumable.
 """
 
 import argparse

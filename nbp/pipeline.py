@@ -24,8 +24,9 @@ from nbp.system.distributed import default_device
 from nbp.system.files import write_json
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.streaming import ChunkDecoder
+from nbp.workflows.asking import list_requests, wanted
 from nbp.workflows.drafting import AskedSampling, VideoDraft, as_batch, continued, random_streams
-from nbp.workflows.generating import DEFAULT_FPS, advised, list_requests, wanted
+from nbp.workflows.generating import DEFAULT_FPS, advised
 from nbp.workflows.making import Encoder, Request, conditions
 
 
@@ -49,7 +50,8 @@ class VideoPipeline:
         self.tokenizer, self.generator = tokenizer, generator
         self.about, self.text_tokenizer = about or About(), text_tokenizer
         self._encode: Encoder | None = None
-        self._packed: tuple[list[tuple[int, int]], Generator] | None = None
+        self._tokenizer_scores: list[facts.ScoreNote] = []
+        self._packed: tuple[object, Generator] | None = None
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None,
@@ -67,10 +69,13 @@ class VideoPipeline:
         """
         device = device or default_device()
         homes = {"tokenizer": locate(tokenizer or path, "tokenizer"), "generator": locate(path, "generator")}
-        about = facts.read_about(homes["generator"]).or_else(facts.read_about(homes["tokenizer"]))
+        of_tokenizer = facts.read_about(homes["tokenizer"])
+        about = facts.read_about(homes["generator"]).or_else(of_tokenizer)
         codec = load_magvit2(homes["tokenizer"], about.resolution, device)
         texts = homes["generator"] / about.text_tokenizer if about.text_tokenizer else None
-        return cls(codec, load_transformer(homes["generator"], codec, device), about, texts)
+        pipe = cls(codec, load_transformer(homes["generator"], codec, device), about, texts)
+        pipe._tokenizer_scores = of_tokenizer.scores
+        return pipe
 
     @property
     def device(self) -> torch.device:
@@ -142,11 +147,13 @@ class VideoPipeline:
             video = as_batch(video)
             if num_clips not in (None, len(video)):
                 raise ValueError(f"num_clips is for clips from nothing, got {num_clips} and {len(video)} to continue")
-            requests = self._requests(classes, prompts, len(video)) if classes or prompts else []
+            told = classes is not None or prompts is not None
+            requests = self._requests(classes, prompts, len(video)) if told else []
             numbers, condition = list(range(len(video))), conditions(requests, self.encoder) if requests else None
-        return continued(self._sampler(), self.tokenizer, condition, random_streams(seed, numbers, self.device), video,
-                         self.num_frames if num_frames is None else num_frames,
-                         **advised(self.about, condition is not None, **sampling))
+        options = advised(self.about, condition is not None, **sampling)
+        return continued(self._sampler(options["lookahead"]), self.tokenizer, condition,
+                         random_streams(seed, numbers, self.device), video,
+                         self.num_frames if num_frames is None else num_frames, **options)
 
     def drafts(self, classes: Sequence[str | int] | None = None, prompts: Sequence[str] | None = None,
                num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
@@ -212,7 +219,9 @@ class VideoPipeline:
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.generator.save_pretrained(folder / "generator")
         plain = dataclasses.replace(self.about, text_tokenizer=None)
-        facts.write_about(folder / "tokenizer", dataclasses.replace(plain, classes=[], scores=[]), "tokenizer")
+        of_tokenizer = dataclasses.replace(plain, classes=[], scores=self._tokenizer_scores,
+                                           sampling=facts.SamplingAdvice())
+        facts.write_about(folder / "tokenizer", of_tokenizer, "tokenizer")
         facts.write_about(folder / "generator", plain, "generator", self.text_tokenizer)
         facts.write_card(folder, facts.read_about(folder / "generator"), "pipeline")
 
@@ -243,16 +252,22 @@ class VideoPipeline:
             self._encode = condition_encoder(self.generator.config, self.text_tokenizer)
         return self._encode
 
-    def _sampler(self) -> Generator:
-        """The generator as `nbp.generate` uses it, on a CPU with packed weights: a copy, made again where they change,
-        since a packed model can be neither stored nor trained."""
-        if self.device.type != "cpu":
+    def _sampler(self, lookahead: int) -> Generator:
+        """The generator as `nbp.generate` uses it: in eval mode, and on a CPU with packed weights: a copy, made again
+        where they change, since a packed model can be neither stored nor trained."""
+        if self.device.type != "cpu" and not self.generator.training:
             return self.generator
-        state = [(weight.data_ptr(), weight._version) for weight in self.generator.parameters()]
+        tensors = [tensor.detach() for tensor in (*self.generator.parameters(), *self.generator.buffers())]
+        # By content: fused optimizers and `.data` change weights without a word.
+        state = lookahead, [(tensor.data_ptr(), float(tensor.sum(dtype=torch.float64))) for tensor in tensors]
         if self._packed is None or self._packed[0] != state:
-            self._packed = state, copy.deepcopy(self.generator)
-            self._packed[1].pack()
+            shared = {id(tensor): tensor for tensor in (*self.generator.parameters(), *self.generator.buffers())}
+            self._packed = state, copy.deepcopy(self.generator, shared).eval()
+            self._packed[1].pack(lookahead)
         return self._packed[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_packed": None, "_encode": None}      # which can be neither copied nor pickled
 
     def _requests(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None,
                   num_clips: int | None) -> list[Request]:
@@ -264,5 +279,5 @@ class VideoPipeline:
     def _draft(self, requests: list[Request], seed: int, **sampling: Unpack[AskedSampling]) -> VideoDraft:
         streams = random_streams(seed, [request.number for request in requests], self.device)
         condition = conditions(requests, self.encoder)
-        return VideoDraft(self._sampler(), self.tokenizer, condition, streams,
-                          **advised(self.about, condition is not None, **sampling))
+        options = advised(self.about, condition is not None, **sampling)
+        return VideoDraft(self._sampler(options["lookahead"]), self.tokenizer, condition, streams, **options)

@@ -29,7 +29,7 @@ from nbp.training import tokenizer
 from nbp.training.flops import num_steps, tokenizer_config
 from nbp.training.pace import fit_minutes
 from nbp.training.strategies import check_engine, check_processes
-from nbp.workflows.generating import list_requests, wanted
+from nbp.workflows.asking import list_requests, wanted
 
 RUNS = Path(__file__).parent / "fixtures" / "runs"
 TEXT = dict(num_layers=1, num_heads=2, width=32, num_codes=5, grid=[2, 4, 4], block_shape=[1, 1, 4], condition="text",

@@ -179,7 +179,7 @@ def test_a_saved_pipeline_says_what_it_was(folder, pipe):
     (lambda pipe: pipe.extend(torch.rand(3, 17, 32, 32), 17), "must be above the 17 frames that are given, got 17"),
     (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 48), 17), "32x32 pixels, got 32x48; read_video(path, size=32) fits"),
     (lambda pipe: pipe.extend(torch.zeros(5, 32, 32, 3, dtype=torch.uint8), 17), "video must be a float tensor (3,"),
-    (lambda pipe: next(pipe.stream(num_frames=0)), "num_frames must be at least 1, got 0"),
+    (lambda pipe: next(pipe.stream(num_frames=0)), "num_frames must be a whole number, at least 1, got 0"),
     (lambda pipe: next(pipe.stream(video=torch.rand(2, 3, 5, 32, 32), num_clips=1)), "got 1 and 2 to continue"),
     (lambda pipe: pipe.encode(np.zeros((3, 17, 32, 32), np.float32)), "must be a float tensor (3, T, H, W) or"),
     (lambda pipe: pipe(seed=10**30), f"seed must be a whole number between -1{12 * '0'}"),

@@ -70,8 +70,9 @@ class GrowingVideo:
 
             _check_frames(self.path, frames, 18, "yuv420p")
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self.path), "w", options={"movflags": "frag_every_frame+empty_moov",
-                                                                   "fflags": "+flush_packets", "flush_packets": "1"})
+            # Absolute: FFmpeg takes what stands before a colon for a protocol.
+            options = {"movflags": "frag_every_frame+empty_moov", "fflags": "+flush_packets", "flush_packets": "1"}
+            self._container = av.open(os.path.abspath(self.path), "w", options=options)
             self._stream = self._container.add_stream("libx264", rate=_fraction(self.fps),
                                                       options={"crf": "18", "tune": "zerolatency"})
             _set_up(self._stream, frames, "yuv420p")
@@ -105,10 +106,11 @@ def write_animation(path: str | os.PathLike[str], frames: np.ndarray, fps: float
     """
     from PIL import Image
 
+    _check_frames(path, frames, 0, "yuv444p")
+    duration = 10 * max(2, round(100 / _fraction(fps)))
     images = [Image.fromarray(frame) for frame in frames]
     with atomic_path(path) as temporary:
-        images[0].save(temporary, save_all=True, append_images=images[1:], loop=0, lossless=True,
-                       duration=10 * max(2, round(100 / _fraction(fps))))
+        images[0].save(temporary, save_all=True, append_images=images[1:], loop=0, lossless=True, duration=duration)
 
 
 def _check_frames(path: str | os.PathLike[str], frames: np.ndarray, crf: int, pixel_format: str) -> None:
@@ -117,13 +119,14 @@ def _check_frames(path: str | os.PathLike[str], frames: np.ndarray, crf: int, pi
     if pixel_format not in PIXEL_FORMATS:
         raise ValueError(f"{path}: pixel_format is {pixel_format!r}; accepted: {', '.join(PIXEL_FORMATS)}")
     if pixel_format == "yuv420p" and (frames.shape[1] % 2 or frames.shape[2] % 2):
-        raise ValueError(f"{path}: yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; "
-                         "use yuv444p")
+        raise ValueError(f"{path}: yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}: "
+                         "cut off a row or column, take pixel_format=yuv444p of nbp.data.video_writing.write_video, or "
+                         "write a gif or webp")
     if not 0 <= crf <= 51:
         raise ValueError(f"{path}: crf is {crf}; accepted: 0 to 51")
 
 
 def _fraction(fps: float) -> Fraction:
-    if not 0 < fps < math.inf:
-        raise ValueError(f"fps must be a number above 0, got {fps}")
-    return Fraction(fps).limit_denominator(1001)
+    if not 1e-3 <= fps < math.inf:
+        raise ValueError(f"fps must be a number, at least 0.001, got {fps}")
+    return Fraction(float(fps)).limit_denominator(1001)

@@ -178,7 +178,8 @@ def _rows(clips: Clips, numbers: list[int], network: FeatureNetwork, protocol: P
     num_workers = how.num_workers if clips.forkable else 0
     # Forked workers: sets read through closures, which can't be pickled.
     loader: DataLoader[Tensor] = DataLoader(Subset(clips, numbers), how.batch_size, num_workers=num_workers,
-                                            collate_fn=list, multiprocessing_context="fork" if num_workers else None)
+                                            collate_fn=list, multiprocessing_context="fork" if num_workers else None,
+                                            generator=torch.Generator())      # leaves the caller's random numbers alone
     expected = seen_shape(clips, protocol)
     done = 0
     for batch in loader if num_workers else _ahead(loader):

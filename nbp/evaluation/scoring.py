@@ -64,6 +64,10 @@ def check_pair(real: Clips, fake: Clips, protocol: Protocol, roles: tuple[str, s
     if fake.content == real.content:
         raise ValueError(f"{roles[0]} {real.name} and {roles[1]} {fake.name} have the same content")
     (t_real, *size_real), (t_fake, *size_fake) = seen_shape(real, protocol), seen_shape(fake, protocol)  # T, H W C
+    for frames, name in ((t_real, real.name), (t_fake, fake.name)):
+        if protocol.num_frames is not None and frames < protocol.num_frames:
+            raise ValueError(f"clips of {name} have {frames} frames; protocol {protocol.name} needs "
+                             f"{protocol.num_frames}")
     if protocol.resolution is None and size_real != size_fake:
         raise ValueError(f"clips of {real.name} have {size_real[0]}x{size_real[1]} pixels and clips of {fake.name} "
                          f"{size_fake[0]}x{size_fake[1]}: their resizing would be scored; --set resolution=N brings "

@@ -1,6 +1,7 @@
 """Steps of fixed shapes as CUDA graphs: a small step spends most of its time in launching kernels one by one."""
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,6 +18,12 @@ def can_record(prefix: Tensor) -> bool:
     """
     few = len(prefix) <= MAX_SEQUENCES and prefix.dtype != torch.float32
     return few and prefix.is_cuda and not torch.is_autocast_enabled("cuda")
+
+
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a device that is recorded on: each stream keeps a workspace for products until the end."""
+    return torch.cuda.Stream(device)
 
 
 class Recorded:
@@ -43,7 +50,7 @@ class Recorded:
                 self.inputs = [tensor.clone() for tensor in inputs]
                 self.graph = torch.cuda.CUDAGraph()
                 # Other threads, such as those that load data, may allocate meanwhile.
-                with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"):
+                with torch.cuda.graph(self.graph, stream=_stream(device), capture_error_mode="thread_local"):
                     self.output = self.function(*self.inputs)
             for recorded, tensor in zip(self.inputs, inputs):
                 recorded.copy_(tensor)

@@ -122,6 +122,7 @@ class Draft:
         self._positions, self._first = layout.video_positions(self.total), 0
         # Id of the first one that is scored.
         self._offset = 0 if config.clamp_samples else layout.video_offset
+        self._sums: Tensor | None = None        # of all logits so far: not finite where one of them is not
 
     @torch.no_grad()
     def step(self) -> bool:
@@ -129,15 +130,26 @@ class Draft:
         if self.known >= self.total:
             return False
         end, count = self.layout.known_positions(self.known), self.layout.next_tokens(self.known)
-        logits = self.logits_of(self._stream[:, self._first:end], self._first, count)
+        logits = self._logits(end, count)
         start = int(self._positions[self.known])
         self._stream[:, start:start + count] = sample(logits, self._sampling, self._generators) + self._offset
         self.known += count
         self._first = end
         return True
 
+    def _logits(self, end: int, count: int) -> Tensor:
+        """Logits (B, count, V) of the last stream positions before `end`."""
+        logits = self.logits_of(self._stream[:, self._first:end], self._first, count)
+        total = logits.sum(dtype=torch.float32)
+        self._sums = total if self._sums is None else self._sums + total
+        return logits
+
     def codes(self) -> Tensor:
-        """Video codes int64 (B, t, h, w); those that are not drawn yet are 0."""
+        """Video codes int64 (B, t, h, w); those that are not drawn yet are 0. ValueError: they are complete, and the
+        model gave NaN or infinity on the way."""
+        if self._sums is not None and self.known >= self.total and not self._sums.isfinite():
+            raise ValueError("the generator gave NaN or infinite logits: its weights are damaged, or too large for "
+                             "this precision; use float32")
         codes = self._stream[:, self.layout.video_positions(self.total, self._stream.device)] - self.layout.video_offset
         return to_grid(codes.clamp(0, self.config.num_codes - 1), self.grid, self.config.block_shape)
 

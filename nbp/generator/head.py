@@ -26,7 +26,8 @@ class Head(nn.Linear):
         if target.numel() <= rows:
             return F.cross_entropy(super().forward(hidden).float().flatten(0, 1), target.flatten())
         dtype = F.linear(hidden[:1, :1], self.weight[:1]).dtype       # what autocast makes of it
-        loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, 1).to(dtype), self.weight, target.flatten(), rows, dtype)
+        weight = self.weight if torch.is_grad_enabled() else self.weight.detach()      # else its gradient is made
+        loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, 1).to(dtype), weight, target.flatten(), rows, dtype)
         return loss
 
     def positions_at_a_time(self) -> int:

@@ -27,11 +27,12 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, after: str = "none") -> None:
         super().__init__()
         self.after = after
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+        self.packed, self.dtype = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS), weight.dtype
         self.bias = None if bias is None else bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.after, [], "none")
+        # Autocast, which does not know this operation, may give other types.
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, self.bias, self.after, [], "none")
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise RuntimeError(ONLY_SAMPLES)
@@ -86,7 +87,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # 7 bits: products of two full bytes overflow 16 bits on processors without VNNI.
-        return torch.ops.quantized.linear_dynamic(x, self.packed, reduce_range=True)
+        return torch.ops.quantized.linear_dynamic(x.float(), self.packed, reduce_range=True)
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise RuntimeError(ONLY_SAMPLES)
@@ -99,11 +100,11 @@ def multiplies_int8(device: str) -> bool:
 
 def layer_for(weight: Tensor, rows: int) -> type[PackedLinear] | type[SplitLinear] | None:
     """Which layer is the fastest for passes of so many rows; None: the one that is there. Bfloat16 only where the
-    processor multiplies it."""
+    processor multiplies it; parts only where threads share them."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     if weight.dtype == torch.float32:
-        return PackedLinear if rows > 1 else SplitLinear
+        return PackedLinear if rows > 1 else SplitLinear if torch.get_num_threads() > 1 else None
     return PackedLinear if rows > 1 and weight.dtype == torch.bfloat16 and multiplies_bfloat16("cpu") else None
 
 

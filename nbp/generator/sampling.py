@@ -96,7 +96,7 @@ def _at_least(logits: Tensor, edge: Tensor) -> Tensor:
         return logits.masked_fill(logits < edge, -math.inf)
     # A masked fill branches at every id, which mispredicts: 0.3 ms for 64,000 ids, a threshold 0.04 ms. In parts that
     # torch does not divide among threads, since waking them takes longer.
-    kept, size = torch.empty(logits.shape), logits.shape[-1]
+    kept, size = torch.empty(logits.shape, dtype=logits.dtype), logits.shape[-1]
     below = torch.nextafter(edge, edge.new_tensor(-math.inf)).flatten().tolist()
     for row, out, value in zip(logits.reshape(-1, size), kept.view(-1, size), below):
         for part, kept_part in zip(row.split(SERIAL), out.split(SERIAL)):
@@ -125,7 +125,7 @@ def _nucleus(logits: Tensor, ranked: Tensor, top_p: float, ties_by_id: bool) -> 
         row = torch.where((place >= k) & (place < count), last, F.pad(ranked, (0, longest - k), value=-math.inf))
     mass = row.softmax(-1).cumsum(-1)
     number = torch.searchsorted(mass, mass.new_full(last.shape, top_p), right=True) + 1
-    number = torch.minimum(number, count)                                  # (..., 1) ids in the nucleus
+    number = torch.minimum(number, count).clamp_(min=1)                    # (..., 1) ids in the nucleus; NaN has none
     edge = row.gather(-1, number - 1)
     kept = _at_least(logits, edge)
     rising = row.neg()
@@ -191,7 +191,7 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
         return logits.argmax(-1)
     logits = filtered(logits, sampling)
     if sampling.multinomial:
-        rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators)]
+        rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators, strict=True)]
         return torch.stack(rows)
     times = log_arrivals(logits, generators)
     return winner(torch.sub(logits, times, out=times))
@@ -221,14 +221,16 @@ def log_arrivals(like: Tensor, generators: Sequence[torch.Generator | None]) -> 
     250th position whatever its probability.
     """
     times = torch.empty_like(like)
-    for row, generator in zip(times, generators):
+    for row, generator in zip(times, generators, strict=True):
         _fill_uniform(row, generator)
-    return times.neg_().log1p_().neg_().clamp_(min=torch.finfo(like.dtype).tiny).log_()
+    # A number of 0 stands for half of the smallest one above it: a time of 0 would win against any probability.
+    return times.neg_().log1p_().neg_().clamp_(min=2.0 ** -33).log_()
 
 
 def _fill_uniform(row: Tensor, generator: torch.Generator | None) -> None:
     """Write numbers in [0, 1) into a float32 tensor: of the generator, or on a CPU of numpy's SFC64, which takes a
-    quarter of the time and gets its seed from the generator."""
+    quarter of the time. Its seed comes from the generator, with the upper half of the generator's own, of which torch
+    takes the lower half only on a CPU."""
     device = generator.device if generator is not None else row.device
     below_one = 1 - torch.finfo(row.dtype).eps / 2     # 1 is an infinite time: an id that must not win could
     if device.type != "cpu" or row.device.type != "cpu":
@@ -236,9 +238,10 @@ def _fill_uniform(row: Tensor, generator: torch.Generator | None) -> None:
         row.clamp_(max=below_one)
         return
     seed = int(torch.randint(2 ** 62, (), generator=generator))
-    bits = np.random.SFC64(seed).random_raw((row.numel() + 1) // 2).view(np.uint32)[:row.numel()]
-    np.multiply(bits.reshape(row.shape), np.float32(2.0 ** -32 * below_one), out=row.numpy(), casting="unsafe",
-                dtype=np.float32)
+    upper = (generator or torch.default_generator).initial_seed() >> 32
+    raw = np.random.SFC64([seed, upper] if upper else seed).random_raw((row.numel() + 1) // 2)
+    np.multiply(raw.view(np.uint32)[:row.numel()].reshape(row.shape), np.float32(2.0 ** -32 * below_one),
+                out=row.numpy(), casting="unsafe", dtype=np.float32)
 
 
 def _multinomial(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:

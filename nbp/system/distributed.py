@@ -59,6 +59,8 @@ def check_device(device: object) -> None:
         found = torch.device(str(device))
     except RuntimeError as error:
         raise ValueError(f"unknown device {str(device)!r}; accepted: cpu, cuda, cuda:N") from error
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {str(device)!r} is not supported; accepted: cpu, cuda, cuda:N")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found.type == "cuda" and not count:
         raise ValueError(f'device {str(device)!r} is not available here: pass device="cpu"')

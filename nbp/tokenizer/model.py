@@ -172,7 +172,16 @@ class Tokenizer(nn.Module):
         self.check_video(video)
         with torch.autocast(video.device.type, enabled=False):
             latents = self.encoder(video.to(self.encoder.conv_in.conv.weight.dtype))
-        return self.fsq(latents) if quantize else latents
+        return self.quantize(latents) if quantize else latents
+
+    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """As `FSQ.forward`, for data that is kept. ValueError: latents that are not finite, which would all become one
+        code that looks like others."""
+        if not latents.isfinite().all():
+            raise ValueError(f"the encoder gave NaN or infinity in {latents.dtype}: its weights are damaged, or too "
+                             "large for this precision; use float32")
+        codes: tuple[Tensor, Tensor] = self.fsq(latents)
+        return codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, d, t, h, w) float -> video (B, 3, T, H, W), nominally in [0, 1] but not clamped, as officially."""

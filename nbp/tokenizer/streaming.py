@@ -38,7 +38,7 @@ def encode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Te
         tokenizer.check_range(chunk)
         with torch.autocast(chunk.device.type, enabled=False):
             latents = encoder(chunk.to(tokenizer.encoder.conv_in.conv.weight.dtype))       # (B, d, t, h, w)
-        yield tokenizer.fsq(latents)[1]
+        yield tokenizer.quantize(latents)[1]
 
 
 def decode_chunks(tokenizer: Tokenizer, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

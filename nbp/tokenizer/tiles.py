@@ -37,7 +37,7 @@ def encode_tiles(tokenizer: Tokenizer, video: Tensor, tile: int, overlap: int) -
         assert isinstance(encoded, Tensor)
         return encoded
 
-    return tokenizer.fsq(_blend(latents, grid, (1, 1), *cells))[1]
+    return tokenizer.quantize(_blend(latents, grid, (1, 1), *cells))[1]
 
 
 @torch.no_grad()

@@ -108,7 +108,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
             terms["even_use"] = self.run.loss.even_use * losses.even_use_loss(latents)
         terms |= self.adversarial_terms(reconstruction, video)
         loss = total_loss(terms)
-        # Latents that are not finite give ids out of range; the loss says so, and the step is skipped.
+        # Latents that are not finite may give ids out of range; the loss says so, and the step is skipped.
         usage, entropy = usage_and_entropy(self._histogram(indices.clamp(0, self.model.num_codes - 1)))
         perplexity = entropy.exp()
         terms = {name: value.detach() for name, value in terms.items()}

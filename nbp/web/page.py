@@ -37,6 +37,8 @@ def serve(*, model: str, clips: str | None, port: int | None, device: str | None
     if clips and not folder.is_dir():
         raise ValueError(f"--clips {clips} is not a folder")
     examples = {path.name: str(path) for path in sorted(folder.glob("*")) if path.suffix.lower() in VIDEO_SUFFIXES}
+    if clips and not examples:
+        raise ValueError(f"--clips {clips} holds no videos itself; folders in it are not looked into")
     kept = tempfile.TemporaryDirectory(prefix="nbp-demo-")
     atexit.register(kept.cleanup)
     os.environ["GRADIO_TEMP_DIR"] = f"{kept.name}/page"     # else uploads and pictures outlive the page

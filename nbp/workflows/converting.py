@@ -42,11 +42,11 @@ def native_to_official(source: str | Path, target: str | Path) -> tuple[int, int
     """Write a native folder as a file that the official code reads. ValueError: as `generator_checkpoint`."""
     _, config, native = models.load_model(source)
     models.check_state_dict(_empty_model(config), native, source)
+    if not isinstance(config, GeneratorConfig) and config != official.tokenizer_config():
+        raise ValueError(f"{source}: the official code builds only {official.tokenizer_config()}, this is {config}")
     state = name_tables.to_official(native, name_tables.name_table(config))
     if isinstance(config, GeneratorConfig):
         content = generator_checkpoint(config, state, source)
-    elif config != official.tokenizer_config():
-        raise ValueError(f"{source}: the official code builds only {official.tokenizer_config()}, this is {config}")
     else:
         content = {"model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}
     with atomic_path(target) as temporary:

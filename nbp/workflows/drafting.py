@@ -6,7 +6,9 @@ of them is given to a next clip, whose cache they fill, and the decoder goes on 
 Legend: B batch, T H W pixels, t h w latent grid.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -110,9 +112,9 @@ class VideoDraft:
 
 def random_streams(seed: int, numbers: Sequence[int], device: torch.device | str) -> list[torch.Generator]:
     """A random stream for each clip: clip i depends on the seed and on i, not on its batch. ValueError: no seed."""
-    if not (isinstance(seed, int) and abs(seed) < MAX_SEED):
+    if not (isinstance(seed, Integral) and abs(seed) < MAX_SEED):
         raise ValueError(f"seed must be a whole number between -{MAX_SEED} and {MAX_SEED}, got {seed}")
-    return [torch.Generator(device).manual_seed(seed * 1_000_003 + number) for number in numbers]
+    return [torch.Generator(device).manual_seed(int(seed) * 1_000_003 + number) for number in numbers]
 
 
 def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | None, streams: list[torch.Generator],
@@ -133,8 +135,8 @@ def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | No
     Raises:
         ValueError: nothing to continue to, or pictures of another size than the model's.
     """
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1, got {num_frames}")
+    if not isinstance(num_frames, Integral) or num_frames < 1:
+        raise ValueError(f"num_frames must be a whole number, at least 1, got {num_frames}")
     check_window(generator, tokenizer, num_frames, video is not None)
     given, left, skipped = None, num_frames, 0
     if video is not None:
@@ -159,14 +161,21 @@ def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | No
 
 def window_to_keep(generator: Generator) -> int:
     """Latent frames of a full window that are given to the next one: half of them, in whole blocks."""
-    longest, block = generator.config.grid[0], generator.config.block_shape[0]
-    return max(block, longest // 2 // block * block)
+    longest, whole = generator.config.grid[0], latents_of_blocks(generator)
+    return max(whole, longest // 2 // whole * whole)
+
+
+def latents_of_blocks(generator: Generator) -> int:
+    """The fewest latent frames that are whole blocks: a block in raster order may end in the middle of a frame."""
+    (_, height, width), shape = generator.config.grid, generator.config.block_shape
+    size = math.prod(shape)
+    return math.lcm(shape[0], size // math.gcd(size, height * width))
 
 
 def frames_to_give(generator: Generator, tokenizer: Tokenizer, num_frames: int) -> int:
     """How many of the last frames of a video are given to continue it, whole latent frames and whole blocks of them:
     all that leave something to predict; behind a whole clip, half of one."""
-    stride, longest, block = tokenizer.config.downsample[0], generator.config.grid[0], generator.config.block_shape[0]
+    stride, longest, block = tokenizer.config.downsample[0], generator.config.grid[0], latents_of_blocks(generator)
     num_latents = min(1 + (num_frames - 1) // stride, longest - block)
     if num_frames > stride * (longest - 1):
         num_latents = window_to_keep(generator)
@@ -187,6 +196,10 @@ def check_given(generator: Generator, tokenizer: Tokenizer, video: Tensor, num_f
     if tuple(video.shape[3:]) != size:
         raise ValueError(f"the model continues video of {size[0]}x{size[1]} pixels, got {video.shape[3]}x"
                          f"{video.shape[4]}; read_video(path, size={size[0] if size[0] == size[1] else size}) fits it")
+    fewest = 1 + tokenizer.config.downsample[0] * (latents_of_blocks(generator) - 1)
+    if video.shape[2] < fewest:
+        raise ValueError(f"blocks of {generator.config.block_shape} need at least {fewest} frames to continue, got "
+                         f"{video.shape[2]}")
     check_length(video.shape[2], num_frames)
 
 

@@ -50,12 +50,13 @@ def _open(source: Source, side: str, protocol: Protocol) -> Clips:
     if isinstance(source, (str, Path)):
         split = "train" if protocol.real_split == "train" else "val"
         return open_clips(source, Cut.of(protocol, side == "real"), split)
-    if source.ndim != 5:
-        raise ValueError(f"the {side} clips must be float (N, 3, T, H, W) in [0, 1] or uint8 frames (N, T, H, W, 3), "
-                         f"got {source.dtype} {tuple(source.shape)}")
     if isinstance(source, Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()      # numpy lacks bfloat16
-    if np.issubdtype(source.dtype, np.floating):
+    floats = isinstance(source, np.ndarray) and np.issubdtype(source.dtype, np.floating)
+    if not isinstance(source, np.ndarray) or source.ndim != 5 or source.shape[1 if floats else 4] != 3:
+        raise ValueError(f"the {side} clips must be float (N, 3, T, H, W) in [0, 1] or uint8 frames (N, T, H, W, 3), "
+                         f"got {getattr(source, 'dtype', type(source).__name__)} {getattr(source, 'shape', '')}")
+    if floats:
         source = rearrange(source, "n c t h w -> n t h w c")
     return Clips.from_array(f"{side} clips", source)

@@ -64,7 +64,7 @@ def _encoded(tokenizer: Tokenizer, batches: Iterable[Batch],
         if precision == "bf16":
             with torch.autocast(video.device.type, torch.bfloat16):
                 latents = tokenizer.encoder(video)  # (B, d, t, h, w)
-            encoded = tokenizer.fsq(latents.float())[1]
+            encoded = tokenizer.quantize(latents)[1]
         else:
             encoded = tokenizer.encode(video)[1]
         indices = encoded.cpu().numpy()  # (B, t, h, w)
