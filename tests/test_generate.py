@@ -55,6 +55,19 @@ def test_it_writes_clips_videos_and_a_picture(models, tmp_path):
     assert (tmp_path / "grid.png").is_file() and not (tmp_path / "parts").exists()
 
 
+def test_unconditional_clips_have_no_class(models, tmp_path):
+    generate.main([*models, "--out", str(tmp_path / "free"), "--unconditional"])
+    assert (clip_set.load(tmp_path / "free")["label"] == -1).all()
+    with pytest.raises(ValueError, match=r"--unconditional takes no --labels, --texts or --classes, got \['2'\]"):
+        generate.main([*models, "--out", str(tmp_path / "both"), "--unconditional", "--labels", "2"])
+
+
+def test_a_colon_in_a_folder_s_name_is_no_protocol(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generate.main([*models, "--out", "a:b", "--stream", "--num-clips", "1"])
+    assert probe("a:b/mp4/00000.mp4").num_frames == 17
+
+
 @pytest.mark.parametrize("batch_size", [2, 5])
 def test_a_clip_does_not_depend_on_its_batch(models, one_by_one, tmp_path, batch_size):
     generate.main([*models, "--out", str(tmp_path), "--batch-size", str(batch_size)])

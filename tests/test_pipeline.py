@@ -1,6 +1,8 @@
 """The pipeline: what the commands give, bit for bit, in a few lines of Python."""
 
+import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from nbp.config import GeneratorConfig
 from nbp.data import clip_set
 from nbp.data.clips import video_to_frames
 from nbp.generator.model import Generator
-from nbp.hub.about import About, SamplingAdvice
+from nbp.hub.about import About, SamplingAdvice, ScoreNote, read_about, write_about
 from nbp.pipeline import VideoPipeline
 from nbp.planning.memory import Allocations
+from nbp.workflows.drafting import window_to_keep
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +176,12 @@ def test_a_saved_pipeline_says_what_it_was(folder, pipe):
                                           "'maze'?"),
     (lambda pipe: pipe(classes=[3]), "class 3: the model takes 0..2"),
     (lambda pipe: pipe(prompts=["a maze"]), "prompts are for models conditioned on text; this one takes classes"),
+    (lambda pipe: pipe(classes="12"), "classes must be a list, got '12'; write ['12']"),
+    (lambda pipe: pipe(classes=0), "classes must be a list, got 0; write [0]"),
+    (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 32), 17, classes=0), "classes must be a list, got 0"),
+    (lambda pipe: pipe(prompts="maze"), "prompts must be a list, got 'maze'"),
+    (lambda pipe: pipe(classes=["\u00b2"]), "class \u00b2: the model takes 0..2"),
+    (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 32), 17.0), "num_frames must be a whole number, at least 1, got 17.0"),
     (lambda pipe: pipe(num_clips=0), "num_clips must be at least 1, got 0"),
     (lambda pipe: pipe(temperature=0), "temperature must be a number above 0, got 0"),
     (lambda pipe: pipe(temprature=1), "sampling has no temprature; known: greedy, temperature, top_k, top_p, cfg"),
@@ -212,7 +221,74 @@ def test_a_generator_that_is_trained_on_is_sampled_as_it_is_then(tmp_path):
         pipe.generator.head.weight.mul_(-1)
     assert not torch.equal(pipe(seed=1), before)
     pipe.save_pretrained(tmp_path)
-    assert torch.equal(VideoPipeline.from_pretrained(tmp_path, device="cpu")(seed=1), pipe(seed=1))
+    changed = pipe(seed=1)
+    assert torch.equal(VideoPipeline.from_pretrained(tmp_path, device="cpu")(seed=1), changed)
+    pipe.generator.head.weight.data.mul_(-1)        # tells nobody, as fused optimizers
+    assert torch.equal(pipe(seed=1), before)
+
+
+def test_sampling_leaves_training_alone_and_the_other_way_round(clips):
+    """Classes are left out at random in training, which the copy that samples must not go on with."""
+    pipe = make_pipeline(condition_dropout=0.99)
+    want = pipe(classes=["maze"], seed=3)
+    pipe.generator.train()
+    assert torch.equal(pipe(classes=["maze"], seed=3), want) and pipe.generator.training
+    pipe.generator.eval()
+    assert torch.equal(pipe(classes=["maze"], seed=3), want)
+
+
+def test_a_pipeline_that_has_sampled_is_copied_and_pickled(pipe, clips):
+    for again in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert torch.equal(again(classes=["jumper", "maze"], num_clips=3, seed=3), clips)
+
+
+def test_it_samples_in_inference_mode_and_under_autocast(folder, pipe, clips):
+    with torch.inference_mode():
+        loaded = VideoPipeline.from_pretrained(folder, device="cpu")
+        assert torch.equal(loaded(classes=["jumper", "maze"], num_clips=3, seed=3), clips)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert pipe(classes=["maze"], seed=3).isfinite().all()
+
+
+def test_classes_may_be_an_array_and_seeds_of_numpy(pipe, clips):
+    assert torch.equal(pipe(classes=np.array([1, 2]), num_clips=3, seed=np.int64(3)), clips)
+
+
+def test_each_part_keeps_its_own_scores_and_sampling(folder, tmp_path):
+    score = ScoreNote("PSNR", 20.0, "mine")
+    write_about(folder / "tokenizer", About(data="own", scores=[score]), "tokenizer")
+    VideoPipeline.from_pretrained(folder, device="cpu").save_pretrained(tmp_path)
+    assert read_about(tmp_path / "tokenizer").scores == [score] \
+        and read_about(tmp_path / "generator").scores == ABOUT.scores
+    assert read_about(tmp_path / "tokenizer").sampling == SamplingAdvice()
+    assert read_about(tmp_path / "generator").sampling == ABOUT.sampling
+
+
+def test_seeds_that_differ_in_their_upper_half_only(pipe):
+    assert not torch.equal(pipe(classes=["maze"], seed=7), pipe(classes=["maze"], seed=7 + 2**32))
+
+
+@pytest.mark.parametrize("block, kept", [([1, 1, 5], 5), ([1, 1, 10], 5), ([1, 1, 8], 2)])
+def test_blocks_that_end_within_frames(block, kept):
+    """Windows hold whole blocks, or the model makes no more than one."""
+    generator = Generator(GeneratorConfig(2, 2, 32, 125, [5, 4, 4], block, "none", "plain", num_condition_ids=0,
+                                          condition_len=0)).eval()
+    pipe = VideoPipeline(make_tokenizer(), generator, About())
+    assert window_to_keep(generator) == kept
+    if kept < 5:
+        assert torch.cat(list(pipe.stream(num_clips=1, num_frames=25)), dim=2).shape[2] == 25
+    else:
+        with pytest.raises(ValueError, match="makes at most 17 frames, got num_frames=25"):
+            list(pipe.stream(num_clips=1, num_frames=25))
+
+
+def test_fewer_frames_than_a_block_are_not_continued():
+    generator = Generator(GeneratorConfig(2, 2, 32, 125, [4, 4, 4], [2, 2, 2], "none", "plain", num_condition_ids=0,
+                                          condition_len=0)).eval()
+    pipe = VideoPipeline(make_tokenizer(), generator, About())
+    with pytest.raises(ValueError, match=r"blocks of \[2, 2, 2\] need at least 5 frames to continue, got 4"):
+        pipe.extend(torch.rand(3, 4, 32, 32), 13)
+    assert pipe.extend(torch.rand(3, 5, 32, 32), 13).shape == (3, 13, 32, 32)
 
 
 def test_sampling_advice_is_the_generator_s_default():

@@ -28,11 +28,16 @@ def clip_offsets(num_frames: int, file_fps: float, fps: float | None = None) -> 
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
-    if fps is not None and not 0 < fps < math.inf:
-        raise ValueError(f"fps must be a number above 0, got {fps}")
+    check_fps(fps)
     step = 1.0 if fps is None else file_fps / fps
     # 1e-4: 29.97 / 29.97 * 3 must stay frame 3, not fall to 2.
     return [int(number * step + 1e-4) for number in range(num_frames)]
+
+
+def check_fps(fps: float | None) -> None:
+    """ValueError: neither None nor a rate."""
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps must be a number above 0, got {fps}")
 
 
 def num_starts(file_frames: int, offsets: list[int]) -> int:

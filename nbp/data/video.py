@@ -5,13 +5,14 @@ Legend: T frames, H W pixels.
 
 import math
 import os
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nbp.data.clips import fit_size, frames_to_video, video_to_frames
+from nbp.data.clips import check_fps, fit_size, frames_to_video, video_to_frames
 from nbp.data.cut import Place, centre, read_clip
 from nbp.data.video_io import VideoError, probe
 from nbp.data.video_writing import write_animation
@@ -41,9 +42,10 @@ def read_video(path: str | os.PathLike[str], num_frames: int | None = None, fps:
         VideoError: the file cannot be read or is too short.
         ValueError: another argument makes no sense.
     """
-    shape = (size, size) if isinstance(size, int) else size
-    if shape is not None and not (all(isinstance(side, int) for side in shape) and min(shape) >= 1):
+    shape = (size, size) if isinstance(size, Integral) else size
+    if shape is not None and not (len(shape) == 2 and all(isinstance(side, Integral) and side >= 1 for side in shape)):
         raise ValueError(f"size must be whole pixels, (height, width) or one number for a square, got {size!r}")
+    check_fps(fps)
     place: Place = centre
     if start is not None:
         info = probe(path)

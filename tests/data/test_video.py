@@ -29,6 +29,7 @@ def numbers(video):
     (dict(start=0), range(90)),
     (dict(start=2), range(50, 90)),
     (dict(num_frames=5), range(42, 47)),
+    (dict(num_frames=5, size=(np.int64(48), np.int64(80))), range(42, 47)),
     (dict(num_frames=5, start=1), range(25, 30)),
     (dict(num_frames=4, fps=5, start=1), range(25, 45, 5)),
     (dict(fps=5), range(0, 90, 5)),
@@ -57,7 +58,9 @@ def test_the_size_is_cut_from_the_centre_without_distortion(path):
     (dict(num_frames=200), "too short: 90 frames give 90 of 200 clip frames"),
     (dict(num_frames=0), "num_frames must be at least 1, got 0"),
     (dict(fps=0), "fps must be a number above 0"),
+    (dict(fps=float("nan")), "fps must be a number above 0"),
     (dict(size=0), "size must be whole pixels"),
+    (dict(size=(32,)), "size must be whole pixels"),
     (dict(size=(32, 0.5)), "size must be whole pixels"),
 ])
 def test_what_makes_no_sense_is_told(path, arguments, words):
@@ -107,11 +110,20 @@ def test_a_webp_moves(tmp_path):
     ("a.mp4", torch.zeros(3, 4, 8, 8, dtype=torch.uint8), "or uint8 frames (T, H, W, 3), got uint8 (3, 4, 8, 8)"),
     ("a.mp4", torch.full((3, 4, 8, 8), torch.nan), "NaN"),
     ("a.mp4", torch.zeros(3, 4, 9, 8), "even height and width"),
+    ("a.gif", torch.zeros(3, 0, 8, 8), "frames must be uint8 of shape (T, H, W, 3), got uint8 (0, 8, 8, 3)"),
 ])
 def test_what_cannot_be_written_is_told(tmp_path, name, video, words):
     with pytest.raises(ValueError) as error:
         nbp.write_video(tmp_path / name, video, fps=8)
     assert words in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+def test_rates_that_a_file_cannot_have_are_told(tmp_path, suffix):
+    with pytest.raises(ValueError, match="fps must be a number, at least 0.001, got 0.0004"):
+        nbp.write_video(tmp_path / f"a.{suffix}", torch.zeros(3, 4, 8, 8), fps=0.0004)
+    nbp.write_video(tmp_path / f"a.{suffix}", numbered(9, 64, 64), fps=np.float32(10))
+    assert nbp.probe(tmp_path / f"a.{suffix}").fps == 10
 
 
 def test_the_errors_of_a_file_name_it(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import nbp
+from nbp.evaluation import scoring
 from nbp.evaluation.features import Clips, Extraction, extract_features
 from nbp.evaluation.fvd import frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
@@ -32,6 +33,26 @@ def test_a_commit_is_this_code_s_or_unknown(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         monkeypatch.setattr(nbp, "__path__", [str(folder)])
         assert (provenance()["commit"] != "unknown") == known
+
+
+def test_scoring_leaves_the_caller_s_random_numbers_alone(sets, network, protocol):
+    before = torch.get_rng_state()
+    evaluate_sets(sets[0], sets[1:], protocol, network)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_short_clips_are_refused_before_anything_is_extracted(make_frames, network, protocol, monkeypatch):
+    monkeypatch.setattr(scoring, "extract_features", None)
+    long, short = Clips.from_array("long", make_frames(30)), Clips.from_array("short", make_frames(30, 1)[:, :5])
+    with pytest.raises(ValueError, match="clips of short have 5 frames; protocol .* needs 9"):
+        evaluate_sets(long, [short], protocol.replace(num_frames=9), network)
+
+
+@pytest.mark.parametrize("clips", [np.zeros((8, 16, 32, 32, 3), np.float32), [1, 2], None,
+                                   torch.zeros(8, 16, 3, 32, 32)])
+def test_clips_of_another_form_are_told(clips):
+    with pytest.raises(ValueError, match=r"the real clips must be float \(N, 3, T, H, W\) in \[0, 1\] or uint8"):
+        nbp.fvd(clips, torch.zeros(8, 3, 16, 32, 32), device="cpu")
 
 
 def test_clips_of_the_same_videos_are_pairs(make_frames, network, protocol):

@@ -105,6 +105,30 @@ def test_random_numbers_at_their_limits_let_no_filtered_id_win(monkeypatch, bits
     assert sample(logits, Sampling(top_k=2, top_p=None), [seeded()]).item() == 2
 
 
+def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
+    """A time of 0 would win against any probability."""
+    bits = np.full(1, 2 ** 31 << 32, dtype=np.uint64)           # the first number is 0, the second a half
+    monkeypatch.setattr(np.random, "SFC64", lambda seed: SimpleNamespace(random_raw=lambda count: bits))
+    everything = Sampling(top_k=None, top_p=None)
+    assert sample(torch.tensor([[[-60.0, 0.0]]]), everything, [seeded()]).item() == 1
+    assert sample(torch.tensor([[[-10.0, 0.0]]]), everything, [seeded()]).item() == 0
+
+
+def test_each_clip_needs_its_generator():
+    with pytest.raises(ValueError, match="zip"):
+        sample(torch.zeros(2, 3, 9), Sampling(), [seeded()])
+
+
+@pytest.mark.parametrize("sampling", [dict(greedy=True), dict(top_p=1.0), dict(), dict(lookahead=3)])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(sampling, bad):
+    generator = build()
+    with torch.no_grad():
+        generator.head.weight[3] = bad
+    with pytest.raises(ValueError, match="the generator gave NaN or infinite logits"):
+        generator.generate(condition(generator), generator=seeded(), **sampling)
+
+
 def test_greedy_ignores_filters_and_seeds():
     logits = torch.randn(2, 3, 9, generator=seeded())
     assert torch.equal(sample(logits, Sampling(greedy=True, top_k=1)), logits.argmax(-1))

@@ -23,6 +23,14 @@ def test_missing_weights_while_offline(offline, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_help_fetches_nothing(offline, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["fetch", "--help"])
+    with pytest.raises(SystemExit):
+        fetch.main()
+    assert "folder of the weights" in capsys.readouterr().out and not list(tmp_path.iterdir())
+
+
 # Real weights below: fetched once into ckpt/ by the fixtures, so offline they must be there.
 def test_weights_that_are_there_need_no_network(i3d_path, lpips_path, request):
     alex = lpips_path("alex")

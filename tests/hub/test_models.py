@@ -16,6 +16,7 @@ from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.download import load_magvit2, load_transformer
 from nbp.generator.model import Generator
 from nbp.hub import models, name_tables, official
+from nbp.hub.about import About, write_about
 from nbp.hub.torch_files import read_file
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import converting
@@ -73,6 +74,25 @@ def test_tokenizer_round_trip(tmp_path):
         assert torch.equal(loaded.encode(video)[1], tokens)
         decoded = tokenizer.decode_from_code_indices(tokens)
         assert torch.equal(loaded.decode_from_code_indices(tokens.flatten(1)), decoded)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int32])
+def test_tensors_of_other_types_are_refused(tmp_path, dtype):
+    tokenizer = small_tokenizer()
+    state = {name: tensor.to(dtype) if name == "encoder.conv_in.conv.bias" else tensor
+             for name, tensor in tokenizer.state_dict().items()}
+    models.save_model(tmp_path, "tokenizer", tokenizer.config, state)
+    with pytest.raises(ValueError, match=f"{tmp_path}: .*encoder.conv_in.conv.bias is .* of {dtype}"):
+        Tokenizer.from_pretrained(tmp_path)
+
+
+def test_flat_tokens_take_the_folder_s_size(tmp_path):
+    tokenizer = small_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    assert load_magvit2(tmp_path, device="cpu").resolution == 128
+    write_about(tmp_path, About(resolution=64), "tokenizer")
+    assert load_magvit2(tmp_path, device="cpu").resolution == 64
+    assert load_magvit2(tmp_path, 32, "cpu").resolution == 32
 
 
 def test_training_a_loaded_model_leaves_its_file_alone(generator, tmp_path):
@@ -404,6 +424,13 @@ def test_weights_that_are_not_the_configs_are_not_exported(tmp_path):
     with pytest.raises(ValueError, match="missing"):
         converting.native_to_official(tmp_path, tmp_path / "model.ckpt")
     assert not (tmp_path / "model.ckpt").exists()
+
+
+def test_a_tokenizer_of_another_shape_has_no_official_form(tmp_path):
+    Tokenizer(TokenizerConfig([8, 8], [1, 1], [[1, 2, 2]], [5, 5], patch=[2, 2, 2], units="split")).save_pretrained(
+        tmp_path / "patched")
+    with pytest.raises(ValueError, match="patched: the official code builds only"):
+        convert.main(["native-to-official", str(tmp_path / "patched"), str(tmp_path / "out.pt")])
 
 
 def test_tokenizer_to_official_and_back_by_command(tmp_path, monkeypatch, capsys):

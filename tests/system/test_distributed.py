@@ -16,6 +16,12 @@ def test_a_rank_takes_the_gpu_of_its_place_on_the_node(monkeypatch, rank, device
     assert default_device() == device
 
 
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
+def test_devices_that_nothing_here_runs_on(device):
+    with pytest.raises(ValueError, match=f"device '{device}' is not supported; accepted: cpu, cuda, cuda:N"):
+        check_device(device)
+
+
 def test_without_a_launcher_or_a_gpu(monkeypatch):
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -1,5 +1,8 @@
 """Causality, round trips, shapes and refusals of the tokenizer."""
 
+import copy
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,8 @@ from nbp.config import TokenizerConfig
 from nbp.tokenizer.fsq import FSQ
 from nbp.tokenizer.layers import CausalConv3d
 from nbp.tokenizer.model import Tokenizer
+from nbp.tokenizer.streaming import encode_chunks
+from nbp.tokenizer.tiles import encode_tiles
 
 STRIDES = [[1, 2, 2], [2, 2, 2], [2, 2, 2]]
 
@@ -89,6 +94,16 @@ def test_one_frame_takes_the_2d_path_to_the_same_result(stride):
 
 
 @torch.no_grad()
+def test_latents_that_are_not_finite_are_no_code(tokenizer, video):
+    broken = copy.deepcopy(tokenizer)
+    with torch.no_grad():
+        broken.encoder.head[-1].bias.fill_(math.nan)
+    for encode in (broken.encode, lambda video: list(encode_chunks(broken, [video])),
+                   lambda video: encode_tiles(broken, video, video.shape[-1], 0)):
+        with pytest.raises(ValueError, match="the encoder gave NaN or infinity in torch.float32"):
+            encode(video)
+
+
 @pytest.mark.parametrize("size", [(1, 24, 40), (5, 16, 8), (9, 8, 16)])
 def test_any_size_comes_back(tokenizer, size):
     video = torch.rand(1, 3, *size)
