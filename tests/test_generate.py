@@ -232,6 +232,16 @@ def test_a_class_list_of_a_model_of_labels_must_be_as_long(models, one_by_one, t
     assert not (tmp_path / "out2").exists()
 
 
+def test_frames_that_are_no_whole_blocks_are_refused_before_anything_is_written(models, tmp_path):
+    Generator(GeneratorConfig(2, 2, 32, 125, [4, 4, 4], [2, 2, 2], "none", "plain", num_condition_ids=0,
+                              condition_len=0)).save_pretrained(tmp_path / "generator")
+    data = data_set(tmp_path, np.zeros((17, 32, 32, 3), np.uint8), "a.mp4", "b.mp4")
+    with pytest.raises(ValueError, match=r"--prefix-frames 1: the given grid \(1, 4, 4\) is not tiled by blocks of"):
+        generate.main([*models[:2], "--generator", str(tmp_path / "generator"), "--data", data, "--num-clips", "1",
+                       "--prefix-frames", "1", "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 def test_classes_of_continued_clips_go_by_name(models, tmp_path, monkeypatch):
     shutil.copytree(Path(models[3]), tmp_path / "generator")
     write_about(tmp_path / "generator", About(classes=["u", "x", "y"]), "generator")

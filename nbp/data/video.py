@@ -42,7 +42,7 @@ def read_video(path: str | os.PathLike[str], num_frames: int | None = None, fps:
         VideoError: the file cannot be read or is too short.
         ValueError: another argument makes no sense.
     """
-    shape = (size, size) if isinstance(size, Integral) else size
+    shape = size if size is None or isinstance(size, (tuple, list)) else (size, size)
     if shape is not None and not (len(shape) == 2 and all(isinstance(side, Integral) and side >= 1 for side in shape)):
         raise ValueError(f"size must be whole pixels, (height, width) or one number for a square, got {size!r}")
     check_fps(fps)

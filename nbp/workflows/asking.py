@@ -17,14 +17,18 @@ T = TypeVar("T")
 
 
 def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: Sequence[str | int] | None,
-                texts: Sequence[str] | None, classes: str | None,
-                dataset: VideoDataset | None) -> tuple[list[int] | None, list[str] | None, list[Request]]:
+                texts: Sequence[str] | None, classes: str | None, dataset: VideoDataset | None,
+                unconditional: bool) -> tuple[list[int] | None, list[str] | None, list[Request]]:
     """(labels, texts, clips to make) of what the command was given. ValueError: what the model cannot make."""
+    if unconditional and (labels or texts or classes):
+        raise ValueError(f"--unconditional takes no --labels, --texts or --classes, got {labels or texts or classes}")
     if dataset is None and not config.begin_token:
         raise ValueError("this model has no begin token, it continues videos: give --data CONFIG")
     if dataset is not None and (labels or texts or classes):
         raise ValueError(f"--labels, --texts and --classes are for clips from nothing, those of --data have their own; "
                          f"got {labels or texts or classes}")
+    if unconditional and dataset is None:       # what plays no part is not written down
+        return None, None, [Request(number) for number in range(num_clips)]
     texts = texts or (prompts_of(classes, config) if classes else None)
     if dataset is None:
         ids, prompts = wanted(config, about, labels, texts)

@@ -20,6 +20,7 @@ from nbp.download import load_transformer
 from nbp.generator.arguments import guidance
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.sampling import Sampling
+from nbp.generator.sequence import Layout, check_grid
 from nbp.hub.about import About, read_about
 from nbp.hub.locating import locate
 from nbp.hub.models import model_hash
@@ -54,11 +55,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     if data:
         dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
         check_prefix(prefix_frames, model.config, tokens, dataset.data)
-    if unconditional and (labels or texts or classes):
-        raise ValueError(f"--unconditional takes no --labels, --texts or --classes, got {labels or texts or classes}")
-    ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset)
-    if unconditional and dataset is None:       # what plays no part is not written down
-        requests = [Request(request.number) for request in requests]
+    ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset, unconditional)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
     if encode is not None and dataset is not None and (own := class_ids(dataset.classes, about, model.config)):
         encode = by_name(encode, own)
@@ -182,5 +179,8 @@ def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Toke
     if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
         raise ValueError(f"--prefix-frames must be 1 + {stride}k and below the {total} frames of a clip, got "
                          f"{prefix_frames}")
+    given = 1 + (prefix_frames - 1) // stride
+    check_grid((given, *generator.grid[1:]), generator.block_shape, Layout(generator),
+               f"--prefix-frames {prefix_frames}: the given grid")
     if data.num_frames < prefix_frames:
         raise ValueError(f"data.num_frames is {data.num_frames}, which is less than --prefix-frames {prefix_frames}")

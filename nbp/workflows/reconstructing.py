@@ -55,7 +55,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     model.config.latent_grid(config.num_frames, *config.size)  # refuses what it cannot encode
     settings = {"tokenizer_hash": model_hash(model), "data": to_dict(config), "split": split, "num_clips": num_clips,
                 "quantize": rules.quantize}
-    weights, lpips_path = weights or fetch_i3d(ckpt), fetch_lpips(lpips, ckpt)      # before hours of work
+    i3d_path, lpips_path = weights or fetch_i3d(ckpt), fetch_lpips(lpips, ckpt)      # before hours of work
     meta = Path(out) / "meta.json"
     if not meta.is_file() or "annotations_sha256" in read_json(meta):       # sets of before it was recorded go on
         settings["annotations_sha256"] = annotations_sha256(dataset.rows)
@@ -67,7 +67,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
         split_real(Path(out))
     barrier()
 
-    network = load_network(rules.network, weights, device)
+    network = load_network(rules.network, i3d_path, device)
     how = Extraction(cache or Path(out).parent / "features", batch_size, 0, *rank_and_world(), barrier)
     report = score_folder(out, model.num_codes, rules, network, LPIPS.from_file(lpips_path, lpips), how, allow_fewer,
                           intervals, fvd)
