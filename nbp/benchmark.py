@@ -3,7 +3,7 @@
 python -m nbp.benchmark sampling|training|tokenizer|data|growth [--size smoke|paper|700M|3B] [--out FILE.json]
 python -m nbp.benchmark sampling --generator RUN/model --tokenizer RUN/model    blocks against single tokens
 python -m nbp.benchmark evaluation --clips runs/quickstart/generated/mp4 --protocol nbp-rfvd+frames=16
-`sampling` may be left out. All of them: scripts/benchmark.sh
+`sampling` may be left out. All but growth: scripts/benchmark.sh
 """
 
 import argparse

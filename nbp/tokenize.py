@@ -1,6 +1,6 @@
 """Turn videos into a token cache, once per tokenizer.
 
-python -m nbp.tokenize --tokenizer runs/tokenizer_procgen/model --data configs/data/procgen.yaml --out data/tokens
+python -m nbp.tokenize --tokenizer runs/quickstart/tokenizer/model --data configs/data/procgen.yaml --out data/tokens
 writes OUT/train and OUT/val. Stopped, it goes on where it was; under torchrun the ranks share the work.
 """
 

@@ -1,10 +1,11 @@
 # Sourced by the other scripts: `launch NGPUS NNODES MODULE ...` turns the shell into `python -m MODULE ...` on NGPUS
 # processes of this node and, with NNODES > 1, together with the same command on the other nodes: set MASTER_ADDR to one
 # of them on all (MASTER_PORT and RDZV_ID, which tells jobs on one port apart, if the defaults are taken).
+[ -n "${TOKENIZER:-}" ] && official="" || official=_official      # which saw squashed frames: configs/data
 launch() {
-    local rendezvous=(--standalone)
+    local endpoint rendezvous=(--standalone)
     if [ "$2" -gt 1 ]; then
-        local endpoint="${MASTER_ADDR:?with NNODES > 1, set it to the name of one of the nodes}:${MASTER_PORT:-29500}"
+        endpoint="${MASTER_ADDR:?with NNODES > 1, set it to the name of one of the nodes}:${MASTER_PORT:-29500}"
         rendezvous=(--nnodes="$2" --rdzv-backend=c10d --rdzv-id="${RDZV_ID:-nbp}" --rdzv-endpoint="$endpoint")
     fi
     # The workers get the signal that torchrun got, and two minutes to write a checkpoint before they are killed.

@@ -1,7 +1,7 @@
 """Named protocols of Frechet video distance, and the preprocessing they prescribe.
 
 A distance is comparable only under one protocol, so a preset decides everything; a changed field changes
-the printed name (`nbp-rfvd+num_frames=16`). Sources: the papers and released code of MAGVIT, TATS, LARP and NBP.
+the printed name (`nbp-rfvd+frames=16`). Sources: the papers and released code of MAGVIT, TATS, LARP and NBP.
 Legend: B clips, T frames, H W pixels, C channels.
 """
 

@@ -11,5 +11,5 @@ source scripts/launch.sh
     --generator "${GENERATOR:-ckpt/NBP-ucf-base/ucf_base_nbp16_hybrid.ckpt}" \
     --tokenizer "${TOKENIZER:-ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt}" --out "$out" --num-clips 10000 \
     --text-tokenizer "${TEXT:-ckpt/llama}" --classes "${CLASSES:-data/UCF-101/classes.txt}" "${@:3}")
-launch "$ngpus" "$nnodes" nbp.evaluate --real "${DATA:-configs/data/ucf101.yaml}" --fake "$out" \
+launch "$ngpus" "$nnodes" nbp.evaluate --real "${DATA:-configs/data/ucf101$official.yaml}" --fake "$out" \
     --out "$out/scores" --protocol "${PROTOCOL:-nbp-gfvd-ucf}" ${EVALUATE:-}

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from nbp.config import DataConfig, load_config
+
 ROOT = Path(__file__).parents[2]
 TRAIN = [f"scripts/{kind}_train/train_{data}.sh" for kind in ("tokenizer", "lm") for data in ("ucf", "k600")]
 EVALUATE = ["scripts/lm_eval/eval_ucf.sh", "scripts/lm_eval/eval_k600.sh"]
@@ -83,8 +85,10 @@ def test_evaluation_generates_then_scores_under_the_published_protocol(recorded,
     assert generate.endswith("--cfg-scale 1.5")
     assert "-m nbp.evaluate " in evaluate and "--fake o --out o/scores " in evaluate
     assert evaluate.endswith(f"--protocol {protocol} --seed 3 --intervals")
-    for name in [word for word in (generate + " " + evaluate).split() if word.startswith("configs/")]:
-        assert (ROOT / name).is_file()
+    for official, tokenizer in ((True, {}), (False, {"TOKENIZER": "mine"})):       # which saw squashed frames
+        _, lines, _ = recorded(script, 8, 1, **tokenizer)
+        for name in [word for word in " ".join(lines).split() if word.startswith("configs/")]:
+            assert (ROOT / name).is_file() and (load_config(DataConfig, name).resize == "squash") is official
 
 
 def test_a_failed_generation_is_not_scored(recorded, tmp_path):
@@ -147,6 +151,8 @@ def test_scoring_scripts_hand_on_sets_model_and_options(recorded):
     code, [line], _ = recorded("scripts/recons/eval_tokenizer.sh", 2, 1, "--max-clips", "9", TOKENIZER="t", OUT="o")
     assert code == 0 and line.endswith(" -m nbp.reconstruct --tokenizer t --data configs/data/ucf101.yaml --out o "
                                        "--protocol nbp-rfvd --max-clips 9")
+    _, [line], _ = recorded("scripts/recons/eval_tokenizer.sh", 2, 1)
+    assert " --tokenizer ckpt/NBP-tokenizer-ucf/magvit2_ucf.pt --data configs/data/ucf101_official.yaml " in line
     for script, arguments in (("scripts/fvd.sh", (1, 1, "a")), ("scripts/recons/eval_tokenizer.sh", (1,))):
         code, lines, error = recorded(script, *arguments)
         assert code and not lines and "usage: " in error
