@@ -8,9 +8,8 @@ launch() {
         endpoint="${MASTER_ADDR:?with NNODES > 1, set it to the name of one of the nodes}:${MASTER_PORT:-29500}"
         rendezvous=(--nnodes="$2" --rdzv-backend=c10d --rdzv-id="${RDZV_ID:-nbp}" --rdzv-endpoint="$endpoint")
     fi
-    # The workers get the signal that torchrun got, and two minutes to write a checkpoint before they are killed.
-    export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SHUTDOWN_TIMEOUT:-120}"
+    export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1     # are handed on to the workers, which then
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT="${SHUTDOWN_TIMEOUT:-120}"       # have two minutes to write a checkpoint
     # In place of the shell: one that waited for torchrun would die of the signal and leave it alone.
     exec python -m torch.distributed.run --nproc-per-node="$1" "${rendezvous[@]}" -m "${@:3}"
 }
