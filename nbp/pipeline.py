@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from nbp.download import load_magvit2, load_transformer
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.model import Generator
+from nbp.generator.packed import layer_for
 from nbp.hub import about as facts
 from nbp.hub.about import About
 from nbp.hub.locating import locate
@@ -74,6 +75,7 @@ class VideoPipeline:
         codec = load_magvit2(homes["tokenizer"], about.resolution, device)
         texts = homes["generator"] / about.text_tokenizer if about.text_tokenizer else None
         pipe = cls(codec, load_transformer(homes["generator"], codec, device), about, texts)
+        codec.resolution = about.resolution or pipe.size
         pipe._tokenizer_scores = of_tokenizer.scores
         return pipe
 
@@ -121,8 +123,9 @@ class VideoPipeline:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         requests, clips = self._requests(classes, prompts, num_clips), []
+        sampler = self._sampler(advised(self.about, True, **sampling)["lookahead"])
         for start in range(0, len(requests), batch_size):
-            draft = self._draft(requests[start:start + batch_size], seed, **sampling)
+            draft = self._draft(requests[start:start + batch_size], seed, sampler, **sampling)
             while draft.step():
                 pass
             clips.append(draft.video())
@@ -147,8 +150,8 @@ class VideoPipeline:
             video = as_batch(video)
             if num_clips not in (None, len(video)):
                 raise ValueError(f"num_clips is for clips from nothing, got {num_clips} and {len(video)} to continue")
-            told = classes is not None or prompts is not None
-            requests = self._requests(classes, prompts, len(video)) if told else []
+            untold = (given is None or hasattr(given, "__len__") and not len(given) for given in (classes, prompts))
+            requests = self._requests(classes, prompts, len(video)) if not all(untold) else []
             numbers, condition = list(range(len(video))), conditions(requests, self.encoder) if requests else None
         options = advised(self.about, condition is not None, **sampling)
         return continued(self._sampler(options["lookahead"]), self.tokenizer, condition,
@@ -258,11 +261,12 @@ class VideoPipeline:
         if self.device.type != "cpu" and not self.generator.training:
             return self.generator
         tensors = [tensor.detach() for tensor in (*self.generator.parameters(), *self.generator.buffers())]
-        # By content: fused optimizers and `.data` change weights without a word.
-        state = lookahead, [(tensor.data_ptr(), float(tensor.sum(dtype=torch.float64))) for tensor in tensors]
+        # By content as well: fused optimizers and `.data` change weights without a word.
+        state = (layer_for(self.generator.head.weight, self.generator.layout.block * lookahead),
+                 [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, float(tensor.sum()))
+                  for tensor in tensors])
         if self._packed is None or self._packed[0] != state:
-            shared = {id(tensor): tensor for tensor in (*self.generator.parameters(), *self.generator.buffers())}
-            self._packed = state, copy.deepcopy(self.generator, shared).eval()
+            self._packed = state, copy.deepcopy(self.generator).eval()
             self._packed[1].pack(lookahead)
         return self._packed[1]
 
@@ -273,11 +277,12 @@ class VideoPipeline:
                   num_clips: int | None) -> list[Request]:
         labels, texts = wanted(self.generator.config, self.about, classes, prompts)
         if num_clips is None:
-            num_clips = len(classes or prompts or [None])
+            num_clips = max(1, *(0 if given is None else len(given) for given in (classes, prompts)))
         return list_requests(self.generator.config, num_clips, labels, texts)
 
-    def _draft(self, requests: list[Request], seed: int, **sampling: Unpack[AskedSampling]) -> VideoDraft:
+    def _draft(self, requests: list[Request], seed: int, sampler: Generator,
+               **sampling: Unpack[AskedSampling]) -> VideoDraft:
         streams = random_streams(seed, [request.number for request in requests], self.device)
         condition = conditions(requests, self.encoder)
-        options = advised(self.about, condition is not None, **sampling)
-        return VideoDraft(self._sampler(options["lookahead"]), self.tokenizer, condition, streams, **options)
+        return VideoDraft(sampler, self.tokenizer, condition, streams,
+                          **advised(self.about, condition is not None, **sampling))

@@ -58,7 +58,7 @@ def test_it_writes_clips_videos_and_a_picture(models, tmp_path):
 def test_unconditional_clips_have_no_class(models, tmp_path):
     generate.main([*models, "--out", str(tmp_path / "free"), "--unconditional"])
     assert (clip_set.load(tmp_path / "free")["label"] == -1).all()
-    with pytest.raises(ValueError, match=r"--unconditional takes no --labels, --texts or --classes, got \['2'\]"):
+    with pytest.raises(ValueError, match=r"--unconditional takes no --labels and no --texts, got \['2'\]"):
         generate.main([*models, "--out", str(tmp_path / "both"), "--unconditional", "--labels", "2"])
 
 

@@ -252,6 +252,42 @@ def test_it_samples_in_inference_mode_and_under_autocast(folder, pipe, clips):
 
 def test_classes_may_be_an_array_and_seeds_of_numpy(pipe, clips):
     assert torch.equal(pipe(classes=np.array([1, 2]), num_clips=3, seed=np.int64(3)), clips)
+    assert len(pipe(classes=np.array([1, 2]))) == 2 and len(pipe(classes=[])) == 1
+    video = torch.rand(3, 5, 32, 32)
+    assert torch.equal(pipe.extend(video, 9, classes=[]), pipe.extend(video, 9))
+
+
+def test_rows_that_change_places_are_noticed(pipe):
+    pipe = copy.deepcopy(pipe)
+    before = pipe(classes=["maze"], seed=3)
+    with torch.no_grad():
+        pipe.generator.head.weight[:] = pipe.generator.head.weight.flip(0)
+    assert not torch.equal(pipe(classes=["maze"], seed=3), before)
+
+
+def test_a_stream_goes_on_with_the_weights_that_it_began_with(pipe):
+    pipe = copy.deepcopy(pipe)
+    whole = pipe(classes=["maze"], seed=3)
+    pieces = pipe.stream(classes=["maze"], seed=3)
+    parts = [next(pieces)]
+    with torch.no_grad():
+        for weight in pipe.generator.parameters():
+            weight.mul_(-1.3)
+    assert torch.equal(torch.cat([*parts, *pieces], dim=2), whole)
+
+
+def test_flat_tokens_have_the_generator_s_grid(tmp_path):
+    VideoPipeline(make_tokenizer(), make_pipeline().generator).save_pretrained(tmp_path)
+    loaded = VideoPipeline.from_pretrained(tmp_path, device="cpu")
+    assert loaded.tokenizer.decode_from_code_indices(torch.zeros(1, 80).long()).shape == (1, 3, 17, 32, 32)
+
+
+def test_nan_in_the_middle_of_a_window_is_told(pipe):
+    pipe = copy.deepcopy(pipe)
+    with torch.no_grad():
+        pipe.generator.head.weight[3] = torch.nan
+    with pytest.raises(ValueError, match="the generator gave NaN"):
+        pipe.extend(torch.rand(3, 5, 32, 32), 13)
 
 
 def test_each_part_keeps_its_own_scores_and_sampling(folder, tmp_path):

@@ -144,12 +144,19 @@ class Draft:
         self._sums = total if self._sums is None else self._sums + total
         return logits
 
-    def codes(self) -> Tensor:
-        """Video codes int64 (B, t, h, w); those that are not drawn yet are 0. ValueError: they are complete, and the
-        model gave NaN or infinity on the way."""
-        if self._sums is not None and self.known >= self.total and not self._sums.isfinite():
+    def check(self) -> None:
+        """ValueError: the model has given NaN or infinity so far, and what was drawn means nothing."""
+        if self._sums is not None and not self._sums.isfinite():
             raise ValueError("the generator gave NaN or infinite logits: its weights are damaged, or too large for "
                              "this precision; use float32")
+
+    def checked_codes(self) -> Tensor:
+        """`codes`, or the error of `check`."""
+        self.check()
+        return self.codes()
+
+    def codes(self) -> Tensor:
+        """Video codes int64 (B, t, h, w); those that are not drawn yet are 0."""
         codes = self._stream[:, self.layout.video_positions(self.total, self._stream.device)] - self.layout.video_offset
         return to_grid(codes.clamp(0, self.config.num_codes - 1), self.grid, self.config.block_shape)
 

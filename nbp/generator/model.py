@@ -202,7 +202,7 @@ class Generator(nn.Module):
                 pass
         finally:
             self.train(training)
-        return draft.codes()
+        return draft.checked_codes()
 
     @torch.no_grad()
     def begin(self, condition: Tensor | None = None, prefix: Tensor | None = None, grid: Sequence[int] | None = None,

@@ -130,10 +130,12 @@ def empty_model(make: Callable[[], Model]) -> Model:
 
 def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """ValueError: missing, unexpected or wrongly shaped tensors, or ones that are neither 16-bit nor float32 where the
-    model's are, with names, counts and `source`."""
-    floats = (*HALF, torch.float32)
-    expected, found = ({name: f"{tuple(tensor.shape)}" + ("" if tensor.dtype in floats else f" of {tensor.dtype}")
-                        for name, tensor in tensors.items()} for tensors in (model.state_dict(), state))
+    model's are floats, with names, counts and `source`."""
+    own, floats = model.state_dict(), (*HALF, torch.float32)
+    expected = {name: f"{tuple(tensor.shape)}" for name, tensor in own.items()}
+    found = {name: f"{tuple(tensor.shape)}" + ("" if name not in own or tensor.dtype in (
+        floats if own[name].is_floating_point() else (own[name].dtype,)) else f" of {tensor.dtype}")
+             for name, tensor in state.items()}
     problems = []
     for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
         if names:

@@ -20,8 +20,8 @@ def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: S
                 texts: Sequence[str] | None, classes: str | None, dataset: VideoDataset | None,
                 unconditional: bool) -> tuple[list[int] | None, list[str] | None, list[Request]]:
     """(labels, texts, clips to make) of what the command was given. ValueError: what the model cannot make."""
-    if unconditional and (labels or texts or classes):
-        raise ValueError(f"--unconditional takes no --labels, --texts or --classes, got {labels or texts or classes}")
+    if unconditional and (labels or texts):
+        raise ValueError(f"--unconditional takes no --labels and no --texts, got {labels or texts}")
     if dataset is None and not config.begin_token:
         raise ValueError("this model has no begin token, it continues videos: give --data CONFIG")
     if dataset is not None and (labels or texts or classes):

@@ -65,8 +65,11 @@ class VideoDraft:
         self.draft = generator.begin(condition, prefix, generator=streams, **sampling)
 
     def step(self) -> bool:
-        """Draw the next block of each clip; False where they are complete."""
-        return self.draft.step()
+        """Draw the next block of each clip; False where they are complete. ValueError then: the model gave NaN."""
+        more = self.draft.step()
+        if not more:
+            self.draft.check()
+        return more
 
     def indices(self) -> Tensor:
         """Video codes int64 (B, t, h, w); those that are not drawn yet are 0."""
@@ -157,6 +160,7 @@ def continued(generator: Generator, tokenizer: Tokenizer, condition: Tensor | No
             decoded, skipped = draft.num_latents, 0
             left -= frames.shape[2]
         yield draft, frames if frames is not None and frames.shape[2] else None
+    draft.draft.check()
 
 
 def window_to_keep(generator: Generator) -> int:

@@ -54,7 +54,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     dataset = None
     if data:
         dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
-        check_prefix(prefix_frames, model.config, tokens, dataset.data)
+        check_prefix(prefix_frames, model.config, tokens, dataset.data, whole=num_frames is None and not stream)
     ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset, unconditional)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
     if encode is not None and dataset is not None and (own := class_ids(dataset.classes, about, model.config)):
@@ -172,15 +172,17 @@ def advised(about: About, conditional: bool, /, **asked: Unpack[AskedSampling]) 
     return {**advice, **{name: value for name, value in asked.items() if value is not None}}  # type: ignore[typeddict-item]
 
 
-def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig) -> None:
-    """ValueError: the given frames are no whole latent frames, leave none to predict, or are not in a clip."""
+def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig,
+                 whole: bool) -> None:
+    """ValueError: the given frames are no whole latent frames, leave none to predict, are not in a clip, or, asked for
+    as `whole`, no whole blocks; video of any length begins with those of them that are."""
     stride = tokenizer.config.downsample[0]
     total = 1 + stride * (generator.grid[0] - 1)
     if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
         raise ValueError(f"--prefix-frames must be 1 + {stride}k and below the {total} frames of a clip, got "
                          f"{prefix_frames}")
-    given = 1 + (prefix_frames - 1) // stride
-    check_grid((given, *generator.grid[1:]), generator.block_shape, Layout(generator),
-               f"--prefix-frames {prefix_frames}: the given grid")
+    if whole:
+        check_grid((1 + (prefix_frames - 1) // stride, *generator.grid[1:]), generator.block_shape, Layout(generator),
+                   f"--prefix-frames {prefix_frames}: the given grid")
     if data.num_frames < prefix_frames:
         raise ValueError(f"data.num_frames is {data.num_frames}, which is less than --prefix-frames {prefix_frames}")

@@ -86,6 +86,15 @@ def test_tensors_of_other_types_are_refused(tmp_path, dtype):
         Tokenizer.from_pretrained(tmp_path)
 
 
+def test_a_model_loads_under_another_default_type(tmp_path, monkeypatch):
+    small_tokenizer().save_pretrained(tmp_path)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert next(Tokenizer.from_pretrained(tmp_path).parameters()).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_flat_tokens_take_the_folder_s_size(tmp_path):
     tokenizer = small_tokenizer()
     tokenizer.save_pretrained(tmp_path)
