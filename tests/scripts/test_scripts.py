@@ -85,7 +85,7 @@ def test_evaluation_generates_then_scores_under_the_published_protocol(recorded,
     assert generate.endswith("--cfg-scale 1.5")
     assert "-m nbp.evaluate " in evaluate and "--fake o --out o/scores " in evaluate
     assert evaluate.endswith(f"--protocol {protocol} --seed 3 --intervals")
-    for official, tokenizer in ((True, ""), (True, "magvit2_ucf.pt"), (False, "mine")):       # which saw squashed frames
+    for official, tokenizer in ((True, ""), (True, "magvit2_ucf.pt"), (False, "mine")):    # who saw squashed frames
         _, lines, _ = recorded(script, 8, 1, TOKENIZER=tokenizer)
         for name in [word for word in " ".join(lines).split() if word.startswith("configs/")]:
             assert (ROOT / name).is_file() and (load_config(DataConfig, name).resize == "squash") is official
