@@ -9,11 +9,12 @@ import nbp
 from nbp.hub.models import load_model
 
 FOLDER = Path(__file__).parent.parent / "ckpt" / "NBP-procgen"
+FINE = FOLDER.with_name("NBP-procgen-fine") / "tokenizer"
 
 
-def test_both_models_fit_into_48_mb():
-    files = [FOLDER / kind / "model.safetensors" for kind in ("tokenizer", "generator")]
-    assert sum(file.stat().st_size for file in files) <= 48e6
+def test_all_models_fit_into_48_mb():
+    files = [FOLDER / "tokenizer", FOLDER / "generator", FINE]
+    assert sum((file / "model.safetensors").stat().st_size for file in files) <= 48e6
     for kind in ("tokenizer", "generator"):
         _, _, state = load_model(FOLDER / kind, kind)
         assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in state.values())
@@ -24,6 +25,17 @@ def test_its_card_has_what_a_model_hub_reads():
 
     facts = ModelCard.load(FOLDER / "README.md").data
     assert facts.library_name == "nbp" and facts.license == "mit" and "video-generation" in facts.tags
+
+
+@pytest.mark.parametrize("folder, grid", [(FOLDER / "tokenizer", (5, 8, 8)), (FINE, (5, 16, 16))])
+def test_a_clip_comes_back(folder, grid):
+    """One that the generator makes up: there are no pictures of the games here."""
+    clip = nbp.VideoPipeline.from_pretrained(FOLDER, device="cpu")(classes=["bossfight"], seed=0)
+    tokenizer = nbp.load_magvit2(folder, device="cpu")
+    tokens = tokenizer.encode(clip)[1]
+    assert tuple(tokens.shape[1:]) == grid and tokenizer.resolution == 64
+    error = (tokenizer.decode_from_code_indices(tokens.flatten(1)).clamp(0, 1) - clip).square().mean()
+    assert error < 0.005 < (clip - clip.mean()).square().mean()
 
 
 def test_a_clip_of_a_game():
