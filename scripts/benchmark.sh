@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All benchmarks but growth, a JSON file each in runs/benchmark: four minutes and a half on two cores with AVX-512, six with AVX2; `benchmark.sh cuda` for a GPU.
+# All benchmarks but growth, a JSON file each in runs/benchmark: four to six minutes on two cores; `cuda` for a GPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
