@@ -254,7 +254,7 @@ def test_tokens_are_decoded_by_the_model_that_is_named(tmp_path, monkeypatch):
 
 
 def test_an_odd_size_is_written_with_whole_colours(tmp_path):
-    with pytest.raises(ValueError, match="yuv420p needs an even height and width, got 15x16: cut off.*pixel_format=yuv444p"):
+    with pytest.raises(ValueError, match="yuv420p needs an even height and width, got 15x16: .*yuv444p"):
         write_video(tmp_path / "a.mp4", NOISE[:, :15], 25)
     write_video(tmp_path / "a.mp4", NOISE[:, :15], 25, pixel_format="yuv444p")
     assert probe(tmp_path / "a.mp4").height == 15

@@ -131,11 +131,9 @@ def empty_model(make: Callable[[], Model]) -> Model:
 def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """ValueError: missing, unexpected or wrongly shaped tensors, or ones that are neither 16-bit nor float32 where the
     model's are floats, with names, counts and `source`."""
-    own, floats = model.state_dict(), (*HALF, torch.float32)
+    own = model.state_dict()
     expected = {name: f"{tuple(tensor.shape)}" for name, tensor in own.items()}
-    found = {name: f"{tuple(tensor.shape)}" + ("" if name not in own or tensor.dtype in (
-        floats if own[name].is_floating_point() else (own[name].dtype,)) else f" of {tensor.dtype}")
-             for name, tensor in state.items()}
+    found = {name: f"{tuple(tensor.shape)}{_other_type(tensor, own.get(name))}" for name, tensor in state.items()}
     problems = []
     for label, names in (("missing", expected.keys() - found.keys()), ("unexpected", found.keys() - expected.keys())):
         if names:
@@ -147,6 +145,12 @@ def check_state_dict(model: nn.Module, state: Mapping[str, Tensor], source: str 
     if problems:
         raise ValueError(f"{source}: weights of {len(found)} tensors do not fit a model of {len(expected)}: "
                          + "; ".join(problems))
+
+
+def _other_type(tensor: Tensor, own: Tensor | None) -> str:
+    """The tensor's type in words where it cannot stand for the model's `own`, else nothing."""
+    accepted = (*HALF, torch.float32) if own is not None and own.is_floating_point() else (getattr(own, "dtype", None),)
+    return "" if own is None or tensor.dtype in accepted else f" of {tensor.dtype}"
 
 
 def count(state: Mapping[str, Tensor]) -> tuple[int, int]:

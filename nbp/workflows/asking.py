@@ -82,14 +82,14 @@ def wanted(config: GeneratorConfig, about: About, classes: Sequence[str | int] |
         kind = "classes" if config.condition == "label" else "no condition"
         raise ValueError(f"prompts are for models conditioned on text; this one takes {kind}")
     if prompts and classes:
-        raise ValueError(f"give classes or prompts, not both; got {list(classes)} and {list(prompts)}")
+        raise ValueError(f"give classes or prompts, not both; got {classes} and {prompts}")
     if classes and config.condition == "none":
         raise ValueError("this model takes no classes: its clips are unconditional")
     ids = [_class_id(name, about.classes, config) for name in classes] if classes else None
     if config.condition != "text":
         return ids, None
     names = about.classes if ids is None else [about.classes[number] for number in ids]
-    return None, list(prompts) if prompts else [class_text(name) for name in names] or None
+    return None, prompts or [class_text(name) for name in names] or None
 
 
 def _as_list(name: str, given: Sequence[T] | None) -> list[T] | None:
