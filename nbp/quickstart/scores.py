@@ -4,8 +4,9 @@ Writes RUN/scores.json. The real set of every distance is RUN/reconstruction/rea
 Class consistency: share of clips whose nearest class centroid, in standardised features of AlexNet, is their own class
 (`nbp/evaluation/recognition.py`; by I3D's logits beside it); the centroids are those of training clips, so nothing that
 is judged took part in them, real clips included.
-Predictions are judged against real clips, and in the tokenizer's own pictures: against its reconstructions, with
-reconstructed given frames, next to the frozen reconstructed frame.
+What is generated and predicted is judged against real clips, and in the tokenizer's own pictures, which leaves the
+tokenizer's part out: against its reconstructions, next to random tokens, or with reconstructed given frames next to the
+frozen reconstructed frame.
 Features are kept in RUN/features: a stopped run goes on, and a set that did not change is not read again.
 Legend: N clips, D features.
 """
@@ -41,6 +42,9 @@ from nbp.workflows.clip_sources import open_clips
 SETS = {"reconstruction": "reconstruction", "pooled": "baselines/pooled", "generated": "generated",
         "class_tokens": "baselines/class_tokens", "uniform_tokens": "baselines/uniform_tokens",
         "predicted": "predicted", "frozen": "baselines/frozen"}
+# What is compared with the tokenizer's reconstructions: what it decoded, with given frames reconstructed too.
+IN_OWN_PICTURES = {"generated": "generated", "class_tokens": "class_tokens", "uniform_tokens": "uniform_tokens",
+                   "predicted": "predicted, own pictures", "frozen": "frozen, own pictures"}
 PROTOCOL = "quickstart"
 Scores: TypeAlias = dict[str, Any]  # what scores.json says of one set
 PIXEL_SCORES = ("psnr", "ssim", "lpips", "frame_difference_error", "code_usage", "code_perplexity")
@@ -73,9 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in progress(("train", *SETS), 1 + len(SETS), "distances", "sets"):
             paired = are_paired(few["real"][0], range(len(few["real"][0])), few[name][0], range(len(few[name][0])))
             scores[name] |= distances(features["real"], features[name], options.draws, options.seed, paired)
-        for name in ("predicted", "frozen"):
-            scores[name]["fvd_to_reconstructions"] = frechet_distance(features["reconstruction"],
-                                                                      features[f"{name}, own pictures"])
+        for name, pictures in IN_OWN_PICTURES.items():
+            scores[name]["fvd_to_reconstructions"] = frechet_distance(features["reconstruction"], features[pictures])
     lpips_net, pixels = pixel_scores(run, options)
     for name, values in pixels.items():
         scores[name] |= values

@@ -28,8 +28,8 @@ class Check:
 def checks(scores: Mapping[str, Mapping[str, Any]]) -> list[Check]:
     """The checks of a run, from `sets` of scores.json."""
     real, pooled, rebuilt, made = (scores[name] for name in ("real", "pooled", "reconstruction", "generated"))
-    still = scores["frozen"]["fvd_to_reconstructions"]
-    by_class, uniform = scores["class_tokens"]["fvd"], scores["uniform_tokens"]["fvd"]
+    by_class, own = scores["class_tokens"]["fvd"], "fvd_to_reconstructions"
+    still, uniform = scores["frozen"][own], scores["uniform_tokens"][own]
     return [
         Check("Reconstruction, LPIPS", rebuilt["lpips"], pooled["lpips"], f"below {pooled['lpips']:.3f}",
               f"pooled pixels {pooled['lpips']:.3f}"),
@@ -40,12 +40,14 @@ def checks(scores: Mapping[str, Mapping[str, Any]]) -> list[Check]:
               f"pooled pixels {pooled['psnr']:.2f}", higher=True),
         Check("Generation, gFVD against class frequencies", made["fvd"], by_class, f"below {by_class:.1f}",
               f"tokens by class frequency {by_class:.1f}"),
-        Check("Generation, gFVD against chance", made["fvd"], UNIFORM_SHARE * uniform,
+        # Against real clips this would judge the tokenizer: some draw random tokens milder than others, and their
+        # reconstructions may be further than the limit themselves.
+        Check("Generation in the tokenizer's own pictures, FVD against chance", made[own], UNIFORM_SHARE * uniform,
               f"below {UNIFORM_SHARE * uniform:.1f}, half of chance", f"uniform random tokens {uniform:.1f}"),
         Check("Generation, class consistency", made["class_consistency"], MIN_CONSISTENCY,
               f"at least {MIN_CONSISTENCY:.0%}",
               f"real {real['class_consistency']:.0%}, reconstructions {rebuilt['class_consistency']:.0%}, "
               f"chance {1 / len(real['class_consistency_by_class']):.0%}", higher=True),
-        Check("Prediction in the tokenizer's own pictures, FVD", scores["predicted"]["fvd_to_reconstructions"], still,
+        Check("Prediction in the tokenizer's own pictures, FVD", scores["predicted"][own], still,
               f"below {still:.1f}", f"last given frame, reconstructed and repeated, {still:.1f}"),
     ]

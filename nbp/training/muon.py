@@ -5,7 +5,9 @@ matrix to its momentum. Kernels (O, I, ...) are taken as matrices (O, I * ...). 
 sqrt(max(1, O / (I * ...))). All ranks of DDP hold the same gradients and compute the same step.
 """
 
+import math
 from collections.abc import Callable, Iterable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from nbp.system.processor import multiplies_bfloat16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)   # quintic iteration of the source: singular values end in about [0.7, 1.2]
 STEPS = 5
+STACKED = 2**26   # numbers that are orthogonalised at once: many small matrices keep a device busier than one by one
 
 
 class Muon(torch.optim.Optimizer):
@@ -55,22 +58,31 @@ class Muon(torch.optim.Optimizer):
                 state["step"] = state["step"].to(p.device)
 
     def _muon_step(self, group: dict[str, Any]) -> None:
-        for p in group["params"]:
-            if p.grad is None:
-                continue
-            state = self.state[p]
-            if not state:
-                state["momentum_buffer"] = torch.zeros_like(p)
-            skip, buffer = self.found_inf, state["momentum_buffer"]
-            grad = p.grad if skip is None else torch.where(skip == 1, buffer, p.grad)   # the momentum towards itself
-            buffer.lerp_(grad, 1 - group["momentum"])
-            update = orthogonalise(grad.lerp(buffer, group["momentum"]).flatten(1))
-            scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-            kept: float | Tensor = 1 - group["lr"] * group["weight_decay"]
-            if skip is not None:
-                update, kept = update * (1 - skip), torch.where(skip == 1, 1.0, kept)
-            p.mul_(kept)
-            p.add_(update.view(p.shape), alpha=-group["lr"] * scale)
+        params = [p for p in group["params"] if p.grad is not None]
+        for shape, same in groupby(sorted(params, key=_matrix_shape), _matrix_shape):
+            alike, count = list(same), max(1, STACKED // math.prod(shape))
+            for some in (alike[first:first + count] for first in range(0, len(alike), count)):
+                moves = orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in some]))
+                for p, move in zip(some, moves):
+                    self._move(p, move, group)
+
+    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+        """Nesterov's momentum after one more gradient, as a matrix (O, I * ...)."""
+        state, skip = self.state[p], self.found_inf
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        buffer, grad = state["momentum_buffer"], p.grad
+        assert grad is not None
+        grad = grad if skip is None else torch.where(skip == 1, buffer, grad)   # skipped: the momentum towards itself
+        buffer.lerp_(grad, 1 - momentum)
+        return grad.lerp(buffer, momentum).flatten(1)
+
+    def _move(self, p: Tensor, move: Tensor, group: dict[str, Any]) -> None:
+        kept: float | Tensor = 1 - group["lr"] * group["weight_decay"]
+        if self.found_inf is not None:
+            move, kept = move * (1 - self.found_inf), torch.where(self.found_inf == 1, 1.0, kept)
+        p.mul_(kept)
+        p.add_(move.view(p.shape), alpha=-group["lr"] * max(1.0, move.shape[0] / move.shape[1]) ** 0.5)
 
     def _adamw_step(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
@@ -86,18 +98,22 @@ class Muon(torch.optim.Optimizer):
                   maximize=False, found_inf=self.found_inf)
 
 
-def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix (m, n), roughly, by five Newton-Schulz steps; in bfloat16 where it is fast.
-    On a CPU that emulates it these steps took three quarters of a generator's training step (AVX2)."""
+def _matrix_shape(p: Tensor) -> tuple[int, int]:
+    return p.shape[0], math.prod(p.shape[1:])
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Of each of (N, m, n) the nearest (semi-)orthogonal matrix, roughly, by five Newton-Schulz steps; in bfloat16
+    where it is fast: on a CPU that emulates it this took three quarters of a generator's training step (AVX2)."""
     a, b, c = COEFFICIENTS
-    x = matrix / (matrix.norm() + 1e-7)
-    x = x.bfloat16() if multiplies_bfloat16(matrix.device.type) else x.float()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = matrices / (matrices.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
+    x = x.bfloat16() if multiplies_bfloat16(matrices.device.type) else x.float()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
     for _ in range(STEPS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def muon_groups(module: nn.Module, excluded: Iterable[nn.Module], lr: float, muon_lr: float,

@@ -21,10 +21,10 @@ MUON = ("optim.optimizer=muon", "optim.muon_lr=1e-2")
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
 def test_singular_values_end_near_one(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.svdvals(orthogonalise(matrix))
+    values = torch.linalg.svdvals(orthogonalise(matrix[None])[0])
     assert values.min() > 0.4 and values.max() < 1.4
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), 0) > 0.95
+    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix[None])[0].flatten(), (u @ v).flatten(), 0) > 0.95
 
 
 def test_a_loaded_count_of_steps_lies_where_its_weight_does():
@@ -45,12 +45,12 @@ def test_the_step_is_one_in_float32_and_bfloat16(fast, monkeypatch):
     matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr("nbp.training.muon.multiplies_bfloat16", lambda device: fast)
     u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    assert orthogonalise(matrix).dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix).flatten(), (u @ v).flatten(), 0) > 0.95
+    assert orthogonalise(matrix[None])[0].dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(orthogonalise(matrix[None])[0].flatten(), (u @ v).flatten(), 0) > 0.95
 
 
 def test_zeros_stay_zeros():
-    assert not orthogonalise(torch.zeros(4, 6)).any()
+    assert not orthogonalise(torch.zeros(1, 4, 6)).any()
 
 
 def test_one_step_is_the_published_one():
@@ -60,8 +60,28 @@ def test_one_step_is_the_published_one():
     kernel.grad = gradient
     optimizer.step()
     nesterov = (1 - 0.9) * gradient + 0.9 * (1 - 0.9) * gradient
-    update = orthogonalise(nesterov.flatten(1)).view_as(kernel) * (32 / 4) ** 0.5
+    update = orthogonalise(nesterov.flatten(1)[None]).view_as(kernel) * (32 / 4) ** 0.5
     torch.testing.assert_close(kernel.detach(), before * (1 - 0.1 * 0.5) - 0.1 * update)
+
+
+@pytest.mark.parametrize("stacked", [1, 100, 2**20])
+def test_matrices_taken_together_move_as_each_alone(stacked, monkeypatch):
+    shapes, steps, draw = [(6, 5), (5, 6), (6, 5), (6, 5, 1, 1, 1), (4, 4)], 3, torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=draw) for shape in shapes]
+    gradients = [[torch.randn(shape, generator=draw) for shape in shapes] for _ in range(steps)]
+
+    def train(numbers):
+        weights = [nn.Parameter(start[number].clone()) for number in numbers]
+        optimizer = Muon([{"params": weights, "lr": 0.1, "muon": True, "momentum": 0.9, "weight_decay": 0.5}])
+        for step in gradients:
+            for weight, number in zip(weights, numbers):
+                weight.grad = step[number].clone()
+            optimizer.step()
+        return [weight.detach() for weight in weights]
+
+    alone = [train([number])[0] for number in range(len(shapes))]
+    monkeypatch.setattr("nbp.training.muon.STACKED", stacked)
+    torch.testing.assert_close(train(range(len(shapes))), alone)
 
 
 def test_the_rest_is_adamw():
