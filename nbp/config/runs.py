@@ -83,7 +83,6 @@ class TokenizerLossConfig(Section):
 @dataclass
 class CurriculumPhase(Section):
     """A stretch of tokenizer training at one clip length."""
-
     steps: int = MISSING
     num_frames: int = MISSING
     batch_size: int = MISSING              # clips per device and micro-batch
@@ -120,7 +119,7 @@ class OptimConfig(Section):
     muon_momentum: float = 0.95
     discriminator_lr: float | None = None      # None: as lr
     betas: list[float] = MISSING
-    weight_decay: float = 0.0              # on Linear weights only
+    weight_decay: float = 0.0              # on a generator's Linear weights, and on what Muon takes
     warmup_steps: int = 0
     schedule: str = MISSING                # linear | cosine | constant
     decay_steps: int | None = None         # only the last steps decay; None: all after the warm-up
@@ -158,7 +157,7 @@ class TrainerConfig(Section):
     ema_decay: float = 0.0                 # 0: no moving average
     val_every_steps: int = MISSING
     val_batches: int = 8
-    val_samples: int = 4                   # clips shown as picture and mp4 at each validation; 0: none
+    val_samples: int = 4                   # clips of the first batch shown at each validation; 0: none
     val_fvd_clips: int = 0                 # clips of a validation FVD, which then chooses the best checkpoint; 0: off
     checkpoint_every_steps: int = MISSING
     keep_last: int = 2                     # newest checkpoints that are kept, besides the best one
@@ -228,12 +227,16 @@ class TokenizerRun(Section):
 
     def check(self) -> None:
         if self.init_from and self.inflate_from:
-            raise ValueError(f"init_from={self.init_from!r} and inflate_from={self.inflate_from!r}: set only one, each "
-                             "decides which weights the run starts from")
+            raise ValueError(f"init_from={self.init_from!r} and inflate_from={self.inflate_from!r}: set only one")
         if self.freeze_encoder and (not self.init_from or self.loss.even_use):
             raise ValueError("freeze_encoder=true needs init_from, weights whose tokens are worth keeping, and "
                              "loss.even_use=0, which acts on the encoder only; got "
                              f"init_from={self.init_from!r} and loss.even_use={self.loss.even_use}")
+        if self.optim.weight_decay and self.optim.optimizer == "adamw":
+            raise ValueError(f"optim.weight_decay={self.optim.weight_decay}: under AdamW a tokenizer has none; use 0")
+        if self.loss.feature_matching and not self.loss.adversarial:
+            raise ValueError(f"loss.feature_matching={self.loss.feature_matching} needs critics; with "
+                             "loss.adversarial=0 there are none, so set it to 0 as well")
         if self.trainer.global_batch is not None:
             sizes = {phase.batch_size for phase in self.curriculum}
             if len(sizes) > 1:

@@ -123,6 +123,10 @@ def mix_seed(seed: int, n: int) -> int:
     return (x ^ (x >> 31)) >> 1
 
 
+def _digest(names: list[object]) -> str:
+    return hashlib.sha256(repr(names).encode()).hexdigest()
+
+
 class ClipDataModule(pl.LightningDataModule):
     """Loaders over a training and a validation dataset: the step-indexed sampler, and fixed validation batches.
 
@@ -144,8 +148,8 @@ class ClipDataModule(pl.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must find again: the training clips in their order, and what makes tokens of them."""
-        return {"train_clips": len(self.train), "train_sha256": self._digest(),
-                "tokenizer_sha256": self.tokenizer_sha256}
+        return {"train_clips": len(self.train), "train_sha256": _digest(self.train.clip_names()),
+                "beside_sha256": _digest(self._beside()), "tokenizer_sha256": self.tokenizer_sha256}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError: the checkpoint's clips, in whose order the run has its place, or its tokenizer are others."""
@@ -156,13 +160,20 @@ class ClipDataModule(pl.LightningDataModule):
             raise ValueError("the checkpoint was trained on tokens of another tokenizer: the weights at tokenizer= "
                              "have changed since, and every token means something else. Restore them, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new tokens")
-        if state["train_sha256"] != self._digest():
+        if state.get("beside_sha256", _digest(self._beside())) != _digest(self._beside()):
+            raise ValueError("the checkpoint was trained with other pictures (images.root, images.train_list), or with "
+                             "other labels or classes of its tokens. Restore them, choose another trainer.out, or set "
+                             "trainer.accept_changes=true to go on with the new ones")
+        if state["train_sha256"] != _digest(self.train.clip_names()):
             raise ValueError(f"the checkpoint was trained on {state['train_clips']} clips, the training list now has "
                              f"{len(self.train)}, others or in another order. Restore the list, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new one")
 
-    def _digest(self) -> str:
-        return hashlib.sha256(repr(self.train.clip_names()).encode()).hexdigest()
+    def _beside(self) -> list[object]:
+        """What is trained on beside the clips by name: pictures in their order, labels of tokens."""
+        pictures = None if self.pictures is None else self.pictures.paths
+        labels = [self.train.labels.tolist(), self.train.classes] if isinstance(self.train, TokenDataset) else None
+        return [pictures, labels]
 
     def train_dataloader(self) -> DataLoader:
         """Micro-batches of this rank from the trainer's step on, so that a resumed run goes on in its order."""

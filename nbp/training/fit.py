@@ -27,7 +27,7 @@ from nbp.training.resume import Resume
 from nbp.training.saving import AtomicCheckpointIO, Checkpoints
 from nbp.training.strategies import FullInput, build_strategy, check_engine, check_processes, resolve_precision
 
-BUILD: dict[str, Callable[[Any], tuple[TrainingModule, ClipDataModule, list[Callback]]]] = {
+BUILD: dict[str, Callable[[Any, bool], tuple[TrainingModule, ClipDataModule, list[Callback]]]] = {
     "tokenizer": tokenizer.build, "generator": generator.build}
 
 
@@ -56,7 +56,7 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Seque
         print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
     while True:
         pl.seed_everything(run.trainer.seed, workers=True)
-        module, data, extra_callbacks = BUILD[run.kind](run)
+        module, data, extra_callbacks = BUILD[run.kind](run, start is None)
         module.min_rollbacks = rollbacks
         trainer = build_trainer(run, module.max_steps, [*extra_callbacks, *callbacks], resume)
         if describe is not None and trainer.is_global_zero and not rollbacks:

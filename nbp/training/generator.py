@@ -35,8 +35,8 @@ class GeneratorModule(TrainingModule[Generator]):
     run: GeneratorRun
 
     def __init__(self, run: GeneratorRun, tokenizer: Tokenizer | None = None,
-                 encode_condition: Callable[[Any], Tensor] | None = None) -> None:
-        super().__init__(Generator(run.model), run, tokenizer)
+                 encode_condition: Callable[[Any], Tensor] | None = None, fresh: bool = True) -> None:
+        super().__init__(Generator(run.model), run, tokenizer, fresh)
         self.max_steps = run.max_steps
         if run.trainer.val_fvd_clips:
             self.monitor = ("val/gfvd", "min")
@@ -59,8 +59,9 @@ class GeneratorModule(TrainingModule[Generator]):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         indices = self.indices(batch)
         nll, rank = self.averaged.score(indices, self.condition(batch))  # (B, P) each
-        metrics = {"val/loss": nll.mean(), "val/top1": (rank < 1).float().mean(), "val/top5": (rank < 5).float().mean()}
-        self.log_dict(metrics, sync_dist=True, batch_size=len(indices))
+        ranks = rank.masked_fill(~nll.isfinite(), self.run.model.num_codes)    # no number is larger than NaN
+        top = {f"val/top{count}": (ranks < count).float().mean() for count in (1, 5)}
+        self.log_dict({"val/loss": nll.mean()} | top, sync_dist=True, batch_size=len(indices))
 
     def tokens_per_clip(self, batch: Batch) -> int:
         return math.prod(self.run.model.grid)
@@ -109,8 +110,9 @@ class SampleClips:
         return to_frames(video)
 
 
-def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Callback]]:
-    """All that a generator run needs. ValueError: another tokenizer's tokens, or another grid, codebook or classes."""
+def build(run: GeneratorRun, fresh: bool = True) -> tuple[GeneratorModule, ClipDataModule, list[Callback]]:
+    """All that a generator run needs; not `fresh`: without the weights it began with. ValueError: another tokenizer's
+    tokens, or another grid, codebook, levels or classes."""
     tokenizer = Tokenizer.from_pretrained(run.tokenizer)
     digest = model_hash(tokenizer)
     train: TokenDataset | VideoDataset
@@ -123,12 +125,12 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
         val = VideoDataset(run.data, "val", train=False)
         grid = tokenizer.config.latent_grid(run.data.num_frames, *run.data.size)
         num_codes = tokenizer.num_codes
-    _check_model(run.model, grid, num_codes, train.classes)
+    _check_model(run.model, grid, num_codes, train.classes, tokenizer.config.fsq_levels)
     num_frames = run.data.num_frames if run.data is not None else 0
     phases = [CurriculumPhase(run.max_steps, num_frames, run.batch_size)]
     data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest)
     module = GeneratorModule(run, None if run.data is None else tokenizer,
-                             condition_encoder(run.model, run.text_tokenizer))
+                             condition_encoder(run.model, run.text_tokenizer), fresh)
     # Models that cannot begin by themselves continue 5 frames, or as many as their first block needs.
     given = 0 if run.model.begin_token else max(2, run.model.block_shape[0])
     clips = SampleClips(tokenizer, given)
@@ -142,12 +144,15 @@ def build(run: GeneratorRun) -> tuple[GeneratorModule, ClipDataModule, list[Call
     return module, data, callbacks
 
 
-def _check_model(model: GeneratorConfig, grid: Sequence[int], num_codes: int, classes: Sequence[str]) -> None:
+def _check_model(model: GeneratorConfig, grid: Sequence[int], num_codes: int, classes: Sequence[str],
+                 levels: Sequence[int]) -> None:
     found: dict[str, Any] = {"grid": list(grid), "num_codes": num_codes}
+    if model.code_levels is not None:
+        found["code_levels"] = list(levels)
     if model.condition == "label":
         found["num_condition_ids"] = len(classes)
     for name, value in found.items():
         configured = getattr(model, name)
-        configured = list(configured) if name == "grid" else configured
+        configured = list(configured) if isinstance(value, list) else configured
         if configured != value:
             raise ValueError(f"model.{name} is {configured}, but the training data has {value}")

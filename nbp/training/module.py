@@ -33,6 +33,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         monitor: (metric, "min" or "max") that the best checkpoint is chosen by.
         frozen: network of the losses or of the data, which stays out of checkpoints and optimizer; or None.
         watched: scalar tensors of the last step, for `Guard`; `watched_shape` is the shape of its batch.
+        ends_step: whether the micro-batch is the last one of its step; DeepSpeed's hooks run at every one.
         skips_on_device: steps of which a micro-batch is not finite are skipped by the optimizer's kernel, for which no
             device is waited for; else (DeepSpeed) micro-batches are, before the backward pass.
         rollbacks: how often the run has gone back, for checkpoints; `min_rollbacks` of them are newer than those.
@@ -43,9 +44,9 @@ class TrainingModule(pl.LightningModule, Generic[M]):
     skipped_steps: Tensor
     rollbacks: Tensor
 
-    def __init__(self, model: M, run: Run, frozen: nn.Module | None = None) -> None:
+    def __init__(self, model: M, run: Run, frozen: nn.Module | None = None, fresh: bool = True) -> None:
         super().__init__()
-        if run.init_from is not None:
+        if fresh and run.init_from is not None:     # a checkpoint's weights would take their place
             load_initial(model, run.kind, run.init_from)
         self.model: M = model
         self.run = run
@@ -56,7 +57,7 @@ class TrainingModule(pl.LightningModule, Generic[M]):
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.long))
         self.register_buffer("rollbacks", torch.zeros((), dtype=torch.long))
         self.min_rollbacks = self._skipped_micro_steps = 0
-        self.skips_on_device = False
+        self.skips_on_device, self.ends_step = False, True
         self._finite: Tensor | None = None
         self.watched: dict[str, Tensor] = {}
         self.watched_shape: tuple[int, ...] = ()
@@ -143,13 +144,13 @@ class TrainingModule(pl.LightningModule, Generic[M]):
             scheduler: Any = config.scheduler
             groups = scheduler.optimizer.param_groups
             for index, (group, options) in enumerate(zip(groups, self._options)):
-                if scheduler.base_lrs[index] != options["lr"]:
-                    scheduler.base_lrs[index] = group["initial_lr"] = options["lr"]
-                    group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
+                scheduler.base_lrs[index] = group["initial_lr"] = options["lr"]
+                group["lr"] = options["lr"] * scheduler.lr_lambdas[index](scheduler.last_epoch)
                 group.update({name: value for name, value in options.items() if name != "lr"})
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout and other random choices by the step, so that a resumed run needs no generator state."""
+        self.ends_step = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         micro_step = batch_idx * self.trainer.world_size + self.trainer.global_rank
         torch.manual_seed(mix_seed(self._seed, micro_step))
 
@@ -180,6 +181,8 @@ class TrainingModule(pl.LightningModule, Generic[M]):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the gradient norm of each parameter group; drop gradients that are not finite."""
+        if not self.ends_step:
+            return
         norms = []
         for index, group in enumerate(optimizer.param_groups):
             gradients = [p.grad for p in group["params"] if p.grad is not None]

@@ -18,7 +18,7 @@ from nbp.system.processor import multiplies_bfloat16
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)   # quintic iteration of the source: singular values end in about [0.7, 1.2]
 STEPS = 5
-STACKED = 2**26   # numbers that are orthogonalised at once: many small matrices keep a device busier than one by one
+STACKED = 2**24   # numbers that are orthogonalised at once: many small matrices keep a device busier than one by one
 
 
 class Muon(torch.optim.Optimizer):

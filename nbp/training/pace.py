@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+from nbp.config import to_dict
 from nbp.config.checking import Section
 from nbp.config.runs import Run, TokenizerRun
 from nbp.data.dataset import VideoDataset
@@ -21,6 +22,7 @@ from nbp.system.timing import timed
 from nbp.training.data import ClipKey
 from nbp.training.flops import MicroBatch, build_module, loss_of, micro_batches, num_steps
 from nbp.training.logs import kind_of_step
+from nbp.training.resume import config_changes
 from nbp.training.strategies import resolve_precision
 from nbp.training.tokenizer import TokenizerModule
 
@@ -29,11 +31,14 @@ TIMED_STEPS = 3
 TIMED_CLIPS = 8
 OVERHEAD = 1.05     # validation and checkpoints: a margin, of which the quickstart's generator took 1.02 on two cores
 FEWEST_STEPS = 20
+COSTLY = ("model.", "discriminator.", "loss.", "data.", "images.", "curriculum", "global batch", "trainer.precision",
+          "optim.optimizer")      # fields by which a step takes another time
 
 
 def fit_minutes(run: Run, minutes: float, at_most: bool = False) -> Run:
-    """The run, of one process, with as many steps as take `minutes` here, validation and checkpoints included, start-up
-    left out; what was measured is kept in OUT/pace.json and used again. With `at_most` never more steps than it has.
+    """The run, of one process, with as many steps as take `minutes` here, start-up left out; validation and checkpoints
+    are taken to be 5% of it, more than which validations that generate many clips or have a distance need. What was
+    measured is kept in OUT/pace.json and used again. With `at_most` never more steps than it has.
     ValueError: several processes, or less time than `FEWEST_STEPS` steps take."""
     option = "--max-minutes" if at_most else "--minutes"
     if run.trainer.devices * run.trainer.num_nodes > 1:
@@ -41,9 +46,12 @@ def fit_minutes(run: Run, minutes: float, at_most: bool = False) -> Run:
                          f"trainer.num_nodes={run.trainer.num_nodes}; set the run's steps instead")
     path = Path(run.trainer.out) / "pace.json"
     found = read_json(path) if path.is_file() else {}
-    if found.get("minutes") != minutes or found.get("steps") != num_steps(run):
+    # Measured before it was kept for which run: that of this folder.
+    changed = [name for name in config_changes(found.get("run", to_dict(run)), to_dict(run)) if name.startswith(COSTLY)]
+    if changed or found.get("minutes") != minutes or found.get("steps") != num_steps(run):
         seconds = seconds_of_run(run)
-        found = {"minutes": minutes, "steps": num_steps(run), "seconds": seconds, "factor": 60 * minutes / seconds}
+        found = {"minutes": minutes, "steps": num_steps(run), "seconds": seconds, "factor": 60 * minutes / seconds,
+                 "run": to_dict(run)}
         write_json(path, found)
     if at_most and found["factor"] >= 1:
         print(f"all {num_steps(run)} steps: about {found['seconds'] / 60:.1f} minutes here", flush=True)

@@ -66,15 +66,21 @@ class Checkpoints(pl.callbacks.Checkpoint):
             config.checkpoint_every_steps, config.keep_last, resume.run.accumulate)
         self.guard, self.resume, self.signals = guard, resume, StopSignals()
         self.newest_written: Path | None = None
-        self.best: float | None = None   # value of the best validation so far
+        self.best: float | None = None   # value of the best validation so far, by `self.judge`
+        self.judge: list[Any] = []
         self._scored = (-1, math.nan)    # step and value of the last validation
         self._saved_step, self._overdue = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "judge": self.judge}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best = state["best"]
+        if state.get("judge", self.judge) == self.judge:        # earlier checkpoints do not say
+            self.best = state["best"]
+
+    def setup(self, trainer: pl.Trainer, module: TrainingModule, stage: str) -> None:  # type: ignore[override]
+        """What chooses the best: a distance of another number of clips, or another score, is no value to beat."""
+        self.judge = [*module.monitor, module.run.trainer.val_fvd_clips]
 
     def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         self.signals.install()

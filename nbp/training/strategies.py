@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.precision import DeepSpeedPrecision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy, Strategy
+from torch import Tensor
 
 from nbp.config import TrainerConfig, to_dict
 from nbp.config.runs import Run
@@ -65,6 +67,11 @@ class FullInput(DeepSpeedPrecision):
 
     def convert_input(self, data: T) -> T:
         return data
+
+    def backward(self, tensor: Tensor, model: pl.LightningModule, *_: object, **__: object) -> None:  # type: ignore[override]
+        """Lightning has divided the loss by the micro-batches of a step; DeepSpeed would once more, and gradients that
+        much smaller are not clipped where they should be."""
+        model.trainer.model.backward(tensor, scale_wrt_gas=False)  # type: ignore[union-attr, operator]
 
 
 class CpuDeepSpeed(WholeFolders):

@@ -43,13 +43,13 @@ class TokenizerModule(TrainingModule[Tokenizer]):
     lecam_real: Tensor
     lecam_fake: Tensor
 
-    def __init__(self, run: TokenizerRun, perceptual: nn.Module | None = None) -> None:
+    def __init__(self, run: TokenizerRun, perceptual: nn.Module | None = None, fresh: bool = True) -> None:
         model = Tokenizer(run.model)
-        if run.inflate_from is not None:
+        if fresh and run.inflate_from is not None:
             _, _, state = load_model(run.inflate_from, "tokenizer")
             model.load_state_dict(inflate(state, model, f"inflate_from={run.inflate_from}"))
         model.encoder.requires_grad_(not run.freeze_encoder)
-        super().__init__(model, run, perceptual)
+        super().__init__(model, run, perceptual, fresh)
         if run.loss.perceptual and perceptual is None:
             raise ValueError("loss.perceptual > 0 needs a perceptual network")
         self.max_steps = sum(phase.steps for phase in run.curriculum)
@@ -178,7 +178,7 @@ class TokenizerModule(TrainingModule[Tokenizer]):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """As of any module; LeCAM's averages follow the step's logits, and critics that wait count no step."""
         super().on_before_optimizer_step(optimizer)
-        if self._logits:        # once a step, however many micro-batches it has
+        if self._logits and self.ends_step:        # once a step, however many micro-batches it has
             means = self.mean_over_ranks(torch.stack(self._logits).mean(0))
             for average, mean in zip((self.lecam_real, self.lecam_fake), means.to(self.lecam_real)):
                 # One step that is not finite, and is skipped, must not stay in the average.
@@ -224,9 +224,10 @@ def total_loss(terms: dict[str, Tensor]) -> Tensor:
     return cast(Tensor, sum(value for name, value in terms.items() if not name.startswith("logit_")))
 
 
-def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Callback]]:
-    """All that a tokenizer run needs. ValueError: ZeRO-3, which partitions the parameters that the adversarial step
-    needs whole; or gradient clipping under DeepSpeed, which cannot clip the two sides apart."""
+def build(run: TokenizerRun, fresh: bool = True) -> tuple[TokenizerModule, ClipDataModule, list[Callback]]:
+    """All that a tokenizer run needs; not `fresh`: without the weights it began with. ValueError: ZeRO-3, which
+    partitions the parameters that the adversarial step needs whole; or gradient clipping under DeepSpeed, which cannot
+    clip the two sides apart."""
     if run.trainer.strategy.startswith("deepspeed_3"):
         raise ValueError(f"trainer.strategy={run.trainer.strategy} cannot train a tokenizer: the autoencoder's loss "
                          "needs the whole critic, ZeRO-3 splits it; use deepspeed_1, deepspeed_2 or ddp")
@@ -248,4 +249,4 @@ def build(run: TokenizerRun) -> tuple[TokenizerModule, ClipDataModule, list[Call
             "val/rfvd", run.trainer.val_fvd_clips, lambda _, batch: to_frames(batch["video"]),
             lambda module, batch, _: to_frames(module.averaged(module.input(batch))[0]),
             kinetics_network(len(val), run.data.num_frames)))
-    return TokenizerModule(run, perceptual), data, callbacks
+    return TokenizerModule(run, perceptual, fresh), data, callbacks

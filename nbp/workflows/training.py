@@ -39,7 +39,8 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes:
     try:
         trainer = fit(run, start_table, [ProfiledSteps(run.trainer.out)] if profile else [])
     except Stopped as stop:
-        print(f"{stop}; the same command goes on from here", file=sys.stderr, flush=True)
+        how = "the same command" if run.trainer.resume == "auto" else "the same command with trainer.resume=auto"
+        print(f"{stop}; {how} goes on from here", file=sys.stderr, flush=True)
         return 128 + stop.signum
     if trainer.is_global_zero:
         last = Path(run.trainer.out) / "checkpoints" / checkpoints.LAST

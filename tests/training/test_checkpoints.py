@@ -152,6 +152,14 @@ def test_accepted_changes_take_effect_and_are_printed(generator_run, tmp_path, c
     assert [rate[step] for step in (6, 7, 8)] == pytest.approx([0.01] * 3)
 
 
+def test_a_longer_run_takes_its_new_rate_from_the_first_step_on(generator_run, tmp_path):
+    more = ["trainer.val_samples=0", "optim.warmup_steps=0", "optim.schedule=linear"]
+    train.main([GENERATOR, *generator_run(tmp_path, *more)])
+    train.main([GENERATOR, *generator_run(tmp_path, *more, "max_steps=12", "trainer.accept_changes=true")])
+    rate = read_metrics(tmp_path)["lr-AdamW/pg1"]
+    assert rate[6] > rate[7] > rate[10] > 0 == rate[5] == rate[11], "not the last one of before"
+
+
 def test_of_a_model_s_fields_dropout_may_be_accepted_and_memory_is_free(generator_run, tmp_path):
     def resume(*overrides):
         return Resume(load_run(GENERATOR, generator_run(tmp_path, *overrides)))

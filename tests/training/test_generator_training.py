@@ -47,6 +47,26 @@ def test_offloading_to_the_cpu_gives_the_same_losses(launch, generator_run, tmp_
     assert found == pytest.approx(list(losses(tmp_path / "ddp").values()), rel=1e-4)
 
 
+class GradientNorm(pl.Callback):
+    """DeepSpeed's norm of the last step's gradients, before clipping."""
+
+    def on_train_end(self, trainer, module):
+        self.value = float(trainer.model.get_global_grad_norm())
+
+
+def test_deepspeed_clips_the_same_gradients_in_one_micro_batch_and_in_four(generator_run, tmp_path):
+    norms = []
+    for count in (1, 4):
+        run = load_run(GENERATOR, generator_run(
+            tmp_path / str(count), "trainer.strategy=deepspeed_1", f"trainer.accumulate={count}",
+            f"batch_size={4 // count}", "max_steps=2", "trainer.ema_decay=0", "trainer.val_samples=0",
+            "model.dropout=0", "model.condition_dropout=0", "optim.gradient_clip=0.5"))
+        norm = GradientNorm()
+        fit.fit(run, None, [norm])
+        norms.append(norm.value)
+    assert norms[1] == pytest.approx(norms[0], rel=1e-3) and norms[0] > 0.5
+
+
 UNCONDITIONAL = ("model.condition=none", "model.num_condition_ids=0", "model.condition_len=0")
 
 
@@ -179,3 +199,21 @@ def test_tokens_of_another_tokenizer_are_refused(finished, generator_run, tmp_pa
 def test_exactly_one_source_of_clips(generator_run, tmp_path):
     with pytest.raises(ValueError, match="exactly one of tokens"):
         load_run(GENERATOR, generator_run(tmp_path, "tokens=null"))
+
+
+def test_a_model_without_numbers_guesses_nothing_right(generator_run, tmp_path, monkeypatch):
+    module, data, _ = generator_builder.build(load_run(GENERATOR, generator_run(tmp_path)))
+    logged = {}
+    monkeypatch.setattr(module, "log_dict", lambda metrics, **_: logged.update(metrics))
+    for p in module.averaged.parameters():
+        p.data.fill_(float("nan"))
+    module.validation_step(data.train[0] | {name: value[None] for name, value in data.train[0].items()
+                                            if torch.is_tensor(value)}, 0)
+    assert logged["val/top1"] == logged["val/top5"] == 0
+
+
+def test_levels_are_those_of_the_tokenizer(generator_run, tmp_path):
+    """Whose product alone says little: parts would be shared by codes that have nothing in common."""
+    with pytest.raises(ValueError, match=r"model.code_levels is \[25, 5\], but the training data has \[5, 5, 5\]"):
+        generator_builder.build(load_run(GENERATOR, generator_run(tmp_path, "model.code_levels=[25,5]")))
+    generator_builder.build(load_run(GENERATOR, generator_run(tmp_path, "model.code_levels=[5,5,5]")))

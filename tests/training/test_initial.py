@@ -1,6 +1,7 @@
 """Runs that start from existing weights: native folders, official files, and models that do not fit."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -38,6 +39,19 @@ def test_a_tuned_tokenizer_begins_where_the_other_ended(finished, tokenizer_run,
     train.main([TOKENIZER, *tokenizer_run(tmp_path, *still, f"init_from={finished / 'model'}")])
     [found] = read_metrics(tmp_path)["val/psnr"].values()
     assert found == pytest.approx([*read_metrics(finished)["val/psnr"].values()][-1], rel=1e-5)
+
+
+def test_a_resumed_run_needs_no_longer_what_it_began_with(finished, tokenizer_run, tmp_path):
+    source, run = tmp_path / "source", tmp_path / "run"
+    shutil.copytree(finished / "model", source)
+    more = [f"init_from={source}", "trainer.val_samples=0"]
+    train.main([TOKENIZER, *tokenizer_run(run, *more, "curriculum=[{steps: 2, num_frames: 5, batch_size: 2}]")])
+    shutil.rmtree(source)
+    longer = ["curriculum=[{steps: 3, num_frames: 5, batch_size: 2}]", "trainer.accept_changes=true"]
+    train.main([TOKENIZER, *tokenizer_run(run, *more, *longer)])
+    assert sorted(read_metrics(run)["train/loss"]) == [0, 1, 2]
+    with pytest.raises(ValueError, match="source"):
+        train.main([TOKENIZER, *tokenizer_run(run, *more, *longer, "trainer.resume=never")])
 
 
 @pytest.mark.parametrize("optimizer", [(), ("optim.optimizer=muon", "optim.muon_lr=1e-2")])

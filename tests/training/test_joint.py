@@ -67,3 +67,12 @@ def test_two_processes_train_on_both(launch, tokenizer_run, pictures, tmp_path):
     found = [read_metrics(tmp_path / name)["val/psnr"] for name in ("one", "two")]
     for step, value in found[0].items():
         assert found[1][step] == pytest.approx(value, abs=0.02), step
+
+
+def test_other_pictures_are_refused_when_a_run_goes_on(tokenizer_run, pictures, tmp_path):
+    more = ["images.share=0.5", f"images.root={pictures}", "trainer.val_samples=0"]
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "run", PHASE, *more)])
+    (pictures / "0.png").rename(pictures / "9.png")
+    with pytest.raises(ValueError, match="trained with other pictures"):
+        train.main([TOKENIZER, *tokenizer_run(tmp_path / "run", *more, PHASE, "trainer.resume="
+                                              f"{tmp_path / 'run' / 'checkpoints' / 'step0000004.ckpt'}")])

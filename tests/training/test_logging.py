@@ -138,6 +138,16 @@ def test_the_best_checkpoint_is_that_of_the_lowest_distance(clips_root, tokenize
     assert (tmp_path / "checkpoints" / "best.ckpt").resolve().name == f"step{best:07d}.ckpt"
 
 
+def test_a_distance_is_not_compared_with_the_scores_of_before(clips_root, tokenizer_run, tmp_path, small_network):
+    """A PSNR that the run had before distances chose would be lower than each of them."""
+    train.main([TOKENIZER, *tokenizer_run(tmp_path)])
+    train.main([TOKENIZER, *tokenizer_run(
+        tmp_path, "trainer.val_fvd_clips=8", f"data.val_list={os.path.join(clips_root, 'train.txt')}",
+        "trainer.accept_changes=true",
+        "curriculum=[{steps: 2, num_frames: 1, batch_size: 2}, {steps: 6, num_frames: 5, batch_size: 2}]")])
+    assert (tmp_path / "checkpoints" / "best.ckpt").resolve().name == "step0000008.ckpt"
+
+
 def test_generated_clips_are_compared_with_the_tokenizers_own(generator_run, tmp_path, small_network, tokens):
     import shutil
 

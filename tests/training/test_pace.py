@@ -47,6 +47,16 @@ def test_the_measured_pace_is_used_again_so_that_a_run_resumes(tokenizer_run, tm
     assert pace.fit_minutes(tokenizer_run, 2.0) == pace.scale_steps(tokenizer_run, 4.0)
 
 
+def test_another_model_in_the_same_folder_is_measured_anew(tokenizer_run, monkeypatch):
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 60.0 * run.model.widths[0])
+    first = pace.fit_minutes(tokenizer_run, 1.0)
+    slower = dataclasses.replace(tokenizer_run, optim=dataclasses.replace(tokenizer_run.optim, lr=1e-5))
+    assert pace.fit_minutes(slower, 1.0).curriculum == first.curriculum, "a rate takes no time"
+    wider = dataclasses.replace(tokenizer_run, model=dataclasses.replace(
+        tokenizer_run.model, widths=[2 * width for width in tokenizer_run.model.widths]))
+    assert pace.fit_minutes(wider, 1.0).curriculum[0].steps == pytest.approx(first.curriculum[0].steps / 2, abs=1)
+
+
 def test_at_most_so_many_minutes_never_makes_a_run_longer(tokenizer_run, monkeypatch):
     monkeypatch.setattr(pace, "seconds_of_run", lambda run: 120.0)
     assert pace.fit_minutes(tokenizer_run, 3.0, at_most=True) == tokenizer_run

@@ -118,3 +118,15 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(load_tokenizer_run, mo
     fit.build_trainer(run, module.max_steps, extra).fit(module, data)
     assert int(module.skipped_steps) == 1
     assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def test_lecam_s_averages_move_once_a_step_under_deepspeed_as_well(tokenizer_run, tmp_path):
+    averages = []
+    for engine in ("auto", "deepspeed_1"):
+        run = load_run(TOKENIZER, tokenizer_run(
+            tmp_path / engine, f"trainer.strategy={engine}", "trainer.accumulate=3", "trainer.ema_decay=0",
+            "trainer.val_samples=0", "optim.gradient_clip=0", "loss.lecam=0.001",
+            "curriculum=[{steps: 4, num_frames: 5, batch_size: 1}]"))
+        module = fit.fit(run).lightning_module
+        averages.append((float(module.lecam_real), float(module.lecam_fake)))
+    assert averages[1] == pytest.approx(averages[0], rel=1e-3)
