@@ -65,8 +65,8 @@ SAVE = torch.save
 def add_callback(callback):
     """Make every run of this process carry one more callback."""
     for kind, build in list(fit.BUILD.items()):
-        def with_callback(run, build=build):
-            module, data, extra = build(run)
+        def with_callback(run, fresh=True, build=build):
+            module, data, extra = build(run, fresh)
             return module, data, [callback, *extra]
 
         fit.BUILD[kind] = with_callback

@@ -38,7 +38,7 @@ def test_a_healthy_run_raises_no_doubt():
 
 
 @pytest.mark.parametrize("name, healthy, wrong, meaning", [
-    ("loss", 4.0, 6.5, "the loss has diverged"),
+    ("loss", 4.0, 9.5, "the loss has diverged"),
     ("reconstruction", 0.1, 0.6, "the reconstruction has diverged"),
     ("code_perplexity", 100.0, 2.0, "the codes have collapsed"),
     ("discriminator", 1.8, 500.0, "the discriminator has diverged"),
@@ -54,6 +54,13 @@ def test_each_kind_of_trouble_is_named(name, healthy, wrong, meaning):
 def test_a_single_spike_is_forgotten_at_once():
     found = verdicts([{"discriminator": 2.0}] * 10 + [{"discriminator": 1e6}] + [{"discriminator": 2.0}] * 3)
     assert [doubt is not None for doubt in found] == [False] * 10 + [True] + [False] * 3
+
+
+def test_steps_of_few_clips_may_differ_much_but_a_lasting_rise_is_found():
+    """Losses of a small model of twelve games, two clips a step."""
+    assert verdicts([{"loss": value} for value in [4.0, 2.5, 6.6, 3.0] * 20]) == [None] * 80
+    risen = verdicts([{"loss": 3.0}] * (WARMUP + 5) + [{"loss": 5.6}] * 20)
+    assert risen[WARMUP + 5] is None and "the loss has diverged" in risen[-1]
 
 
 def test_another_clip_length_starts_the_references_anew():
