@@ -98,13 +98,15 @@ def test_videos_of_several_sizes(fast, make_frames, tmp_path, capsys):
         write_video(tmp_path / "fake" / f"{number:02d}.mp4", make_frames(1, 50 + number, size=64)[0], 25)
     command = ["--real", "real", "--fake", "fake", "--protocol", "quickstart", "--set", "frames=9", "--no-intervals",
                "--device", "cpu", "--out", "out", "--cache", "cache"]
-    with pytest.raises(ValueError, match="48x32 pixels and clips of fake 64x64.*--set resolution=N brings both"):
+    with pytest.raises(ValueError, match="48x32 pixels and clips of fake 64x64.* same part of the picture, --set re"):
         evaluate.main(command)
     [report] = evaluate.main([*command[:8], "resolution=32", *command[8:]])
     assert report["protocol"] == "quickstart+frames=9+resolution=32" and report["scores"]["fvd"] > 0
     assert "real has clips of several sizes, which are all brought to 32 pixels; that of the first is stated" in (
         report["notes"])
     assert not any("fake has clips" in note for note in report["notes"])
+    assert any("both are squashed to a square, which is right only where the latter were squashed" in note
+               for note in report["notes"])
 
 
 @pytest.mark.parametrize("preset", ["quickstart", "nbp-rfvd", "tats-2048", "larp"])

@@ -78,6 +78,8 @@ def test_the_printed_commands_of_a_folder_load(tmp_path, capsys, monkeypatch):
     assert tokenizer.data.root == generator.data.root == str(tmp_path)
     assert generator.model.condition == "none" and generator.model.num_condition_ids == 0
     make_videos(tmp_path / "large", "x/a.mp4", "x/b.mp4")
+    with pytest.raises(ValueError, match="--resolution 250 384 is no multiple of .* stride 8; .* are: 248 384"):
+        prepare.main(["folder", "--root", str(tmp_path / "large"), "--resolution", "250", "384"])
     prepare.main(["folder", "--root", str(tmp_path / "large"), "--resolution", "256", "384"])
     words = shlex.split(capsys.readouterr().out.splitlines()[-1])
     model = load_run(words[3], words[4:]).model

@@ -86,6 +86,8 @@ def test_first_clips_only(run):
 @pytest.mark.parametrize("arguments, name", [
     (["--split", "train", "--max-clips", "8"], "quickstart+real_split=train+real=8+fake=8"),
     (["--max-clips", "99"], "quickstart"),
+    (["fps=12.5"], "quickstart+fps=12.5"),
+    (["--protocol", "quickstart+fps=8", "fps=12.5"], "quickstart+fps=8"),
     (["--protocol", "quickstart+real=20+fake=20", "--allow-fewer"], "quickstart+real=9+fake=9"),
     (["--protocol", "magvit-ucf+frames=5", "--max-clips", "8"],
      "magvit-ucf+frames=5+real_split=val+real_clips=centre+clips_per_video=1+real=8+fake=8+repeats=1"),

@@ -46,7 +46,9 @@ def load_network(name: str, path: str | Path, device: str | torch.device = "cpu"
     weights."""
     check_device(device)
     if not Path(path).is_file():
-        raise ValueError(f"weights {path} of network {name} do not exist")
+        other = ("; StyleGAN-V's file is not fetched (ckpt/README.md), --protocol tats-2048 takes the public network"
+                 if name == "i3d-styleganv" else "")
+        raise ValueError(f"weights {path} of network {name} do not exist{other}")
     digest = sha256(path)
     module: torch.nn.Module
     if name in ("i3d-tf", "i3d-port"):

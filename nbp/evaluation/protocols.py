@@ -83,8 +83,8 @@ class Protocol:
         changed_fields = {key: value for key, value in changed_fields.items() if value != getattr(self, key)}
         base, *earlier = self.name.split("+")
         stated = dict(part.split("=", 1) for part in earlier)
-        stated |= {SHORT_NAMES.get(key, key): "null" if value is None else value
-                   for key, value in changed_fields.items()}
+        stated |= {SHORT_NAMES.get(key, key): "null" if value is None else f"{value:g}" if isinstance(value, float)
+                   else value for key, value in changed_fields.items()}
         name = "+".join([base, *(f"{key}={value}" for key, value in stated.items())])
         return dataclasses.replace(self, name=name, **changed_fields)
 

@@ -70,11 +70,22 @@ def check_pair(real: Clips, fake: Clips, protocol: Protocol, roles: tuple[str, s
                              f"{protocol.num_frames}")
     if protocol.resolution is None and size_real != size_fake:
         raise ValueError(f"clips of {real.name} have {size_real[0]}x{size_real[1]} pixels and clips of {fake.name} "
-                         f"{size_fake[0]}x{size_fake[1]}: their resizing would be scored; --set resolution=N brings "
-                         "both to N pixels first")
+                         f"{size_fake[0]}x{size_fake[1]}: their resizing would be scored. A data config as the real "
+                         "set cuts it as its model's clips were cut; where both show the same part of the picture, "
+                         "--set resolution=N (protocol=\"NAME+resolution=N\") brings them to N pixels")
     if protocol.num_frames is None and t_real != t_fake:
         raise ValueError(f"clips of {real.name} have {t_real} frames and clips of {fake.name} {t_fake}; --set "
                          "frames=N scores the first N of both")
+
+
+def warn_of_squashing(real: Clips, fake: Clips, protocol: Protocol) -> None:
+    """Warn of sets of other proportions that the protocol squashes to one size: right only for fake clips of a model
+    that saw squashed frames."""
+    sizes = [seen_shape(clips, protocol)[1:3] for clips in (real, fake)]      # (H, W) each
+    if protocol.fit == "squash" and sizes[0][0] * sizes[1][1] != sizes[0][1] * sizes[1][0]:
+        warnings.warn(f"clips of {real.name} have {sizes[0][0]}x{sizes[0][1]} pixels, those of {fake.name} "
+                      f"{sizes[1][0]}x{sizes[1][1]}: both are squashed to a square, which is right only where the "
+                      "latter were squashed as well, not cut", stacklevel=2)
 
 
 def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewer: bool,
@@ -89,7 +100,7 @@ def scored_counts(protocol: Protocol, have_real: int, have_fake: int, allow_fewe
         if not allow_fewer:
             raise ValueError(f"protocol {protocol.name} asks for {num_real} real and {repeats} x {num_fake} fake "
                              f"clips; {names[0]} has {have_real} and {names[1]} {have_fake}. Give more, or "
-                             "--allow-fewer, which marks the score")
+                             "--allow-fewer (allow_fewer=True), which marks the score")
         num_real, num_fake = min(num_real, have_real), min(num_fake, have_fake)
         repeats = max(1, min(repeats, have_fake // num_fake))
         protocol = protocol.replace(num_real=num_real, num_fake=num_fake, repeats=repeats)
@@ -114,6 +125,7 @@ def score_pair(real: Clips, real_features: np.ndarray, fake: Clips, fake_feature
         warnings.simplefilter("always")
         measured: dict[str, Score] = {**distances(real_features, np.split(fake_features, repeats), paired)}
         stated = state_pair(real, num_real, fake, num_fake, protocol, network, seed)
+        warn_of_squashing(real, fake, protocol)
     measured["inception_score_i3d"] = inception_score(fake_features)
     if intervals:
         measured |= uncertainty(real_features, fake_features, seed, repeats, paired)

@@ -99,6 +99,11 @@ def _advice(folder: Path) -> str:
     """What to do with a folder of a training run."""
     if (folder / "model" / CONFIG).is_file():
         return f"; its model is {folder / 'model'}"
+    parts = [part for part in CONFIG_CLASSES if (folder / part / CONFIG).is_file()]
+    if parts:
+        missing = " or ".join(part for part in CONFIG_CLASSES if part not in parts)
+        return "; it holds " + " and ".join(f"a {part}, {folder / part}" for part in parts) + (
+            f", but no {missing}" if missing else "")
     if (folder / "latest").is_file():
         return f"; it is a DeepSpeed checkpoint: python -m nbp.convert checkpoint-to-native {folder} FOLDER"
     return ""

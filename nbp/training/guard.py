@@ -58,12 +58,13 @@ WATCHES = {watch.name: watch for watch in (
 
 class Guard(Callback):
     """Watches `module.watched`, a dict of scalar tensors that `training_step` fills; the same verdict on every rank.
-    `patience` wrong steps in a row are an alarm (0: never); `doubt` says why the last step is doubtful, or is None."""
+    `patience` wrong steps in a row are an alarm (0: never); `doubt` says why the last step is doubtful, or is None, and
+    `num_wrong` how many in a row have been."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience
         self.doubt: str | None = None
-        self._wrong = 0
+        self.num_wrong = 0
         self._window: list[Tensor] = []
         self._unread: list[tuple[int, list[str], str, Tensor]] = []     # step, names, shape and values
         self._state: dict[str, dict[str, float]] = {name: {} for name in ("means", "best", "seen", "recent")}
@@ -94,9 +95,10 @@ class Guard(Callback):
         found = iter(torch.cat([values for *_, values in unread]).tolist() if unread else ())
         for step, names, shape, _ in unread:
             self.judge_step({name: next(found) for name in names}, shape)
-            if self.doubt is not None and trainer.is_global_zero and self._wrong in (1, self.patience):
-                print(f"guard, step {step}: {self.doubt} ({self._wrong} steps in a row)", file=sys.stderr, flush=True)
-            if self._wrong >= self.patience:
+            if self.doubt is not None and trainer.is_global_zero and self.num_wrong in (1, self.patience):
+                print(f"guard, step {step}: {self.doubt} ({self.num_wrong} steps in a row)", file=sys.stderr,
+                      flush=True)
+            if self.num_wrong >= self.patience:
                 raise RollBack(f"step {step}: {self.doubt}")
 
     def judge_step(self, values: dict[str, float], shape: str = "") -> None:
@@ -105,7 +107,7 @@ class Guard(Callback):
         reasons = [reason for name, value in values.items()
                    if (reason := self._judge_value(WATCHES[name], value, f"{name} {shape}"))]
         self.doubt = "; ".join(reasons) or None
-        self._wrong = self._wrong + 1 if reasons else 0
+        self.num_wrong = self.num_wrong + 1 if reasons else 0
 
     def _judge_value(self, watch: Watch, value: float, key: str) -> str | None:
         """Why a value is wrong, or None; a good one enters the running mean."""

@@ -116,7 +116,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         if trainer.global_step != self._saved_step or self._improved(trainer, module):
-            self._save(trainer, module)
+            self._save(trainer, module, last=True)
         self.signals.restore()
 
     def on_exception(self, *_: object) -> None:
@@ -137,11 +137,12 @@ class Checkpoints(pl.callbacks.Checkpoint):
         sign = 1 if module.monitor[1] == "max" else -1
         return self.best is None or sign * value > sign * self.best
 
-    def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
-        """Write the checkpoint of this step; not while the guard doubts it or a weight is not finite."""
+    def _save(self, trainer: pl.Trainer, module: TrainingModule, last: bool = False) -> None:
+        """Write the checkpoint of this step; not while the guard doubts it or a weight is not finite. A single doubtful
+        step waits for the next, unless it is the `last`."""
         step = trainer.global_step
         self.guard.look(trainer)
-        doubt = self.guard.doubt
+        doubt = None if last and self.guard.num_wrong == 1 else self.guard.doubt
         if doubt is None and not module.weights_are_finite():
             doubt = "a weight is not finite"
         self._overdue = doubt is not None

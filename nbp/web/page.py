@@ -156,7 +156,7 @@ def _classes(gr: Any, pipe: VideoPipeline, nothing: str | None = None) -> Any:  
 def _source(gr: Any, pipe: VideoPipeline, examples: dict[str, str], name: str) -> tuple[list[Any], Any]:  # noqa: ANN401
     """An upload, and a choice of clips; what they hold goes into a state."""
     upload = gr.File(label=f"Video, at most {MAX_UPLOAD_MB} MB", elem_id=f"{name}-upload")
-    chosen = gr.Dropdown(list(examples), value=None, label="or a held-out clip", visible=bool(examples),
+    chosen = gr.Dropdown(list(examples), value=None, label="or a clip from here", visible=bool(examples),
                          elem_id=f"{name}-clip")
     return [upload, chosen], gr.State(None)
 

@@ -33,16 +33,24 @@ def windows(clips: Clips, size: int) -> list[tuple[int, Clips]]:
     return [(first, clips.window(first, size)) for first in range(0, length - size + 1, size)]
 
 
-def report_drift(real: Clips, fakes: Sequence[Clips], protocol: Protocol, network: FeatureNetwork, how: Extraction,
-                 out: str, allow_fewer: bool, seed: int) -> list[Drift]:
-    """Score every stretch of every set against the real one, print them and write OUT/drift.json. ValueError: a
-    protocol that looks at whole clips, clips that are too short, or as `evaluate_sets`."""
+def check_stretches(fakes: Sequence[Clips], protocol: Protocol) -> int:
+    """Frames of a stretch. ValueError: a protocol that looks at whole clips, or clips too short for two stretches."""
     if protocol.num_frames is None:
         raise ValueError(f"--drift needs the length of a stretch, protocol {protocol.name} looks at whole clips: "
                          "--set frames=N")
-    found: list[Drift] = []
     for fake in fakes:
-        parts = windows(fake, protocol.num_frames)
+        windows(fake, protocol.num_frames)
+    return protocol.num_frames
+
+
+def report_drift(real: Clips, fakes: Sequence[Clips], protocol: Protocol, network: FeatureNetwork, how: Extraction,
+                 out: str, allow_fewer: bool, seed: int) -> list[Drift]:
+    """Score every stretch of every set against the real one, print them and write OUT/drift.json. ValueError: as
+    `check_stretches` and `evaluate_sets`."""
+    found: list[Drift] = []
+    size = check_stretches(fakes, protocol)
+    for fake in fakes:
+        parts = windows(fake, size)
         reports = evaluate_sets(real, [part for _, part in parts], protocol, network, how, allow_fewer, False, seed)
         fvd = [float(score) if isinstance(score := report["scores"]["fvd"], float) else math.nan for report in reports]
         found.append({"set": fake.name, "first_frames": [first for first, _ in parts], "fvd": fvd,

@@ -88,6 +88,10 @@ def folder_commands(options: argparse.Namespace, out: str | Path, num_classes: i
     config = DataConfig(name="folder", root=options.root, train_list=lists[0], val_list=lists[1],
                         resolution=resolution, fps=options.fps)
     config.check()
+    if any(side % 8 for side in options.resolution):
+        nearest = " ".join(str(max(8, 8 * round(side / 8))) for side in options.resolution)
+        raise ValueError(f"--resolution {' '.join(map(str, options.resolution))} is no multiple of the tokenizer's "
+                         f"stride 8; the nearest that are: {nearest}")
     save_config(config, path)
     data = [f"data.root={options.root}", *(list_fields(out) if elsewhere else ()),
             f"data.resolution={str(resolution).replace(' ', '')}", f"data.fps={options.fps or 'null'}"]

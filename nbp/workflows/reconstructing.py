@@ -50,7 +50,8 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     config = dataclasses.replace(config, fps=rules.fps or config.fps)
     dataset = VideoDataset(config, split, train=False, strict=True)
     num_clips = min(max_clips or len(dataset), len(dataset))
-    rules = as_scored(rules, split, config.num_frames, num_clips, len(dataset), allow_fewer)
+    named = rules if config.fps is None else rules.replace(fps=config.fps)     # a config's own rate is part of the name
+    rules = as_scored(named, split, config.num_frames, num_clips, len(dataset), allow_fewer)
     model = Tokenizer.from_pretrained(tokenizer, config.resolution, device)
     model.config.latent_grid(config.num_frames, *config.size)  # refuses what it cannot encode
     settings = {"tokenizer_hash": model_hash(model), "data": to_dict(config), "split": split, "num_clips": num_clips,

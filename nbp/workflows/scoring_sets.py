@@ -16,7 +16,7 @@ from nbp.system.files import check_writable
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import memorisation, sensitivity
 from nbp.workflows.clip_sources import Cut, open_clips, with_rate
-from nbp.workflows.drift import report_drift
+from nbp.workflows.drift import check_stretches, report_drift
 
 
 def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None, protocol: str, changes: Sequence[str],
@@ -46,6 +46,9 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
         memorisation.check_sets(train_clips, held_out, fake_clips, rules)
     if sensitivity_report:
         sensitivity.check_sets(real_clips, fake_clips[0])
+    if drift:
+        longer = [opened(name, rules.replace(num_frames=None)) for name in fake_sets]
+        check_stretches(longer, rules)
     check_writable(out, "--out ")
     check_writable(cache, "--cache ")
     how = Extraction(cache, batch_size, num_workers, *rank_and_world(), barrier)
@@ -55,8 +58,6 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     if train:
         memorisation.report_sets(train_clips, held_out, fake_clips, rules, network, how, out, seed)
     if drift:
-        whole = rules.replace(num_frames=None)
-        longer = [opened(name, whole) for name in fake_sets]
         report_drift(real_clips, longer, rules, network, how, out, allow_fewer, seed)
     if sensitivity_report:
         sensitivity.report_pair(real_clips, fake_clips[0], rules, network, how, out,

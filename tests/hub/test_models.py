@@ -18,6 +18,7 @@ from nbp.generator.model import Generator
 from nbp.hub import models, name_tables, official
 from nbp.hub.about import About, write_about
 from nbp.hub.torch_files import read_file
+from nbp.pipeline import VideoPipeline
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import converting
 
@@ -74,6 +75,12 @@ def test_tokenizer_round_trip(tmp_path):
         assert torch.equal(loaded.encode(video)[1], tokens)
         decoded = tokenizer.decode_from_code_indices(tokens)
         assert torch.equal(loaded.decode_from_code_indices(tokens.flatten(1)), decoded)
+
+
+def test_a_folder_with_one_part_says_which_is_missing(tmp_path):
+    small_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=f"it holds a tokenizer, {tmp_path}/tokenizer, but no generator"):
+        VideoPipeline.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int32])

@@ -79,13 +79,16 @@ def test_without_arguments_a_script_says_how_it_is_used(recorded, script):
 @pytest.mark.parametrize("script, protocol, clips", [
     ("scripts/lm_eval/eval_ucf.sh", "nbp-gfvd-ucf", "10000"),
     ("scripts/lm_eval/eval_k600.sh", "nbp-gfvd-k600", "50000")])
-def test_evaluation_generates_then_scores_under_the_published_protocol(recorded, script, protocol, clips):
+def test_evaluation_generates_then_scores_under_the_published_protocol(recorded, tmp_path, script, protocol, clips):
     _, [generate, evaluate], _ = recorded(script, 8, 1, "--cfg-scale", "1.5", OUT="o", EVALUATE="--seed 3 --intervals")
     assert "-m nbp.generate --generator ckpt/" in generate and f"--out o --num-clips {clips} " in generate
     assert generate.endswith("--cfg-scale 1.5")
     assert "-m nbp.evaluate " in evaluate and "--fake o --out o/scores " in evaluate
     assert evaluate.endswith(f"--protocol {protocol} --seed 3 --intervals")
-    for official, tokenizer in ((True, ""), (True, "magvit2_ucf.pt"), (False, "mine")):    # who saw squashed frames
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "magvit2_ucf.pt").touch()
+    for official, tokenizer in ((True, ""), (True, "magvit2_ucf.pt"), (True, "ShuhuaiRen/NBP-tokenizer-ucf"),
+                                (True, f"{tmp_path}/weights"), (False, "mine"), (False, f"{tmp_path}")):
         _, lines, _ = recorded(script, 8, 1, TOKENIZER=tokenizer)
         for name in [word for word in " ".join(lines).split() if word.startswith("configs/")]:
             assert (ROOT / name).is_file() and (load_config(DataConfig, name).resize == "squash") is official

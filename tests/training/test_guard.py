@@ -71,6 +71,20 @@ def test_another_clip_length_starts_the_references_anew():
     assert guard.doubt is None
 
 
+def test_a_single_doubtful_step_at_the_end_does_not_lose_the_run(tokenizer_run, tmp_path, monkeypatch):
+    judge = Guard.judge_step
+
+    def doubt_the_last(self, values, shape=""):
+        judge(self, values, shape)
+        self.judged = getattr(self, "judged", 0) + 1
+        if self.judged == 6:
+            self.doubt, self.num_wrong = "it looks odd", 1
+
+    monkeypatch.setattr(Guard, "judge_step", doubt_the_last)
+    train.main([TOKENIZER, *tokenizer_run(tmp_path, "trainer.val_samples=0")])
+    assert (tmp_path / "checkpoints" / "last.ckpt").resolve().name == "step0000006.ckpt"
+
+
 @pytest.fixture
 def inject(monkeypatch):
     def with_injection(*arguments):

@@ -33,6 +33,9 @@ def test_the_command_shows_drift(monkeypatch, network, make_frames, tmp_path, ca
     np.save("fake.npy", (long * fading).astype(np.uint8))
     arguments = ["--real", "real.npy", "--fake", "fake.npy", "--protocol", "quickstart", "--set", "frames=9",
                  "--device", "cpu", "--out", "out", "--drift"]
+    with pytest.raises(ValueError, match="compares stretches of 20 frames of a clip, the clips of fake.npy have 27"):
+        evaluate.main([*arguments, "--set", "frames=20"])
+    assert not (tmp_path / "out").exists(), "before anything is scored"
     first_window = evaluate.main(arguments)[0]["scores"]["fvd"]
     found, = json.loads((tmp_path / "out" / "drift.json").read_text())
     assert found["first_frames"] == [0, 9, 18] and found["fvd"] == sorted(found["fvd"])

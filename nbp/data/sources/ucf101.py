@@ -67,7 +67,8 @@ def _official(root: Path, path: Path, videos: list[str], exclude: frozenset[str]
             missing.append(clip)
     if missing:
         raise ValueError(f"{path}: {len(missing)} of {len(listed)} videos are not in {root}, first {missing[0]}; "
-                         f"{len(videos)} others are" + (f", first {videos[0]}" if videos else ""))
+                         f"{len(videos)} others are" + (f", first {videos[0]}" if videos else "") +
+                         ". To go on without them list them in a file, one path a line, and give --exclude FILE")
     return sorted(rows)
 
 
