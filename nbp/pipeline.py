@@ -122,6 +122,7 @@ class VideoPipeline:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self._check_beginning()
         requests, clips = self._requests(classes, prompts, num_clips), []
         sampler = self._sampler(advised(self.about, True, **sampling)["lookahead"])
         for start in range(0, len(requests), batch_size):
@@ -144,6 +145,7 @@ class VideoPipeline:
             this step has finished, float32 (B, 3, T', H, W); None where there are none.
         """
         if video is None:
+            self._check_beginning()
             requests = self._requests(classes, prompts, num_clips)
             numbers, condition = [request.number for request in requests], conditions(requests, self.encoder)
         else:
@@ -272,6 +274,10 @@ class VideoPipeline:
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_packed": None, "_encode": None}      # which can be neither copied nor pickled
+
+    def _check_beginning(self) -> None:
+        if not self.generator.config.begin_token:
+            raise ValueError("this model has no begin token, it continues videos: pipe.extend(video)")
 
     def _requests(self, classes: Sequence[str | int] | None, prompts: Sequence[str] | None,
                   num_clips: int | None) -> list[Request]:
