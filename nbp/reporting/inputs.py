@@ -57,7 +57,7 @@ def read_run(folder: str | Path) -> Run:
     model = read_json(_required(folder / "generator/model/config.json", "generator"))
     return Run(
         folder=folder,
-        scores=read_json(_required(folder / "scores.json", "evaluate")),
+        scores=read_scores(folder),
         benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
         stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
         clips=clips,
@@ -69,6 +69,16 @@ def read_run(folder: str | Path) -> Run:
         generator=build_config(GeneratorConfig, model["config"], folder / "generator/model/config.json"),
         classes=tokens.classes, num_train=len(tokens),
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """scores.json of a run. ValueError: it is missing, or does not compare generated clips with reconstructions."""
+    path = _required(folder / "scores.json", "evaluate")
+    scores: dict[str, Any] = read_json(path)
+    if "fvd_to_reconstructions" not in scores["sets"]["generated"]:
+        raise ValueError(f"{path} lacks the distance of generated clips to reconstructions, which earlier versions did "
+                         f"not measure: run `python -m nbp.quickstart.scores {folder} --data configs/data/procgen.yaml`")
+    return scores
 
 
 def read_curves(folder: Path) -> Curves:

@@ -147,6 +147,14 @@ def test_a_missing_output_is_named_with_its_stage(run, missing, stage):
         report.main([str(run)])
 
 
+def test_scores_of_an_earlier_version_are_to_be_measured_again(run):
+    scores = make_scores()
+    del scores["sets"]["generated"]["fvd_to_reconstructions"]
+    write_json(run / "scores.json", scores)
+    with pytest.raises(ValueError, match="earlier versions did not measure: run `python -m nbp.quickstart.scores "):
+        report.main([str(run)])
+
+
 def test_curves_skip_empty_cells(run):
     curves = read_run(run).curves["generator"]
     assert curves["val/top1"] == ([599], [0.5]) and len(curves["train/loss"][0]) == 60
