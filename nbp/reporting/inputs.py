@@ -76,8 +76,8 @@ def read_scores(folder: Path) -> dict[str, Any]:
     path = _required(folder / "scores.json", "evaluate")
     scores: dict[str, Any] = read_json(path)
     if "fvd_to_reconstructions" not in scores["sets"]["generated"]:
-        raise ValueError(f"{path} lacks the distance of generated clips to reconstructions, which earlier versions did "
-                         f"not measure: run `python -m nbp.quickstart.scores {folder} --data configs/data/procgen.yaml`")
+        raise ValueError(f"{path} lacks the distance of generated clips to reconstructions, which earlier versions "
+                         f"did not measure: `python -m nbp.quickstart.scores {folder} --data configs/data/procgen.yaml`")
     return scores
 
 
