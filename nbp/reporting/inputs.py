@@ -77,7 +77,7 @@ def read_scores(folder: Path) -> dict[str, Any]:
     scores: dict[str, Any] = read_json(path)
     if "fvd_to_reconstructions" not in scores["sets"]["generated"]:
         raise ValueError(f"{path} lacks the distance of generated clips to reconstructions, which earlier versions "
-                         f"did not measure: `python -m nbp.quickstart.scores {folder} --data configs/data/procgen.yaml`")
+                         f"did not measure: python -m nbp.quickstart.scores {folder} --data configs/data/procgen.yaml")
     return scores
 
 

@@ -151,7 +151,7 @@ def test_scores_of_an_earlier_version_are_to_be_measured_again(run):
     scores = make_scores()
     del scores["sets"]["generated"]["fvd_to_reconstructions"]
     write_json(run / "scores.json", scores)
-    with pytest.raises(ValueError, match="earlier versions did not measure: `python -m nbp.quickstart.scores "):
+    with pytest.raises(ValueError, match="earlier versions did not measure: python -m nbp.quickstart.scores "):
         report.main([str(run)])
 
 
