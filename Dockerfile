@@ -22,6 +22,6 @@ RUN python -m pip install --index-url "$TORCH_INDEX" "torch>=2.6,<2.14" \
 COPY . .
 # The scripts take this environment and find it installed.
 ENV VIRTUAL_ENV=/usr/local
-RUN bash -c 'source scripts/environment.sh'
+RUN bash -ec 'source scripts/environment.sh'
 
 CMD ["bash"]

@@ -1,7 +1,7 @@
 # Sourced: `launch NGPUS NNODES MODULE ...` turns the shell into `python -m MODULE ...` on NGPUS processes here and, with
 # NNODES > 1, on the other nodes: set MASTER_ADDR to one of them on all (MASTER_PORT and RDZV_ID, which tells jobs on one
 # port apart, if the defaults are taken). The original's tokenizers saw squashed frames: `official` in data configs' names.
-official=; case "${TOKENIZER:-.pt}$(compgen -G "${TOKENIZER:-.}/*.pt")" in *.pt* | ShuhuaiRen/*) official=_official ;; esac
+official= t=${TOKENIZER:-.pt}; case "$t/ $(compgen -G "$t/*.pt")/" in *.pt/* | ShuhuaiRen/*) official=_official ;; esac
 launch() {
     local endpoint rendezvous=(--standalone)
     if [ "$2" -gt 1 ]; then

@@ -73,7 +73,7 @@ def test_generate_continue_score(i3d_path, run, model, capsys):
     pipe, clips = names["pipe"], names["clips"]
     assert len(clips) == 4 and len(pictures) == 2 and nbp.probe("runs/quickstart-3.mp4").num_frames == pipe.num_frames
     assert names["longer"].shape[1] == 2 * pipe.num_frames and torch.equal(names["longer"][:, :5], names["given"])
-    assert names["report"]["protocol"] == "quickstart+real=8+fake=8+repeats=1" or names["report"]["fvd"] >= 0
+    assert names["report"]["protocol"] == "quickstart" and names["report"]["notes"] and names["report"]["fvd"] > 0
     assert capsys.readouterr().out.count("more frames") == pipe.generator.config.grid[0]
 
 

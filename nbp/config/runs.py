@@ -83,6 +83,7 @@ class TokenizerLossConfig(Section):
 @dataclass
 class CurriculumPhase(Section):
     """A stretch of tokenizer training at one clip length."""
+
     steps: int = MISSING
     num_frames: int = MISSING
     batch_size: int = MISSING              # clips per device and micro-batch
@@ -232,11 +233,6 @@ class TokenizerRun(Section):
             raise ValueError("freeze_encoder=true needs init_from, weights whose tokens are worth keeping, and "
                              "loss.even_use=0, which acts on the encoder only; got "
                              f"init_from={self.init_from!r} and loss.even_use={self.loss.even_use}")
-        if self.optim.weight_decay and self.optim.optimizer == "adamw":
-            raise ValueError(f"optim.weight_decay={self.optim.weight_decay}: under AdamW a tokenizer has none; use 0")
-        if self.loss.feature_matching and not self.loss.adversarial:
-            raise ValueError(f"loss.feature_matching={self.loss.feature_matching} needs critics; with "
-                             "loss.adversarial=0 there are none, so set it to 0 as well")
         if self.trainer.global_batch is not None:
             sizes = {phase.batch_size for phase in self.curriculum}
             if len(sizes) > 1:

@@ -32,6 +32,13 @@ ACCEPTED = {
 SHORT_NAMES = {"num_frames": "frames", "num_real": "real", "num_fake": "fake"}  # in printed names
 
 
+def _in_name(value: Any) -> str:  # noqa: ANN401
+    """A field's value as names of protocols say it: one way for 8 and 8.0, and all digits of others."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "null" if value is None else str(value)
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Everything that a score depends on besides the two sets."""
@@ -83,8 +90,7 @@ class Protocol:
         changed_fields = {key: value for key, value in changed_fields.items() if value != getattr(self, key)}
         base, *earlier = self.name.split("+")
         stated = dict(part.split("=", 1) for part in earlier)
-        stated |= {SHORT_NAMES.get(key, key): "null" if value is None else f"{value:g}" if isinstance(value, float)
-                   else value for key, value in changed_fields.items()}
+        stated |= {SHORT_NAMES.get(key, key): _in_name(value) for key, value in changed_fields.items()}
         name = "+".join([base, *(f"{key}={value}" for key, value in stated.items())])
         return dataclasses.replace(self, name=name, **changed_fields)
 

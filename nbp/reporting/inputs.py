@@ -55,11 +55,12 @@ def read_run(folder: str | Path) -> Run:
     tokens = TokenDataset(_required(folder / "tokens/train/meta.json", "tokens").parent)
     phases = list(itertools.accumulate(phase.steps for phase in tokenizer.curriculum))
     model = read_json(_required(folder / "generator/model/config.json", "generator"))
+    stages = read_json(_required(folder / "stages.json", "quickstart itself"))["stages"]
     return Run(
         folder=folder,
-        scores=read_scores(folder),
+        scores=read_scores(folder, stages),
         benchmark=read_json(_required(folder / "benchmark.json", "benchmark")),
-        stages=read_json(_required(folder / "stages.json", "quickstart itself"))["stages"],
+        stages=stages,
         clips=clips,
         curves={kind: read_curves(folder / kind) for kind in KINDS},
         phases=phases[:-1],
@@ -71,13 +72,14 @@ def read_run(folder: str | Path) -> Run:
         num_given=read_json(_required(folder / "predicted/meta.json", "predict"))["prefix_frames"])
 
 
-def read_scores(folder: Path) -> dict[str, Any]:
+def read_scores(folder: Path, stages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """scores.json of a run. ValueError: it is missing, or does not compare generated clips with reconstructions."""
     path = _required(folder / "scores.json", "evaluate")
     scores: dict[str, Any] = read_json(path)
     if "fvd_to_reconstructions" not in scores["sets"]["generated"]:
+        command = next((row["command"] for row in stages if row["name"] == "evaluate"), "the stage `evaluate` again")
         raise ValueError(f"{path} lacks the distance of generated clips to reconstructions, which earlier versions "
-                         f"did not measure: python -m nbp.quickstart.scores {folder} --data configs/data/procgen.yaml")
+                         f"did not measure: run {command}")
     return scores
 
 

@@ -35,7 +35,7 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Seque
     """Train to the last step; goes back to the last good checkpoint where the guard asks for it.
 
     `describe` makes the words that the first process prints before the first step; `callbacks` are added to the run's.
-    `checkpoints/last.ckpt` is then the trained model, where the guard did not doubt the last step.
+    `checkpoints/last.ckpt` is then the trained model, where the guard did not doubt the last steps.
 
     Raises:
         ValueError: a configuration that cannot run here, or does not fit the checkpoint to resume from.
@@ -51,7 +51,7 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Seque
     check_writable(run.trainer.out, "trainer.out=")
     start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)
     rank = rank_zero_only.rank  # type: ignore[attr-defined]
-    if run.trainer.resume == "never" and not rank and (old := checkpoints.set_aside(
+    if run.trainer.resume == "never" and start is None and not rank and (old := checkpoints.set_aside(
             Path(run.trainer.out) / "checkpoints")):
         print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
     while True:
@@ -96,15 +96,17 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
 
 
 def find_checkpoint(config: TrainerConfig) -> str | None:
-    """Checkpoint or folder of checkpoints to resume from, or None. ValueError: the one that is named does not exist."""
-    if config.resume == "never":
-        return None
-    if config.resume != "auto":
+    """Checkpoint or folder of checkpoints to resume from, or None; a SLURM job that was queued again goes on from what
+    it has saved, not from where it began. ValueError: the one that is named does not exist."""
+    folder = Path(config.out) / "checkpoints"
+    saved = os.fspath(folder) if checkpoints.list_checkpoints(folder) else None
+    if config.resume == "auto" or (saved and os.environ.get("SLURM_RESTART_COUNT", "0") != "0"):
+        return saved
+    if config.resume != "never":
         if not Path(config.resume).exists():
             raise ValueError(f"trainer.resume={config.resume!r} does not exist; accepted: auto, never or a checkpoint")
         return config.resume
-    folder = Path(config.out) / "checkpoints"
-    return os.fspath(folder) if checkpoints.list_checkpoints(folder) else None
+    return None
 
 
 def _roll_back(config: TrainerConfig, trainer: pl.Trainer, started_from: Path | None, rollbacks: int,

@@ -1,7 +1,8 @@
 """Detects training that has gone wrong, from values that the module reports at every step, and asks to roll back.
 
 A value is wrong while it, or its recent mean, is not finite or beyond a bound, absolute or relative to its best running
-mean. One wrong step is doubtful (no checkpoint is written), `patience` in a row are an alarm.
+mean. A wrong step is doubtful (no checkpoint is written, unless it is a run's last and the one before was
+right), `patience` in a row are an alarm.
 """
 
 import math
@@ -33,7 +34,7 @@ def look_every(device: torch.device) -> int:
 class Watch:
     """A value that must stay below (or above) a bound, function(best running mean so far) -> bound; else it has
     `meaning`. A `relative` bound depends on the best mean, so there is none before `WARMUP` steps; `spike` times that
-    of the recent mean is the bound of a single value."""
+    of the recent mean, and `slack`, is the bound of a single value."""
 
     name: str
     bound: Callable[[float], float]
@@ -41,12 +42,13 @@ class Watch:
     below: bool = False
     relative: bool = True
     spike: float = 1.0
+    slack: float = 0.0
 
 
 # The discriminator's loss is 2 (hinge) or 1.4 where it decides by chance.
 WATCHES = {watch.name: watch for watch in (
     # Nats. A step of two clips, on which small models learn faster, differs by as much from the next.
-    Watch("loss", lambda best: best + 2.0, "the loss has diverged", spike=1.5),
+    Watch("loss", lambda best: best + 2.0, "the loss has diverged", slack=2.0),
     Watch("reconstruction", lambda best: 5 * best, "the reconstruction has diverged"),
     Watch("discriminator", lambda _: 3.0, "the discriminator has diverged", relative=False, spike=2.0),
     Watch("logit", lambda _: 100.0, "the discriminator has diverged", relative=False),
@@ -120,7 +122,8 @@ class Guard(Callback):
             # One spike, however high, must not fill the recent mean for long.
             capped = value if watch.below else min(value, 2 * bound)
             recents[key] = recent = RECENT_DECAY * recents.get(key, capped) + (1 - RECENT_DECAY) * capped
-            beyond = min(value, recent) < bound if watch.below else max(value / watch.spike, recent) > bound
+            beyond = (min(value, recent) < bound if watch.below else
+                      max((value - watch.slack) / watch.spike, recent) > bound)
             if beyond:
                 return (f"{watch.meaning}: {watch.name} is {value:.4g}, recently {recent:.4g}; "
                         f"{'at least' if watch.below else 'at most'} {bound:.4g} is accepted")

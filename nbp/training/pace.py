@@ -19,6 +19,7 @@ from nbp.config.runs import Run, TokenizerRun
 from nbp.data.dataset import VideoDataset
 from nbp.system.files import read_json, write_json
 from nbp.system.timing import timed
+from nbp.training import checkpoints
 from nbp.training.data import ClipKey
 from nbp.training.flops import MicroBatch, build_module, loss_of, micro_batches, num_steps
 from nbp.training.logs import kind_of_step
@@ -46,12 +47,15 @@ def fit_minutes(run: Run, minutes: float, at_most: bool = False) -> Run:
                          f"trainer.num_nodes={run.trainer.num_nodes}; set the run's steps instead")
     path = Path(run.trainer.out) / "pace.json"
     found = read_json(path) if path.is_file() else {}
-    # Measured before it was kept for which run: that of this folder.
-    changed = [name for name in config_changes(found.get("run", to_dict(run)), to_dict(run)) if name.startswith(COSTLY)]
+    now = to_dict(run)
+    changes = config_changes(found.get("run", now), now)     # earlier versions do not say of which run
+    # A run that goes on keeps its steps, whatever was mistyped once.
+    goes_on = run.trainer.resume != "never" and checkpoints.list_checkpoints(path.parent / "checkpoints")
+    changed = not goes_on and any(name.startswith(COSTLY) for name in changes)
     if changed or found.get("minutes") != minutes or found.get("steps") != num_steps(run):
         seconds = seconds_of_run(run)
         found = {"minutes": minutes, "steps": num_steps(run), "seconds": seconds, "factor": 60 * minutes / seconds,
-                 "run": to_dict(run)}
+                 "run": now}
         write_json(path, found)
     if at_most and found["factor"] >= 1:
         print(f"all {num_steps(run)} steps: about {found['seconds'] / 60:.1f} minutes here", flush=True)

@@ -68,6 +68,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.newest_written: Path | None = None
         self.best: float | None = None   # value of the best validation so far, by `self.judge`
         self.judge: list[Any] = []
+        self._clips_then = 0
         self._scored = (-1, math.nan)    # step and value of the last validation
         self._saved_step, self._overdue = 0, False
 
@@ -75,8 +76,12 @@ class Checkpoints(pl.callbacks.Checkpoint):
         return {"best": self.best, "judge": self.judge}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.get("judge", self.judge) == self.judge:        # earlier checkpoints do not say
+        if state.get("judge", [*self.judge[:2], self._clips_then]) == self.judge:
             self.best = state["best"]
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What earlier checkpoints do not say of their judge, their configuration does."""
+        self._clips_then = checkpoint["hyper_parameters"]["run"]["trainer"].get("val_fvd_clips", 0)
 
     def setup(self, trainer: pl.Trainer, module: TrainingModule, stage: str) -> None:  # type: ignore[override]
         """What chooses the best: a distance of another number of clips, or another score, is no value to beat."""
@@ -142,7 +147,11 @@ class Checkpoints(pl.callbacks.Checkpoint):
         step waits for the next, unless it is the `last`."""
         step = trainer.global_step
         self.guard.look(trainer)
-        doubt = None if last and self.guard.num_wrong == 1 else self.guard.doubt
+        doubt = self.guard.doubt
+        if last and doubt is not None and self.guard.num_wrong == 1:
+            if trainer.is_global_zero:
+                print(f"step {step}, the last: saved, although {doubt}", file=sys.stderr, flush=True)
+            doubt = None
         if doubt is None and not module.weights_are_finite():
             doubt = "a weight is not finite"
         self._overdue = doubt is not None

@@ -224,6 +224,15 @@ def total_loss(terms: dict[str, Tensor]) -> Tensor:
     return cast(Tensor, sum(value for name, value in terms.items() if not name.startswith("logit_")))
 
 
+def check_effects(run: TokenizerRun) -> None:
+    """ValueError: a setting that would do nothing."""
+    if run.optim.weight_decay and run.optim.optimizer == "adamw":
+        raise ValueError(f"optim.weight_decay={run.optim.weight_decay}: under AdamW a tokenizer has none; use 0")
+    if run.loss.feature_matching and not run.loss.adversarial:
+        raise ValueError(f"loss.feature_matching={run.loss.feature_matching} needs critics; with loss.adversarial=0 "
+                         "there are none, so set it to 0 as well")
+
+
 def build(run: TokenizerRun, fresh: bool = True) -> tuple[TokenizerModule, ClipDataModule, list[Callback]]:
     """All that a tokenizer run needs; not `fresh`: without the weights it began with. ValueError: ZeRO-3, which
     partitions the parameters that the adversarial step needs whole; or gradient clipping under DeepSpeed, which cannot
@@ -235,6 +244,8 @@ def build(run: TokenizerRun, fresh: bool = True) -> tuple[TokenizerModule, ClipD
         raise ValueError(f"optim.gradient_clip={run.optim.gradient_clip} with trainer.strategy={run.trainer.strategy}: "
                          "DeepSpeed clips autoencoder and critics by their common norm, and the critics' is tens of "
                          "times larger; set optim.gradient_clip=0, or use ddp")
+    if fresh:
+        check_effects(run)
     perceptual = LPIPS.from_file(fetch_lpips("vgg"), "vgg") if run.loss.perceptual else None
     images, stills = run.images if run.images.share else None, None
     if images is not None and images.root is not None:

@@ -72,7 +72,7 @@ def run(tmp_path):
     write_json(tmp_path / "stages.json", {"stages": [
         {"name": name, "command": f"python -m nbp.{name} --root 'a <b>'", "log": f"logs/{name}.log", "attempts": 2,
          "seconds": 61.0, "peak_memory_bytes": 2**30, "finished": True}
-        for name in ("prepare", "tokenizer", "generator")]})
+        for name in ("prepare", "tokenizer", "generator", "evaluate")]})
     return tmp_path
 
 
@@ -151,7 +151,7 @@ def test_scores_of_an_earlier_version_are_to_be_measured_again(run):
     scores = make_scores()
     del scores["sets"]["generated"]["fvd_to_reconstructions"]
     write_json(run / "scores.json", scores)
-    with pytest.raises(ValueError, match="earlier versions did not measure: python -m nbp.quickstart.scores "):
+    with pytest.raises(ValueError, match="earlier versions did not measure: run python -m nbp.evaluate "):
         report.main([str(run)])
 
 

@@ -336,3 +336,21 @@ def test_another_machine_does_not_change_the_precision(generator_run, tmp_path, 
     assert train.main([GENERATOR, *overrides, "trainer.precision=32-true"]) == 0
     old, new = (to_dict(load_run(GENERATOR, [*overrides, f"trainer.precision={word}"])) for word in ("auto", "32-true"))
     assert not config_changes(old, new), "earlier checkpoints do not say what it was"
+
+
+@pytest.mark.parametrize("word", ["never", "elsewhere"])
+def test_a_job_that_was_queued_again_goes_on_from_what_it_saved(tmp_path, monkeypatch, word):
+    named = tmp_path / "elsewhere" / "step0000009.ckpt"
+    named.parent.mkdir()
+    named.touch()
+    config = load_run(GENERATOR, [f"trainer.out={tmp_path / 'run'}", "trainer.resume="
+                                  + ("never" if word == "never" else str(named))]).trainer
+    given = None if word == "never" else str(named)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert find_checkpoint(config) == given, "it has saved nothing yet"
+    own = checkpoints.checkpoint_path(tmp_path / "run" / "checkpoints", 4)
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find_checkpoint(config) == str(own.parent)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    assert find_checkpoint(config) == given

@@ -1,6 +1,7 @@
 """The same run in a given time: which steps it gets, and what is refused."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from nbp.config import load_run
 from nbp.system.files import read_json
 from nbp.training import pace
+from nbp.training.checkpoints import checkpoint_path
 
 
 @pytest.fixture
@@ -52,6 +54,15 @@ def test_another_model_in_the_same_folder_is_measured_anew(tokenizer_run, monkey
     first = pace.fit_minutes(tokenizer_run, 1.0)
     slower = dataclasses.replace(tokenizer_run, optim=dataclasses.replace(tokenizer_run.optim, lr=1e-5))
     assert pace.fit_minutes(slower, 1.0).curriculum == first.curriculum, "a rate takes no time"
+    typo = dataclasses.replace(tokenizer_run, loss=dataclasses.replace(tokenizer_run.loss, perceptual=9.0))
+    folder = checkpoint_path(Path(tokenizer_run.trainer.out) / "checkpoints", 2)
+    folder.parent.mkdir(parents=True)
+    folder.touch()
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 1.0)
+    assert pace.fit_minutes(typo, 1.0).curriculum == first.curriculum == pace.fit_minutes(
+        tokenizer_run, 1.0).curriculum, "a run that has checkpoints keeps its steps"
+    folder.unlink()
+    monkeypatch.setattr(pace, "seconds_of_run", lambda run: 60.0 * run.model.widths[0])
     wider = dataclasses.replace(tokenizer_run, model=dataclasses.replace(
         tokenizer_run.model, widths=[2 * width for width in tokenizer_run.model.widths]))
     assert pace.fit_minutes(wider, 1.0).curriculum[0].steps == pytest.approx(first.curriculum[0].steps / 2, abs=1)

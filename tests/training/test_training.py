@@ -130,3 +130,12 @@ def test_lecam_s_averages_move_once_a_step_under_deepspeed_as_well(tokenizer_run
         module = fit.fit(run).lightning_module
         averages.append((float(module.lecam_real), float(module.lecam_fake)))
     assert averages[1] == pytest.approx(averages[0], rel=1e-3)
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["optim.weight_decay=0.1"], "optim.weight_decay=0.1: under AdamW a tokenizer has none; use 0"),
+    (["loss.adversarial=0", "loss.feature_matching=1"], "loss.feature_matching=1.0 needs critics; with loss.adv")])
+def test_settings_without_an_effect_are_refused_for_new_runs(load_tokenizer_run, overrides, message):
+    with pytest.raises(ValueError, match=message):
+        tokenizer_builder.build(load_tokenizer_run(*overrides))
+    tokenizer_builder.build(load_tokenizer_run(*overrides), fresh=False)
