@@ -1,4 +1,4 @@
-"""The released model in ckpt/NBP-procgen: its size, what it says of itself, and that it makes a clip of each game."""
+"""The released models in ckpt/: their sizes, what they say of themselves, and that they make clips of the games."""
 
 from pathlib import Path
 
@@ -9,25 +9,27 @@ import nbp
 from nbp.hub.models import load_model
 
 FOLDER = Path(__file__).parent.parent / "ckpt" / "NBP-procgen"
-FINE = FOLDER.with_name("NBP-procgen-fine") / "tokenizer"
+FINE = FOLDER.with_name("NBP-procgen-fine")
 
 
-def test_all_models_fit_into_48_mb():
-    files = [FOLDER / "tokenizer", FOLDER / "generator", FINE]
-    assert sum((file / "model.safetensors").stat().st_size for file in files) <= 48e6
-    for kind in ("tokenizer", "generator"):
-        _, _, state = load_model(FOLDER / kind, kind)
+@pytest.mark.parametrize("folder", [FOLDER, FINE], ids=lambda folder: folder.name)
+def test_a_model_fits_into_48_mb(folder):
+    kinds = ("tokenizer", "generator")
+    assert sum((folder / kind / "model.safetensors").stat().st_size for kind in kinds) <= 48e6
+    for kind in kinds:
+        _, _, state = load_model(folder / kind, kind)
         assert all(tensor.dtype == torch.float32 and torch.isfinite(tensor).all() for tensor in state.values())
 
 
-def test_its_card_has_what_a_model_hub_reads():
+@pytest.mark.parametrize("folder", [FOLDER, FINE], ids=lambda folder: folder.name)
+def test_its_card_has_what_a_model_hub_reads(folder):
     from huggingface_hub import ModelCard
 
-    facts = ModelCard.load(FOLDER / "README.md").data
+    facts = ModelCard.load(folder / "README.md").data
     assert facts.library_name == "nbp" and facts.license == "mit" and "video-generation" in facts.tags
 
 
-@pytest.mark.parametrize("folder, grid", [(FOLDER / "tokenizer", (5, 8, 8)), (FINE, (5, 16, 16))])
+@pytest.mark.parametrize("folder, grid", [(FOLDER / "tokenizer", (5, 8, 8)), (FINE / "tokenizer", (5, 16, 16))])
 def test_a_clip_comes_back(folder, grid):
     """One that the generator makes up: there are no pictures of the games here."""
     clip = nbp.VideoPipeline.from_pretrained(FOLDER, device="cpu")(classes=["bossfight"], seed=0)
@@ -38,10 +40,12 @@ def test_a_clip_comes_back(folder, grid):
     assert error < 0.005 < (clip - clip.mean()).square().mean()
 
 
-def test_a_clip_of_a_game():
-    pipe = nbp.VideoPipeline.from_pretrained(str(FOLDER), device="cpu")
+@pytest.mark.parametrize("folder, guidance", [(FOLDER, 2.0), (FINE, 3.0)])
+def test_a_clip_of_a_game(folder, guidance):
+    pipe = nbp.VideoPipeline.from_pretrained(str(folder), device="cpu")
     advice = pipe.about.sampling
-    assert len(pipe.about.classes) == 12 and pipe.fps == 15 and (advice.temperature, advice.cfg_scale) == (0.8, 2.0)
+    assert len(pipe.about.classes) == 12 and pipe.fps == 15
+    assert (advice.temperature, advice.cfg_scale) == (0.8, guidance)
     clips = pipe(num_clips=2, seed=0)
     assert clips.shape == (2, 3, 17, 64, 64) and clips.std() > 0.02
     assert torch.equal(torch.cat(list(pipe.stream(num_clips=2, seed=0)), dim=2), clips), "streamed is whole, to the bit"
