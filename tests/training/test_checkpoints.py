@@ -13,8 +13,10 @@ from nbp.hub.about import ScoreNote, read_about, write_about
 from nbp.tokenizer.model import Tokenizer
 from nbp.training import checkpoints, fit, generator
 from nbp.training.fit import find_checkpoint
+from nbp.training.guard import Guard
 from nbp.training.metrics_log import read_metrics
 from nbp.training.resume import Resume, config_changes
+from nbp.training.saving import Checkpoints
 from nbp.workflows import converting
 
 GENERATOR, TOKENIZER = "tests/fixtures/runs/generator.yaml", "tests/fixtures/runs/tokenizer.yaml"
@@ -354,3 +356,12 @@ def test_a_job_that_was_queued_again_goes_on_from_what_it_saved(tmp_path, monkey
     assert find_checkpoint(config) == str(own.parent)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
     assert find_checkpoint(config) == given
+
+
+@pytest.mark.parametrize("clips, kept", [({}, None), ({"val_fvd_clips": 8}, None), ({"val_fvd_clips": 256}, 22.3)])
+def test_the_best_of_another_judge_is_forgotten_also_of_checkpoints_that_do_not_name_theirs(clips, kept):
+    saver = Checkpoints(Guard(1), Resume(load_run(GENERATOR)))
+    saver.judge = ["val/gfvd", "min", 256]
+    saver.on_load_checkpoint(None, None, {"hyper_parameters": {"run": {"trainer": clips}}})
+    saver.load_state_dict({"best": 22.3})
+    assert saver.best == kept
