@@ -169,7 +169,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", help="folder of the quickstart run")
     parser.add_argument("--data", required=True, help="data config, for the training clips of the class centroids")
     parser.add_argument("--clips-per-centroid", type=int, default=20, help="training clips of each class")
-    parser.add_argument("--fvd-clips-per-class", type=int, default=6, help="clips of each class that distances take")
+    parser.add_argument("--fvd-clips-per-class", type=int, default=5, help="clips of each class that distances take")
     parser.add_argument("--draws", type=int, default=50, help="resampled sets for the intervals of distances")
     parser.add_argument("--seed", type=int, default=0, help="of the resampling")
     parser.add_argument("--ckpt", default="ckpt", help="folder of fetched weights")

@@ -27,6 +27,7 @@ class Size:
 # Chosen without held-out clips, docs/experiments.md.
 SAMPLING = ("--temperature", "0.8", "--top-p", "0.95", "--cfg-scale", "3")
 FULL = Size("configs/data/procgen.yaml", "data/procgen", train_clips=2400, val_clips=240, num_clips=240,
+            benchmark=("--repeats", "2"),
             time=(("--max-minutes", "6"), ("--max-minutes", "6")))     # slow processors: docs/quickstart.md
 SMOKE = Size(
     "configs/data/procgen_smoke.yaml", "data/procgen-smoke", train_clips=24, val_clips=12, num_clips=8,
