@@ -74,17 +74,8 @@ def describe_processor(device: str) -> str:
     """The model of a GPU; of a CPU also what it has for matrices."""
     if torch.device(device).type != "cpu":
         return device_name(device)
-    amx = ", AMX" if multiplies_bfloat16("cpu") else ""
-    return f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}{amx})"
-
-
-def in_turns(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The best seconds of each of several functions, called in turns."""
-    best = dict.fromkeys(functions, float("inf"))
-    for _ in range(repeats):
-        for name, function in functions.items():
-            best[name] = min(best[name], timed(function))
-    return best
+    bfloat16 = ", bfloat16" if multiplies_bfloat16("cpu") else ""
+    return f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}{bfloat16})"
 
 
 def report(machine: Machine, lines: Sequence[Line], out: str | None) -> None:

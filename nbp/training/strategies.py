@@ -158,8 +158,8 @@ def check_processes(trainer_config: TrainerConfig, environment: Mapping[str, str
 
 
 def resolve_precision(word: str) -> str:
-    """`auto` -> bf16-mixed where the hardware multiplies bfloat16 (CUDA since Ampere, AMX), else 32-true: CPUs without
-    AMX emulate bfloat16 convolutions, which is slower than float32."""
+    """`auto` -> bf16-mixed where the hardware multiplies bfloat16 faster than float32 (`multiplies_bfloat16`), else
+    32-true."""
     if word != "auto":
         return word
     return "bf16-mixed" if multiplies_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else "32-true"
