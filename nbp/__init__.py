@@ -4,9 +4,10 @@ The names below are loaded on first use, so that `import nbp` costs nothing. Vid
 (B, 3, T, H, W) in [0, 1]; what writes or scores also takes uint8 frames (T, H, W, 3).
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from nbp.system.process import prepare_process
 
 if TYPE_CHECKING:
     from nbp.data.video import read_video, write_video
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
     from nbp.pipeline import VideoPipeline
     from nbp.workflows.fvd import fvd
 
-# Before torch starts its threads: those that wait should sleep, as spinning ones take the cores from data loaders and
-# other jobs. Two threads on two busy cores: 0.14 to 0.37 s a step instead of 1.4 to 2.7 s (docs/experiments.md).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+prepare_process()      # before torch starts its threads, and numpy
 
 __version__ = "0.1.0"
 __all__ = ["VideoPipeline", "fvd", "load_magvit2", "load_transformer", "probe", "read_video", "write_video"]

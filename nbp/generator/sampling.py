@@ -135,7 +135,7 @@ def _nucleus(logits: Tensor, ranked: Tensor, top_p: float, ties_by_id: bool) -> 
         return kept.masked_fill_(ties & (ties.cumsum(-1) > room), -math.inf)
     crowded = torch.searchsorted(rising, -edge, right=True) > number
     if ties_by_id and crowded.any():
-        tied = np.flatnonzero((kept == edge).numpy())          # by row, then by id
+        tied = np.flatnonzero(kept.numpy() == edge.numpy())    # by row, then by id
         rows = tied // kept.shape[-1]
         first = np.searchsorted(rows, np.arange(room.numel()))
         too_late = np.arange(len(rows)) - first[rows] >= room.numpy().reshape(-1)[rows]
@@ -189,42 +189,60 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     """
     if sampling.greedy:
         return logits.argmax(-1)
-    logits = filtered(logits, sampling)
     if sampling.multinomial:
-        rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators, strict=True)]
-        return torch.stack(rows)
-    times = log_arrivals(logits, generators)
-    return winner(torch.sub(logits, times, out=times))
+        weights = filtered(logits, sampling).softmax(-1)
+        return torch.stack([_multinomial(row, generator) for row, generator in zip(weights, generators, strict=True)])
+    logits = filtered(logits, sampling)
+    return winner(logits, uniforms(logits, generators))
+
+
+def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits in float32, divided by the temperature."""
+    logits = logits.float()
+    return logits if sampling.temperature == 1 else logits / sampling.temperature
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (B, n, V) as they are drawn from: float32, divided by the temperature, -inf outside top-k and top-p."""
-    logits = logits.float()
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    return filter_logits(logits, sampling.top_k, sampling.top_p, ties_by_id=not sampling.multinomial)
+    return filter_logits(tempered(logits, sampling), sampling.top_k, sampling.top_p, not sampling.multinomial)
 
 
-def winner(scores: Tensor) -> Tensor:
-    """Where the largest of each row is, (B, n, V) -> (B, n)."""
-    if scores.device.type == "cpu":        # numpy takes a quarter of the time of torch.max
-        return torch.from_numpy(scores.numpy().argmax(-1))
-    return scores.max(-1).indices
+def winner(logits: Tensor, numbers: Tensor) -> Tensor:
+    """Whose arrival is the first, the filtered logits (..., V) taken for log probabilities, with the numbers of
+    `uniforms`: ids (...)."""
+    if logits.device.type != "cpu":
+        times = log_arrivals(numbers)
+        return torch.sub(logits, times, out=times).max(-1).indices
+    # On a CPU times of ids that are left only, and numpy, whose argmax takes a quarter of the time of torch.max.
+    size = logits.shape[-1]
+    inside = logits.numpy() != -math.inf
+    inside[..., 0] |= ~inside.any(-1)                # of damaged weights, for which `Draft.check` has the error
+    left = np.flatnonzero(inside)                    # by row, then by id
+    times = log_arrivals(numbers.flatten()[left])
+    scores = logits.numpy().reshape(-1)[left] - times.numpy()
+    bounds = np.searchsorted(left, size * np.arange(logits.shape[:-1].numel() + 1))
+    best = [first + int(scores[first:last].argmax()) for first, last in zip(bounds, bounds[1:])]
+    return torch.from_numpy(left[best] % size).view(logits.shape[:-1])
 
 
-def log_arrivals(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
-    """Logarithms of exponential times of the shape (B, ...) and device of `like`, row i from generator i.
+def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
+    """Random float32 numbers in [0, 1) of the shape (B, ...) and device of `like`, row i from generator i."""
+    numbers = torch.empty(like.shape, device=like.device)
+    for row, generator in zip(numbers, generators, strict=True):
+        _fill_uniform(row, generator)
+    return numbers
+
+
+def log_arrivals(numbers: Tensor) -> Tensor:
+    """Logarithms of exponential times from numbers of `uniforms`, of the same shape.
 
     The smallest of the arrival times E/p is that of id i with probability p(i), and so is the largest of log p - log E.
     The times belong to ids, not to ranks or sums, so a rounding difference in the logits almost never changes the
     outcome. At least 32 random bits, as the smallest time decides: 24 of them would let one of 64,000 ids win at every
     250th position whatever its probability.
     """
-    times = torch.empty_like(like)
-    for row, generator in zip(times, generators, strict=True):
-        _fill_uniform(row, generator)
     # A number of 0 stands for half of the smallest one above it: a time of 0 would win against any probability.
-    return times.neg_().log1p_().neg_().clamp_(min=2.0 ** -33).log_()
+    return numbers.neg().log1p_().neg_().clamp_(min=2.0 ** -33).log_()
 
 
 def _fill_uniform(row: Tensor, generator: torch.Generator | None) -> None:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from nbp.generator.decoding import Draft
-from nbp.generator.sampling import filtered, log_arrivals, winner
+from nbp.generator.sampling import filtered, uniforms, winner
 
 
 class SpeculativeDraft(Draft):
     """A `Draft` whose steps draw up to `sampling.lookahead` blocks; the same clips but for rounding, as products of
     more rows may add in another order. Clips of a batch go on together: the slowest decides."""
 
-    _times: Tensor | None = None        # (B, n, V): log arrivals of the tokens from `known` on, as far as drawn
+    _numbers: Tensor | None = None      # (B, n, V): random numbers of the tokens from `known` on, as far as drawn
     _guessed = 0                        # video tokens in the stream, guesses included
 
     @torch.no_grad()
@@ -37,8 +37,8 @@ class SpeculativeDraft(Draft):
         last = max(bound for bound in bounds[:-1] if bound <= right)      # the last block with right guesses before it
         self.known = bounds[bounds.index(last) + 1]
         self._first = self.layout.known_positions(last)
-        if self._times is not None:
-            self._times = self._times[:, self.known - start:]
+        if self._numbers is not None:
+            self._numbers = self._numbers[:, self.known - start:]
         return True
 
     def _bounds(self) -> list[int]:
@@ -63,9 +63,9 @@ class SpeculativeDraft(Draft):
         if self._sampling.greedy:
             return logits.argmax(-1)
         logits = filtered(logits, self._sampling)
-        times = [] if self._times is None else [self._times]
-        have = bounds[0] + sum(part.shape[1] for part in times)
-        times += [log_arrivals(logits[:, :after - before], self._generators)
-                  for before, after in zip(bounds, bounds[1:]) if before >= have]
-        self._times = torch.cat(times, 1)
-        return winner(logits - self._times)
+        numbers = [] if self._numbers is None else [self._numbers]
+        have = bounds[0] + sum(part.shape[1] for part in numbers)
+        numbers += [uniforms(logits[:, :after - before], self._generators)
+                    for before, after in zip(bounds, bounds[1:]) if before >= have]
+        self._numbers = torch.cat(numbers, 1)
+        return winner(logits, self._numbers)
