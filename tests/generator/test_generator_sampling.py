@@ -12,7 +12,7 @@ from generators import GRID, NUM_CODES, UNCONDITIONAL, VARIANTS, build, codes, c
 
 from nbp.generator import decoding, model
 from nbp.generator.model import Generator
-from nbp.generator.sampling import Sampling, filter_logits, row_generators, sample
+from nbp.generator.sampling import Sampling, filter_logits, log_arrivals, row_generators, sample, uniforms, winner
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -112,6 +112,21 @@ def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
     everything = Sampling(top_k=None, top_p=None)
     assert sample(torch.tensor([[[-60.0, 0.0]]]), everything, [seeded()]).item() == 1
     assert sample(torch.tensor([[[-10.0, 0.0]]]), everything, [seeded()]).item() == 0
+
+
+@pytest.mark.parametrize("top_p", [None, 0.0, 0.7])
+def test_times_of_the_ids_that_are_left_decide_as_all_do(top_p):
+    logits = filter_logits(2 * torch.randn(3, 4, 500, generator=seeded()), 100, top_p)
+    numbers = uniforms(logits, [seeded(clip) for clip in range(3)])
+    before = numbers.clone()
+    assert torch.equal(winner(logits, numbers), (logits - log_arrivals(numbers)).argmax(-1))
+    assert torch.equal(numbers, before)
+
+
+def test_rows_without_a_number_are_drawn_from_too():
+    """Of damaged weights: the error comes at the end of the clip."""
+    logits = torch.tensor([[[-math.inf] * 3, [math.nan] * 3, [1.0, 2.0, -math.inf]]])
+    assert winner(logits, torch.full((1, 3, 3), 0.5)).tolist() == [[0, 0, 1]]
 
 
 def test_each_clip_needs_its_generator():
