@@ -100,12 +100,13 @@ def multiplies_int8(device: str) -> bool:
 
 def layer_for(weight: Tensor, rows: int) -> type[PackedLinear] | type[SplitLinear] | None:
     """Which layer is the fastest for passes of so many rows; None: the one that is there. Bfloat16 only where the
-    processor multiplies it; parts only where threads share them."""
+    processor multiplies it, and single rows of it not with AMX; parts only where threads share them."""
     if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return None
     if weight.dtype == torch.float32:
         return PackedLinear if rows > 1 else SplitLinear if torch.get_num_threads() > 1 else None
-    return PackedLinear if rows > 1 and weight.dtype == torch.bfloat16 and multiplies_bfloat16("cpu") else None
+    several = rows > 1 or not torch.cpu._is_amx_tile_supported()
+    return PackedLinear if several and weight.dtype == torch.bfloat16 and multiplies_bfloat16("cpu") else None
 
 
 def pack_linears(module: nn.Module, layer: type[PackedLinear] | type[SplitLinear] | type[Int8Linear]) -> None:

@@ -108,3 +108,13 @@ def test_8_bits_where_they_cannot_be():
         build().pack(lookahead=2, int8=True)
     with pytest.raises(ValueError, match="weights in float32; got torch.bfloat16 on cpu"):
         build().bfloat16().pack(int8=True)
+
+
+@pytest.mark.parametrize(("rows", "amx", "fast", "packs"), [
+    (16, False, True, True), (16, True, True, True), (16, False, False, False), (1, False, True, True),
+    (1, True, True, False)])
+def test_when_bfloat16_is_packed(rows, amx, fast, packs, monkeypatch):
+    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: fast)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    found = packed.layer_for(torch.ones(1, dtype=torch.bfloat16), rows)
+    assert found is (packed.PackedLinear if packs else None)
