@@ -10,8 +10,8 @@ from nbp.planning.plan import Plan, plan_run
 from nbp.training.flops import Gpu, known_gpu, num_steps
 
 # Shares of the peak rate: as `nbp.plan` assumes, and what the quickstart's runs reached of the products of a CPU, in
-# float32 with AVX2 and in bfloat16 with AMX, where small layers leave most of it unused.
-GPU_SHARE, FLOAT32_SHARE, BFLOAT16_SHARE = 0.4, 0.8, 0.12
+# float32 with AVX2, in bfloat16 with AVX-512, and with AMX, where small layers leave most of it unused.
+GPU_SHARE, FLOAT32_SHARE, BFLOAT16_SHARE, AMX_SHARE = 0.4, 0.8, 0.5, 0.12
 NUM_PRODUCTS = 20
 
 
@@ -43,7 +43,8 @@ def this_device(low_precision: bool) -> tuple[Gpu, float, str]:
     if (gpu := known_gpu(name)) is not None:
         return gpu, GPU_SHARE, f"{name}'s peak rate"
     rate = product_rate(torch.bfloat16 if low_precision else torch.float32) / 1e12
-    share = GPU_SHARE if name else BFLOAT16_SHARE if low_precision else FLOAT32_SHARE
+    bfloat16_share = AMX_SHARE if torch.cpu._is_amx_tile_supported() else BFLOAT16_SHARE
+    share = GPU_SHARE if name else bfloat16_share if low_precision else FLOAT32_SHARE
     return (Gpu(name or "cpu", 0, rate if low_precision else 0, rate), share,
             f"the {rate * 1e3:.0f} GFLOP/s of matrix products here")
 
