@@ -6,11 +6,10 @@ from pathlib import Path
 from torch.utils.data import DataLoader
 
 from nbp.benchmarking.evaluation import made_up
-from nbp.benchmarking.machine import line, measure_machine, report
+from nbp.benchmarking.machine import in_turns, line, measure_machine, report
 from nbp.config import DataConfig
 from nbp.data.dataset import VideoDataset
 from nbp.data.video_io import read_frames
-from nbp.system.timing import in_turns
 from nbp.training.data import collate_bytes
 
 NUM_FRAMES = 17

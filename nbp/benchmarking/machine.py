@@ -74,8 +74,18 @@ def describe_processor(device: str) -> str:
     """The model of a GPU; of a CPU also what it has for matrices."""
     if torch.device(device).type != "cpu":
         return device_name(device)
-    bfloat16 = ", bfloat16" if multiplies_bfloat16("cpu") else ""
-    return f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}{bfloat16})"
+    has = ", bfloat16" if multiplies_bfloat16("cpu") else ""
+    has = ", AMX" if has and torch.cpu._is_amx_tile_supported() else has
+    return f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}{has})"
+
+
+def in_turns(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """The best seconds of each of several functions, called in turns."""
+    best = dict.fromkeys(functions, float("inf"))
+    for _ in range(repeats):
+        for name, function in functions.items():
+            best[name] = min(best[name], timed(function))
+    return best
 
 
 def report(machine: Machine, lines: Sequence[Line], out: str | None) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nbp.benchmarking.machine import PRECISIONS, Line, Machine, line, measure_machine, report
+from nbp.benchmarking.machine import PRECISIONS, Line, Machine, in_turns, line, measure_machine, report
 from nbp.config import TokenizerConfig
 from nbp.planning.memory import Allocations
-from nbp.system.timing import in_turns
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.streaming import decode_chunks, encode_chunks
 from nbp.training.flops import count_flops

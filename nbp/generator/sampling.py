@@ -196,15 +196,12 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     return winner(logits, uniforms(logits, generators))
 
 
-def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits in float32, divided by the temperature."""
-    logits = logits.float()
-    return logits if sampling.temperature == 1 else logits / sampling.temperature
-
-
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits (B, n, V) as they are drawn from: float32, divided by the temperature, -inf outside top-k and top-p."""
-    return filter_logits(tempered(logits, sampling), sampling.top_k, sampling.top_p, not sampling.multinomial)
+    logits = logits.float()
+    if sampling.temperature != 1:
+        logits = logits / sampling.temperature
+    return filter_logits(logits, sampling.top_k, sampling.top_p, ties_by_id=not sampling.multinomial)
 
 
 def winner(logits: Tensor, numbers: Tensor) -> Tensor:
@@ -213,9 +210,10 @@ def winner(logits: Tensor, numbers: Tensor) -> Tensor:
     if logits.device.type != "cpu":
         times = log_arrivals(numbers)
         return torch.sub(logits, times, out=times).max(-1).indices
-    # On a CPU times of ids that are left only, and numpy, whose argmax takes a quarter of the time of torch.max.
-    size = logits.shape[-1]
-    inside = logits.numpy() != -math.inf
+    # Numpy's argmax takes a quarter of the time of torch.max. Where few ids are left, only they have times.
+    size, inside = logits.shape[-1], logits.numpy() != -math.inf
+    if 2 * np.count_nonzero(inside) > inside.size:
+        return torch.from_numpy(np.asarray((logits - log_arrivals(numbers)).numpy().argmax(-1)))
     inside[..., 0] |= ~inside.any(-1)                # of damaged weights, for which `Draft.check` has the error
     left = np.flatnonzero(inside)                    # by row, then by id
     times = log_arrivals(numbers.flatten()[left])
@@ -227,7 +225,7 @@ def winner(logits: Tensor, numbers: Tensor) -> Tensor:
 
 def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
     """Random float32 numbers in [0, 1) of the shape (B, ...) and device of `like`, row i from generator i."""
-    numbers = torch.empty(like.shape, device=like.device)
+    numbers = torch.empty(like.shape, device=like.device, dtype=torch.float32)
     for row, generator in zip(numbers, generators, strict=True):
         _fill_uniform(row, generator)
     return numbers

@@ -9,8 +9,8 @@ from nbp.config.runs import Run
 from nbp.planning.plan import Plan, plan_run
 from nbp.training.flops import Gpu, known_gpu, num_steps
 
-# Shares of the peak rate: as `nbp.plan` assumes, and what the quickstart's runs reached of the products of a CPU, in
-# float32 with AVX2, in bfloat16 with AVX-512, and with AMX, where small layers leave most of it unused.
+# Shares of the peak rate: as `nbp.plan` assumes, and what small runs reached of the products of a CPU, in float32 with
+# AVX2, in bfloat16 with AVX-512, and with AMX, where small layers leave most of it unused.
 GPU_SHARE, FLOAT32_SHARE, BFLOAT16_SHARE, AMX_SHARE = 0.4, 0.8, 0.5, 0.12
 NUM_PRODUCTS = 20
 

@@ -3,13 +3,16 @@
 Figures: docs/experiments.md. What the environment says already stays as it is.
 """
 
-import ctypes
 import os
 import sys
+from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3      # of glibc's mallopt
-KEPT_BYTES = 2 ** 30
+BLOCK = 2 ** 25         # bytes; glibc before 2.35 takes no more
+TOP = 2 ** 28           # bytes
+TRAINING_BLOCK = 2 ** 30        # bytes: tensors that a step on a CPU makes, frees and makes again
 
 
 def prepare_process() -> None:
@@ -17,31 +20,49 @@ def prepare_process() -> None:
     # Threads that spin while they wait take the cores from data loaders and other jobs. Two threads on two busy cores:
     # 0.14 to 0.37 s a step instead of 1.4 to 2.7 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    cpuinfo = Path("/proc/cpuinfo")
-    features = slow_numpy_features(cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else "")
-    if features:
+    if features := slow_numpy_features(processor_facts()):
         os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", features)
-    if not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
-        keep_freed_memory()
+    keep_freed_memory()
 
 
-def slow_numpy_features(cpuinfo: str) -> str:
-    """What numpy should leave alone, as `NPY_DISABLE_CPU_FEATURES` takes it, or "".
+def processor_facts() -> dict[str, str]:
+    """What Linux says of the first processor, by the names in /proc/cpuinfo; {} elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def slow_numpy_features(facts: Mapping[str, str]) -> str:
+    """What numpy should leave alone on this processor, as `NPY_DISABLE_CPU_FEATURES` takes it, or "".
 
     On AMD's Zen 4 an AVX-512 instruction of numpy's sort (vpcompressd to memory) is microcode: a filter's partition and
     sort take 10.3 ms with it and 1.9 ms without.
     """
-    fields = dict(line.split(":", 1) for line in cpuinfo.split("\n\n")[0].splitlines() if ":" in line)
-    found = {name.strip(): value.split() for name, value in fields.items()}
-    zen4 = (found.get("vendor_id") == ["AuthenticAMD"] and found.get("cpu family") == ["25"]
-            and "avx512f" in found.get("flags", []))
-    return "X86_V4 AVX512_SKX AVX512_ICL AVX512_SPR" if zen4 else ""      # numpy's names since and before 2.4
+    zen4 = (facts.get("vendor_id") == "AuthenticAMD" and facts.get("cpu family") == "25"
+            and "avx512f" in facts.get("flags", "").split())
+    if not zen4:
+        return ""
+    version = tuple(int(part) for part in metadata.version("numpy").split(".")[:2])
+    return "X86_V4 AVX512_ICL AVX512_SPR" if version >= (2, 4) else "AVX512_SKX AVX512_ICL AVX512_SPR"
 
 
-def keep_freed_memory() -> bool:
-    """Let glibc keep what is freed, up to 1 GiB, instead of giving it back to be faulted in again, page by page: that
-    took a tenth of a training step on a virtual machine. False: another C library."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
+def keep_freed_memory(block: int = BLOCK) -> bool:
+    """Let glibc keep freed blocks of up to so many bytes instead of giving each back, to be faulted in again page by
+    page; larger ones go back. False where the environment decides, or the C library takes no such number."""
+    decided = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"} & set(os.environ)
+    if sys.platform != "linux" or decided or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
-    return all([mallopt(TRIM_THRESHOLD, KEPT_BYTES), mallopt(MMAP_THRESHOLD, KEPT_BYTES)])
+    mallopt = _mallopt()
+    # In this order: where the first is refused, the second alone would freeze the first at 128 KiB.
+    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, block)) and bool(mallopt(TRIM_THRESHOLD, TOP))
+
+
+def _mallopt() -> Callable[[int, int], int] | None:
+    try:
+        import ctypes
+    except ImportError:     # a Python without libffi
+        return None
+    return getattr(ctypes.CDLL(None), "mallopt", None)

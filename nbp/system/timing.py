@@ -1,7 +1,7 @@
-"""Seconds of calls."""
+"""Seconds of a call."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
@@ -13,12 +13,3 @@ def timed(function: Callable[[], object]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def in_turns(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The best seconds of each of several functions, called in turns."""
-    best = dict.fromkeys(functions, float("inf"))
-    for _ in range(repeats):
-        for name, function in functions.items():
-            best[name] = min(best[name], timed(function))
-    return best

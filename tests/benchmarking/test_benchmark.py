@@ -9,7 +9,7 @@ import torch
 
 from nbp import benchmark
 from nbp.benchmarking import evaluation, growth, sampling
-from nbp.benchmarking.machine import Machine, line
+from nbp.benchmarking.machine import Machine, in_turns, line
 from nbp.benchmarking.training import RECIPES, recipe_line
 from nbp.config import GeneratorConfig, TokenizerConfig, load_run
 from nbp.evaluation.features import Clips
@@ -66,7 +66,7 @@ def test_turns_alternate_and_the_best_counts(monkeypatch):
     clock = iter([0, 5, 5, 6, 6, 8, 8, 15])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
     called = []
-    assert timing.in_turns({name: lambda name=name: called.append(name) for name in "ab"}, 2) == {"a": 2, "b": 1}
+    assert in_turns({name: lambda name=name: called.append(name) for name in "ab"}, 2) == {"a": 2, "b": 1}
     assert called == list("abab")
 
 
