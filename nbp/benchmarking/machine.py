@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 
 from nbp.evaluation.statement import device_name
 from nbp.system.files import write_json
-from nbp.system.processor import multiplies_bfloat16, processor_name
+from nbp.system.processor import has_amx, multiplies_bfloat16, processor_name
 from nbp.system.timing import timed
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -75,7 +75,7 @@ def describe_processor(device: str) -> str:
     if torch.device(device).type != "cpu":
         return device_name(device)
     has = ", bfloat16" if multiplies_bfloat16("cpu") else ""
-    has = ", AMX" if has and torch.cpu._is_amx_tile_supported() else has
+    has = ", AMX" if has and has_amx() else has
     return f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}{has})"
 
 

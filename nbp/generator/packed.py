@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbp.system.processor import multiplies_bfloat16
+from nbp.system.processor import has_amx, multiplies_bfloat16
 
 ONLY_SAMPLES = "a packed model is for sampling only: store or train the one that it was packed from"
 ROWS = 16      # of the products that the layout is made for; others read it as well
@@ -105,7 +105,7 @@ def layer_for(weight: Tensor, rows: int) -> type[PackedLinear] | type[SplitLinea
         return None
     if weight.dtype == torch.float32:
         return PackedLinear if rows > 1 else SplitLinear if torch.get_num_threads() > 1 else None
-    several = rows > 1 or not torch.cpu._is_amx_tile_supported()
+    several = rows > 1 or not has_amx()
     return PackedLinear if several and weight.dtype == torch.bfloat16 and multiplies_bfloat16("cpu") else None
 
 

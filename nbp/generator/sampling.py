@@ -189,10 +189,10 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     """
     if sampling.greedy:
         return logits.argmax(-1)
-    if sampling.multinomial:
-        weights = filtered(logits, sampling).softmax(-1)
-        return torch.stack([_multinomial(row, generator) for row, generator in zip(weights, generators, strict=True)])
     logits = filtered(logits, sampling)
+    if sampling.multinomial:
+        rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators, strict=True)]
+        return torch.stack(rows)
     return winner(logits, uniforms(logits, generators))
 
 

@@ -7,6 +7,7 @@ import torch
 from nbp.config import TokenizerRun
 from nbp.config.runs import Run
 from nbp.planning.plan import Plan, plan_run
+from nbp.system.processor import has_amx
 from nbp.training.flops import Gpu, known_gpu, num_steps
 
 # Shares of the peak rate: as `nbp.plan` assumes, and what small runs reached of the products of a CPU, in float32 with
@@ -43,7 +44,7 @@ def this_device(low_precision: bool) -> tuple[Gpu, float, str]:
     if (gpu := known_gpu(name)) is not None:
         return gpu, GPU_SHARE, f"{name}'s peak rate"
     rate = product_rate(torch.bfloat16 if low_precision else torch.float32) / 1e12
-    bfloat16_share = AMX_SHARE if torch.cpu._is_amx_tile_supported() else BFLOAT16_SHARE
+    bfloat16_share = AMX_SHARE if has_amx() else BFLOAT16_SHARE
     share = GPU_SHARE if name else bfloat16_share if low_precision else FLOAT32_SHARE
     return (Gpu(name or "cpu", 0, rate if low_precision else 0, rate), share,
             f"the {rate * 1e3:.0f} GFLOP/s of matrix products here")

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3      # of glibc's mallopt
@@ -28,10 +29,11 @@ def prepare_process() -> None:
 def processor_facts() -> dict[str, str]:
     """What Linux says of the first processor, by the names in /proc/cpuinfo; {} elsewhere."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            first = list(takewhile(str.strip, lines))       # the others' would take time where there are hundreds
     except OSError:
         return {}
-    pairs = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
+    pairs = (line.split(":", 1) for line in first if ":" in line)
     return {name.strip(): value.strip() for name, value in pairs}
 
 

@@ -8,6 +8,11 @@ import torch
 from nbp.system.process import processor_facts
 
 
+def has_amx() -> bool:
+    """Whether the CPU multiplies tiles in hardware."""
+    return torch.cpu._is_amx_tile_supported()
+
+
 @cache
 def multiplies_bfloat16(device: str) -> bool:
     """Whether "cuda" or "cpu" multiplies bfloat16 in hardware, faster than float32: GPUs since Ampere, CPUs with AMX,
@@ -18,7 +23,7 @@ def multiplies_bfloat16(device: str) -> bool:
     if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
         return False
     amd = processor_facts().get("vendor_id") == "AuthenticAMD"
-    return torch.cpu._is_amx_tile_supported() or (amd and torch.cpu._is_avx512_bf16_supported())
+    return has_amx() or (amd and torch.cpu._is_avx512_bf16_supported())
 
 
 def processor_name() -> str:

@@ -114,9 +114,9 @@ def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
     assert sample(torch.tensor([[[-10.0, 0.0]]]), everything, [seeded()]).item() == 0
 
 
-@pytest.mark.parametrize("top_p", [None, 0.0, 0.7])
-def test_times_of_the_ids_that_are_left_decide_as_all_do(top_p):
-    logits = filter_logits(2 * torch.randn(3, 4, 500, generator=seeded()), 100, top_p)
+@pytest.mark.parametrize(("top_k", "top_p"), [(100, None), (100, 0.0), (100, 0.7), (400, None)])
+def test_times_of_the_ids_that_are_left_decide_as_all_do(top_k, top_p):
+    logits = filter_logits(2 * torch.randn(3, 4, 500, generator=seeded()), top_k, top_p)
     numbers = uniforms(logits, [seeded(clip) for clip in range(3)])
     before = numbers.clone()
     assert torch.equal(winner(logits, numbers), (logits - log_arrivals(numbers)).argmax(-1))
@@ -125,8 +125,11 @@ def test_times_of_the_ids_that_are_left_decide_as_all_do(top_p):
 
 def test_rows_without_a_number_are_drawn_from_too():
     """Of damaged weights: the error comes at the end of the clip."""
-    logits = torch.tensor([[[-math.inf] * 3, [math.nan] * 3, [1.0, 2.0, -math.inf]]])
-    assert winner(logits, torch.full((1, 3, 3), 0.5)).tolist() == [[0, 0, 1]]
+    logits = torch.full((1, 3, 9), -math.inf)
+    logits[0, 1, 0], logits[0, 2, 1] = math.nan, 2.0
+    assert winner(logits, torch.full_like(logits, 0.5)).tolist() == [[0, 0, 1]]
+    logits[0, 2] = math.nan
+    assert winner(logits, torch.full_like(logits, 0.5)).tolist() == [[0, 0, 0]]
 
 
 def test_each_clip_needs_its_generator():
