@@ -116,8 +116,9 @@ def test_k600_from_videos_to_one_file_of_weights(tmp_path):
 def test_every_engine_and_number_of_ranks_agrees(data, tmp_path):
     chain = Chain(data, tmp_path)
     tokenizers = [chain.tokenizer(strategy) for strategy in ("ddp", "deepspeed_2")]
-    assert losses(tokenizers[1]) == pytest.approx(losses(tokenizers[0]), rel=1e-4)
-    # Rounding to codes is not continuous: an error of 1e-7 may turn one code of hundreds, which the PSNR shows.
+    # Rounding to codes is not continuous: an error of 1e-7 may turn one code of hundreds, which changes a loss by 1e-3
+    # and shows in the PSNR. Without accumulation losses differ by 4e-2, with a tenth more learning rate by 5e-3.
+    assert losses(tokenizers[1]) == pytest.approx(losses(tokenizers[0]), rel=4e-3)
     psnr = [[*read_metrics(out)["val/psnr"].values()] for out in tokenizers]
     assert psnr[1] == pytest.approx(psnr[0], abs=0.05)
     tokens = chain.tokens(tokenizers[0])
