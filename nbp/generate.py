@@ -65,6 +65,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         if options.data is None and getattr(options, name) is not None:
             parser.error(f"--{name.replace('_', '-')} belongs to --data, whose clips are continued; add --data CONFIG")
         setattr(options, name, getattr(options, name) or default)
+    if options.stream and options.profile:
+        parser.error("--profile traces a batch of whole clips, which --stream does not make; leave one out")
     if Path(options.out).is_file():
         parser.error(f"--out {options.out} is a file")
     return options

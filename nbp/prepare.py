@@ -55,6 +55,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if getattr(options, "exclude", None) and options.verify:
         parser.error(f"--verify finds no file that --exclude leaves out, and rewrites {BAD_FILES}: run it first, alone")
+    if len(getattr(options, "resolution", ())) > 2:
+        parser.error(f"--resolution takes one side, or height and width, got {len(options.resolution)} numbers")
     return options
 
 

@@ -273,6 +273,15 @@ def test_what_belongs_to_continued_clips_needs_them(models, tmp_path, capsys, op
     assert stop.value.code == 2 and f"{option} belongs to --data" in capsys.readouterr().err
 
 
+def test_what_a_stream_does_not_do_and_no_file_holds_is_refused_before_anything_is_written(models, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        generate.main([*models, "--out", str(tmp_path / "out"), "--stream", "--profile"])
+    assert "--profile traces a batch of whole clips, which --stream does not make" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="fps must be a number, at least 0.001, got 0.0001"):
+        generate.main([*models, "--out", str(tmp_path / "out"), "--fps", "0.0001"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("option, message", [
     ("--temperature", "--temperature: must be a number above 0, got 0"),
     ("--num-clips", "--num-clips: must be at least 1, got 0"),

@@ -7,7 +7,7 @@ from nbp import prepare
 from nbp.config import DataConfig, load_config, load_run
 from nbp.data.annotations import read_annotations
 from nbp.data.sources import procgen
-from nbp.data.video_io import probe, read_frames
+from nbp.data.video_io import probe, read_frames, write_video
 from nbp.system.files import read_json
 
 
@@ -92,6 +92,28 @@ def test_lists_outside_the_root_are_told_in_both_spellings(tmp_path, capsys):
     train, data = capsys.readouterr().out.splitlines()[-2:]
     assert train.startswith(f"for nbp.train: data.root={tmp_path}/videos data.train_list={tmp_path}/lists/train.txt ")
     assert data == "for --data: these in a copy of configs/data/ucf101.yaml, without `data.`"
+
+
+def test_a_check_of_files_leaves_lists_and_data_config_alone(tmp_path, make_frames, capsys):
+    for name in ("x/a.mp4", "x/b.mp4", "x/c.mp4"):
+        write_video(tmp_path / name, make_frames(1)[0], 8)
+    prepare.main(["folder", "--root", str(tmp_path), "--resolution", "64", "--fps", "8"])
+    (tmp_path / "train.txt").write_text("x/b.mp4\tx\n")                  # a split of one's own
+    (tmp_path / "val.txt").write_text("x/a.mp4\tx\n")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
+    prepare.main(["folder", "--root", str(tmp_path), "--verify", "--num-workers", "1"])
+    assert before == {path: path.read_bytes() for path in before}
+    assert (tmp_path / "bad_files.txt").is_file() and "leaves the lists in" in capsys.readouterr().out
+
+
+def test_a_size_that_is_refused_changes_no_list(tmp_path, capsys):
+    make_videos(tmp_path, "x/a.mp4", "x/b.mp4")
+    with pytest.raises(ValueError, match="--resolution 100 is no multiple"):
+        prepare.main(["folder", "--root", str(tmp_path), "--resolution", "100"])
+    with pytest.raises(SystemExit):
+        prepare.main(["folder", "--root", str(tmp_path), "--resolution", "64", "72", "128"])
+    assert "--resolution takes one side, or height and width, got 3 numbers" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.txt"))
 
 
 @pytest.mark.parametrize("files, arguments, message", [

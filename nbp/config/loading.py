@@ -25,7 +25,10 @@ def load_run(path: AnyPath, overrides: Iterable[str] = ()) -> TokenizerRun | Gen
     schemas: dict[str, type[TokenizerRun] | type[GeneratorRun]] = {"tokenizer": TokenizerRun, "generator": GeneratorRun}
     if kind not in schemas:
         raise ValueError(f"{path}: kind must be tokenizer or generator, got {kind!r}")
-    return load_config(schemas[kind], path, overrides)
+    run = load_config(schemas[kind], path, overrides)
+    if run.kind != kind:
+        raise ValueError(f"{path}: kind must stay {kind}, whose fields this file has, got {run.kind!r}")
+    return run
 
 
 def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str] = ()) -> AnySection:
@@ -43,7 +46,7 @@ def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str
         elif "=" not in item:
             raise ValueError(f"override {item!r} is not of the form section.field=value, nor a YAML file")
         else:
-            layers.append((f"command line {item!r}", OmegaConf.from_dotlist([item])))
+            layers.append((f"command line {item!r}", _dotted(item)))
     for source, layer in layers:
         check_layer(schema, _plain(layer), source)
     try:
@@ -83,6 +86,7 @@ def save_config(config: Section, path: AnyPath) -> None:
 def _read_yaml(path: AnyPath, readers: tuple[Path, ...] = ()) -> DictConfig:
     """A YAML file with its bases merged; `readers` are the files that have it as a base."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     path = Path(path)
     if path.resolve() in readers:
@@ -104,7 +108,22 @@ def _read_yaml(path: AnyPath, readers: tuple[Path, ...] = ()) -> DictConfig:
     if not OmegaConf.is_list(bases) and bases != [] or not all(isinstance(base, str) for base in bases):
         raise ValueError(f"config file {path}: base must be a list of files, as [a.yaml], got {bases!r}")
     readers += (path.resolve(),)
-    return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base, readers) for base in bases], layer))
+    try:
+        return cast("DictConfig", OmegaConf.merge(*[_read_yaml(path.parent / base, readers) for base in bases], layer))
+    except OmegaConfBaseException as error:     # a list in one, named fields in the other
+        raise ValueError(f"config file {path} does not fit its base {', '.join(bases)}: {error.full_key or 'a field'}: "
+                         f"{str(error).splitlines()[0]}") from error
+
+
+def _dotted(item: str) -> DictConfig:
+    """An override `section.field=value`, whose value is YAML. ValueError: it is not."""
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.from_dotlist([item])
+    except Exception as error:     # whatever the YAML parser raises
+        raise ValueError(f"command line {item!r}: the value is not valid YAML, as number, [1, 2] or null: "
+                         f"{' '.join(str(error).split())}") from error
 
 
 def _plain(layer: object, resolve: bool = False) -> dict[str, Any]:

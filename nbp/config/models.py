@@ -66,8 +66,9 @@ class TokenizerConfig(Section):
                              f"published units' norms), got {list(self.widths)}")
         if min(self.num_res_blocks) < 0:
             raise ValueError(f"tokenizer config: num_res_blocks must be at least 0, got {list(self.num_res_blocks)}")
-        if any(level < 2 for level in self.fsq_levels):
-            raise ValueError(f"tokenizer config: fsq_levels must be at least 2, got {list(self.fsq_levels)}")
+        if not self.fsq_levels or any(level < 2 for level in self.fsq_levels):
+            raise ValueError("tokenizer config: fsq_levels must be one or more numbers of at least 2, got "
+                             f"{list(self.fsq_levels)}")
         if any(level == 2 for level in self.fsq_levels):
             warnings.warn(f"tokenizer config: fsq_levels {list(self.fsq_levels)} has a level of 2, which tends to "
                           "collapse in training; use at least 3", stacklevel=2)

@@ -227,6 +227,8 @@ class TokenizerRun(Section):
         return self.trainer.micro_batches(self.curriculum[-1].batch_size)
 
     def check(self) -> None:
+        if not self.curriculum:
+            raise ValueError("curriculum must have at least one phase, as {steps: 1000, num_frames: 17, batch_size: 8}")
         if self.init_from and self.inflate_from:
             raise ValueError(f"init_from={self.init_from!r} and inflate_from={self.inflate_from!r}: set only one")
         if self.freeze_encoder and (not self.init_from or self.loss.even_use):

@@ -45,7 +45,7 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, cr
     webm = Path(path).suffix.lower() == ".webm"
     codec, options = ("libvpx-vp9", {"b": "0"}) if webm else ("libx264", {"preset": preset})
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream(codec, rate=_fraction(fps), options={"crf": str(crf), **options})
+        stream = container.add_stream(codec, rate=frame_rate(fps), options={"crf": str(crf), **options})
         _set_up(stream, frames, pixel_format)
         _encode(container, stream, frames)
         container.mux(stream.encode(None))
@@ -73,7 +73,7 @@ class GrowingVideo:
             # Absolute: FFmpeg takes what stands before a colon for a protocol.
             options = {"movflags": "frag_every_frame+empty_moov", "fflags": "+flush_packets", "flush_packets": "1"}
             self._container = av.open(os.path.abspath(self.path), "w", options=options)
-            self._stream = self._container.add_stream("libx264", rate=_fraction(self.fps),
+            self._stream = self._container.add_stream("libx264", rate=frame_rate(self.fps),
                                                       options={"crf": "18", "tune": "zerolatency"})
             _set_up(self._stream, frames, "yuv420p")
         _encode(self._container, self._stream, frames)
@@ -107,7 +107,7 @@ def write_animation(path: str | os.PathLike[str], frames: np.ndarray, fps: float
     from PIL import Image
 
     _check_frames(path, frames, 0, "yuv444p")
-    duration = 10 * max(2, round(100 / _fraction(fps)))
+    duration = 10 * max(2, round(100 / frame_rate(fps)))
     images = [Image.fromarray(frame) for frame in frames]
     with atomic_path(path) as temporary:
         images[0].save(temporary, save_all=True, append_images=images[1:], loop=0, lossless=True, duration=duration)
@@ -126,7 +126,8 @@ def _check_frames(path: str | os.PathLike[str], frames: np.ndarray, crf: int, pi
         raise ValueError(f"{path}: crf is {crf}; accepted: 0 to 51")
 
 
-def _fraction(fps: float) -> Fraction:
+def frame_rate(fps: float) -> Fraction:
+    """Frames per second as files hold them. ValueError: not a number of at least 0.001."""
     if not 1e-3 <= fps < math.inf:
         raise ValueError(f"fps must be a number, at least 0.001, got {fps}")
     return Fraction(float(fps)).limit_denominator(1001)

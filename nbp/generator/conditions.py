@@ -5,6 +5,7 @@ A text's ids are [special ids in front, words], cut to C and filled up on the ri
 Hugging Face tokenizer folder goes through transformers.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -51,6 +52,12 @@ def condition_encoder(config: GeneratorConfig, text_tokenizer: str | Path | None
         raise ValueError("a text-conditioned model needs a tokenizer folder (text_tokenizer)")
     encode = TextEncoder(text_tokenizer, config)
     return lambda batch: encode(batch["text"])
+
+
+def text_ids_sha256(encode: Callable[[dict[str, Any]], Tensor], texts: Iterable[str]) -> str:
+    """What tells one text tokenizer from another: a hex digest of the ids that the texts become, in any order."""
+    ids = encode({"text": sorted(set(texts))})      # (number of texts, C)
+    return hashlib.sha256(ids.numpy().tobytes()).hexdigest()
 
 
 class TextEncoder:

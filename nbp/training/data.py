@@ -131,7 +131,8 @@ class ClipDataModule(pl.LightningDataModule):
     """Loaders over a training and a validation dataset: the step-indexed sampler, and fixed validation batches.
 
     `train` is indexed with `ClipKey`; `val_batch_size` is per device. `tokenizer_sha256` names the model whose tokens
-    are trained on (None: pixels are), `pictures` where images come from (None: frames of `train`).
+    are trained on (None: pixels are), `text_ids_sha256` the ids of all class names (None: no texts), `pictures` where
+    images come from (None: frames of `train`).
     """
 
     trainer: pl.Trainer
@@ -139,9 +140,9 @@ class ClipDataModule(pl.LightningDataModule):
     def __init__(self, train: VideoDataset | TokenDataset, val: VideoDataset | TokenDataset,
                  phases: Sequence[CurriculumPhase], val_batch_size: int, trainer_config: TrainerConfig, accumulate: int,
                  tokenizer_sha256: str | None = None, images: ImageConfig | None = None,
-                 pictures: ImageDataset | None = None) -> None:
+                 pictures: ImageDataset | None = None, text_ids_sha256: str | None = None) -> None:
         super().__init__()
-        self.tokenizer_sha256 = tokenizer_sha256
+        self.tokenizer_sha256, self.text_ids_sha256 = tokenizer_sha256, text_ids_sha256
         self.images, self.pictures = images, pictures
         self.train, self.val, self.phases = train, val, phases
         self.val_batch_size, self.config, self.accumulate = val_batch_size, trainer_config, accumulate
@@ -149,7 +150,8 @@ class ClipDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must find again: the training clips in their order, and what makes tokens of them."""
         return {"train_clips": len(self.train), "train_sha256": _digest(self.train.clip_names()),
-                "beside_sha256": _digest(self._beside()), "tokenizer_sha256": self.tokenizer_sha256}
+                "beside_sha256": _digest(self._beside()), "tokenizer_sha256": self.tokenizer_sha256,
+                "text_ids_sha256": self.text_ids_sha256, "clips_cut": self._cut()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """ValueError: the checkpoint's clips, in whose order the run has its place, or its tokenizer are others."""
@@ -160,6 +162,18 @@ class ClipDataModule(pl.LightningDataModule):
             raise ValueError("the checkpoint was trained on tokens of another tokenizer: the weights at tokenizer= "
                              "have changed since, and every token means something else. Restore them, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new tokens")
+        known = state.get("text_ids_sha256")
+        if known is not None and known != self.text_ids_sha256:
+            raise ValueError("the checkpoint was trained with other ids of the class names: the text tokenizer at "
+                             "text_tokenizer= is another one, and every condition means something else. Restore it, "
+                             "choose another trainer.out, or set trainer.accept_changes=true")
+        cut = self._cut()
+        if (before := state.get("clips_cut") or cut) != cut:
+            changed = "; ".join(f"{name} was {before.get(name)!r}, is now {cut.get(name)!r}"
+                                for name in sorted(before.keys() | cut.keys()) if before.get(name) != cut.get(name))
+            raise ValueError(f"the checkpoint was trained on tokens of clips that were cut otherwise: {changed}. "
+                             "Restore that token cache (tokens=), choose another trainer.out, or set "
+                             "trainer.accept_changes=true to go on with the new one")
         if state.get("beside_sha256", _digest(self._beside())) != _digest(self._beside()):
             raise ValueError("the checkpoint was trained with other pictures (images.root, images.train_list), or with "
                              "other labels or classes of its tokens. Restore them, choose another trainer.out, or set "
@@ -168,6 +182,10 @@ class ClipDataModule(pl.LightningDataModule):
             raise ValueError(f"the checkpoint was trained on {state['train_clips']} clips, the training list now has "
                              f"{len(self.train)}, others or in another order. Restore the list, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new one")
+
+    def _cut(self) -> dict[str, Any]:
+        """How the clips of a token cache were cut and tokenized; {} of videos, which the run file says."""
+        return self.train.cut() if isinstance(self.train, TokenDataset) else {}
 
     def _beside(self) -> list[object]:
         """What is trained on beside the clips by name: pictures in their order, labels of tokens."""

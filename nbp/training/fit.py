@@ -81,7 +81,7 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
     deepspeed, terminal = config.strategy.startswith("deepspeed"), sys.stderr.isatty()
     return pl.Trainer(
         accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
-        strategy=build_strategy(config.strategy, clip, resume),
+        strategy=build_strategy(config.strategy, config.devices * config.num_nodes, clip, resume),
         precision=None if deepspeed else precision,  # type: ignore[arg-type]
         max_steps=max_steps, accumulate_grad_batches=run.accumulate,
         gradient_clip_val=None if deepspeed or not clip else clip,

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from nbp.config import GeneratorConfig, GeneratorRun
 from nbp.config.runs import CurriculumPhase
+from nbp.data.classes import class_text
 from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
-from nbp.generator.conditions import condition_encoder
+from nbp.generator.conditions import condition_encoder, text_ids_sha256
 from nbp.generator.model import Generator
 from nbp.hub.models import model_hash
 from nbp.tokenizer.model import Tokenizer
@@ -128,9 +129,12 @@ def build(run: GeneratorRun, fresh: bool = True) -> tuple[GeneratorModule, ClipD
     _check_model(run.model, grid, num_codes, train.classes, tokenizer.config.fsq_levels)
     num_frames = run.data.num_frames if run.data is not None else 0
     phases = [CurriculumPhase(run.max_steps, num_frames, run.batch_size)]
-    data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest)
-    module = GeneratorModule(run, None if run.data is None else tokenizer,
-                             condition_encoder(run.model, run.text_tokenizer), fresh)
+    encode, texts = condition_encoder(run.model, run.text_tokenizer), None
+    if encode is not None and run.model.condition == "text":
+        texts = text_ids_sha256(encode, map(class_text, train.classes))
+    data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest,
+                          text_ids_sha256=texts)
+    module = GeneratorModule(run, None if run.data is None else tokenizer, encode, fresh)
     # Models that cannot begin by themselves continue 5 frames, or as many as their first block needs.
     given = 0 if run.model.begin_token else max(2, run.model.block_shape[0])
     clips = SampleClips(tokenizer, given)

@@ -97,12 +97,12 @@ class CpuDeepSpeed(WholeFolders):
         self._init_deepspeed_distributed()
 
 
-def build_strategy(word: str, gradient_clip: float, resume: Resume) -> Strategy | str:
-    """Lightning strategy, or the word "auto", for `trainer.strategy`; `gradient_clip` (global norm) is for DeepSpeed,
-    which clips by its own config and ignores Lightning's."""
-    if word == "auto":
+def build_strategy(word: str, processes: int, gradient_clip: float, resume: Resume) -> Strategy | str:
+    """Lightning strategy for `trainer.strategy` with so many processes, or the word "auto" for one; `gradient_clip`
+    (global norm) is for DeepSpeed, which clips by its own config and ignores Lightning's."""
+    if word == "auto" and processes == 1:
         return "auto"
-    if word == "ddp":
+    if word in ("auto", "ddp"):     # of several, Lightning's own choice, which would wait longer
         return DDPStrategy(find_unused_parameters=False, timeout=PATIENCE)
     arguments: dict[str, Any] = {"config": deepspeed_config(word, gradient_clip), "timeout": PATIENCE}
     if torch.cuda.is_available():

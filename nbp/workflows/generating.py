@@ -1,7 +1,6 @@
 """From models to a clip set: what to generate; `nbp.generate` is the command around it, `making` makes the clips."""
 
 import dataclasses
-import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +15,10 @@ from nbp.config import DataConfig, GeneratorConfig, load_config, to_dict
 from nbp.data import clip_set
 from nbp.data.annotations import annotations_sha256
 from nbp.data.dataset import VideoDataset
+from nbp.data.video_writing import frame_rate
 from nbp.download import load_transformer
 from nbp.generator.arguments import guidance
-from nbp.generator.conditions import condition_encoder
+from nbp.generator.conditions import condition_encoder, text_ids_sha256
 from nbp.generator.sampling import Sampling
 from nbp.generator.sequence import Layout, check_grid
 from nbp.hub.about import About, read_about
@@ -76,6 +76,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
              lookahead=options["lookahead"], multinomial=model.config.multinomial, greedy=options["greedy"])
     guidance(options["cfg_scale"], model.config, encode is not None)
     random_streams(seed, [], device)
+    frame_rate(fps)
     if num_frames is not None:
         check_window(model, tokens, num_frames, dataset is not None)
         if dataset is not None:
@@ -153,12 +154,10 @@ class Halving:
 
 
 def _text_ids(encode: Encoder, requests: Sequence[Request], out: Path) -> dict[str, str]:
-    """What tells one text tokenizer from another: a digest of the ids that the texts become. Sets that were begun
-    before it was recorded go on without."""
+    """The digest of the texts' ids; sets that were begun before it was recorded go on without."""
     if (out / "meta.json").is_file() and "text_ids_sha256" not in read_json(out / "meta.json"):
         return {}
-    ids = encode({"text": sorted({request.text for request in requests})})  # (number of texts, C)
-    return {"text_ids_sha256": hashlib.sha256(ids.numpy().tobytes()).hexdigest()}
+    return {"text_ids_sha256": text_ids_sha256(encode, (request.text for request in requests))}
 
 
 def advised(about: About, conditional: bool, /, **asked: Unpack[AskedSampling]) -> SamplingOptions:

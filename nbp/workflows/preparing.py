@@ -32,7 +32,11 @@ def prepare(options: argparse.Namespace) -> None:
             raise ValueError(f"{error}; --out FOLDER writes the lists elsewhere") from error
     elif options.source != "procgen":
         raise ValueError(f"--root {options.root} is not a folder; it is where the videos of {options.source} lie")
-    if options.source == "procgen":
+    checks_only = options.verify and options.source != "procgen" and has_lists(out)
+    config = folder_config(options, out) if options.source == "folder" else None
+    if checks_only:
+        print(f"--verify leaves the lists in {out} as they are")
+    elif options.source == "procgen":
         motion = procgen.prepare(options.root, options.train_clips, options.val_clips, options.seed,
                                  options.num_threads)
     elif options.source == "ucf101":
@@ -44,12 +48,19 @@ def prepare(options: argparse.Namespace) -> None:
     print(summary(out, motion))
     if options.verify:
         verify_files(options.root, out, options.num_workers)
-    if options.source == "folder":
-        print(folder_commands(options, out, num_classes))
+    if checks_only:
+        return
+    if config is not None:
+        print(folder_commands(config, out, num_classes))
     elif Path(out) != Path(options.root):
         fields = shlex.join([f"data.root={options.root}", *list_fields(out)])
         print(f"for nbp.train: {fields}\nfor --data: these in a copy of configs/data/{options.source}.yaml, without "
               "`data.`")
+
+
+def has_lists(out: str | Path) -> bool:
+    """Whether both lists are there, made by an earlier call or by hand."""
+    return all((Path(out) / f"{split}.txt").is_file() for split in ("train", "val"))
 
 
 def list_fields(out: str | Path) -> list[str]:
@@ -80,10 +91,10 @@ def excluded(options: argparse.Namespace) -> frozenset[str]:
     return paths
 
 
-def folder_commands(options: argparse.Namespace, out: str | Path, num_classes: int) -> str:
-    """Write the folder's data config; returns what to run next."""
-    path, elsewhere = Path(out) / "data.yaml", Path(out) != Path(options.root)
-    lists = [str(Path(out).absolute() / name) if elsewhere else name for name in ("train.txt", "val.txt")]
+def folder_config(options: argparse.Namespace, out: str | Path) -> DataConfig:
+    """The folder's data config. ValueError: --resolution or --fps that nothing could be trained with."""
+    lists = [str(Path(out).absolute() / name) if Path(out) != Path(options.root) else name
+             for name in ("train.txt", "val.txt")]
     resolution = options.resolution[0] if len(options.resolution) == 1 else list(options.resolution)
     config = DataConfig(name="folder", root=options.root, train_list=lists[0], val_list=lists[1],
                         resolution=resolution, fps=options.fps)
@@ -92,9 +103,15 @@ def folder_commands(options: argparse.Namespace, out: str | Path, num_classes: i
         nearest = " ".join(str(max(8, 8 * round(side / 8))) for side in options.resolution)
         raise ValueError(f"--resolution {' '.join(map(str, options.resolution))} is no multiple of the tokenizer's "
                          f"stride 8; the nearest that are: {nearest}")
+    return config
+
+
+def folder_commands(config: DataConfig, out: str | Path, num_classes: int) -> str:
+    """Write the folder's data config; returns what to run next."""
+    path = Path(out) / "data.yaml"
     save_config(config, path)
-    data = [f"data.root={options.root}", *(list_fields(out) if elsewhere else ()),
-            f"data.resolution={str(resolution).replace(' ', '')}", f"data.fps={options.fps or 'null'}"]
+    data = [f"data.root={config.root}", *(list_fields(out) if Path(out) != Path(config.root) else ()),
+            f"data.resolution={str(config.resolution).replace(' ', '')}", f"data.fps={config.fps or 'null'}"]
     height, width = (side // 8 for side in config.size)
     model = [f"model.num_condition_ids={num_classes}", f"model.grid=[5,{height},{width}]",
              f"model.block_shape=[1,1,{width}]"]

@@ -3,11 +3,12 @@ command around it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
-from nbp.evaluation.protocols import Protocol, get_protocol, parse_changes
+from nbp.evaluation.protocols import PROTOCOLS, Protocol, get_protocol, parse_changes
 from nbp.evaluation.scoring import evaluate_sets
 from nbp.evaluation.statement import Report, write_scores
 from nbp.hub.fetch import fetch_i3d
@@ -45,7 +46,7 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
             held_out = opened(real_set, rules.replace(real_split="val"), True)
         memorisation.check_sets(train_clips, held_out, fake_clips, rules)
     if sensitivity_report:
-        sensitivity.check_sets(real_clips, fake_clips[0])
+        sensitivity.check_sets(real_clips, *fake_clips)
     if drift:
         longer = [opened(name, rules.replace(num_frames=None)) for name in fake_sets]
         check_stretches(longer, rules)
@@ -60,9 +61,15 @@ def score_sets(*, real: str | None, fake: Sequence[str] | None, run: str | None,
     if drift:
         report_drift(real_clips, longer, rules, network, how, out, allow_fewer, seed)
     if sensitivity_report:
-        sensitivity.report_pair(real_clips, fake_clips[0], rules, network, how, out,
-                                lambda other: (opened(real_set, other, True), opened(fake_sets[0], other)),
-                                networks.load, sensitivity_clips, seed)
+        presets = [with_rate(preset, real_set) for preset in PROTOCOLS.values()]
+
+        def pair(name: str, preset: Protocol) -> tuple[Clips, Clips]:
+            return opened(real_set, preset, True), opened(name, preset)
+
+        for number, (name, clips) in enumerate(zip(fake_sets, fake_clips)):
+            stem = f"sensitivity_{number}" if len(fake_sets) > 1 else "sensitivity"     # as of `memorisation`
+            sensitivity.report_pair(real_clips, clips, rules, network, how, out, stem, presets, partial(pair, name),
+                                    networks.load, sensitivity_clips, seed)
     return reports
 
 

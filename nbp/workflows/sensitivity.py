@@ -6,7 +6,7 @@ self-test that the metric answers to what it should, and the more the worse it g
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
@@ -17,7 +17,7 @@ from nbp.evaluation.corruptions import CORRUPTIONS, corrupted
 from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features
 from nbp.evaluation.fvd import MIN_CLIPS, frechet_distance
 from nbp.evaluation.networks import FeatureNetwork
-from nbp.evaluation.protocols import PROTOCOLS, Protocol
+from nbp.evaluation.protocols import Protocol
 from nbp.evaluation.scoring import are_paired, choose, evaluate_sets
 from nbp.evaluation.statement import PresetRow, Provenance, Response, provenance
 from nbp.evaluation.uncertainty import SampleCurve, limit_notes, sample_curve
@@ -50,20 +50,21 @@ def mp4(frames: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarra
         return read_frames(path, range(probe(path).num_frames))
 
 
-def check_sets(real: Clips, fake: Clips) -> None:
+def check_sets(*sets: Clips) -> None:
     """ValueError, before anything is scored: fewer than `MIN_CLIPS` + 1 clips, so no sample curve."""
-    for clips in (real, fake):
+    for clips in sets:
         if len(clips) <= MIN_CLIPS:
             raise ValueError(f"{clips.name} has {len(clips)} clips; a sensitivity report needs at least "
                              f"{MIN_CLIPS + 1}")
 
 
 def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNetwork, how: Extraction,
-                out: str | Path, open_pair: Callable[[Protocol], tuple[Clips, Clips]],
-                load: Callable[[Protocol], FeatureNetwork], max_clips: int = 256, seed: int = 0) -> None:
+                out: str | Path, name: str, presets: Iterable[Protocol],
+                open_pair: Callable[[Protocol], tuple[Clips, Clips]], load: Callable[[Protocol], FeatureNetwork],
+                max_clips: int = 256, seed: int = 0) -> None:
     """Make all three parts for one pair of sets under `protocol`, that of the sample curve and of the damage, which is
-    done to `max_clips` real clips; rank 0 prints and writes them. `open_pair` gives the pair cut as another protocol
-    says, `load` its network."""
+    done to `max_clips` real clips; rank 0 prints and writes them, as OUT/NAME.json and so on. `open_pair` gives the
+    pair cut as one of the `presets` says, `load` its network."""
     real_features, fake_features = (extract_features(clips, network, protocol, how) for clips in (real, fake))
     few = real.subset(choose(len(real), max_clips, seed)) if len(real) > max_clips else real
     curve = sample_curve(real_features, fake_features, seed=seed,
@@ -72,18 +73,18 @@ def report_pair(real: Clips, fake: Clips, protocol: Protocol, network: FeatureNe
     report: Sensitivity = {
         "protocol": protocol.name, "real": real.name, "fake": fake.name, "damaged_clips": len(few), "curve": curve,
         "corruptions": responses(few, protocol, network, how),
-        "presets": preset_scores(open_pair, load, how, seed), "seed": seed,
+        "presets": preset_scores(presets, open_pair, load, how, seed), "seed": seed,
         "weights_sha256": network.weights_sha256, **provenance(network.device)}
     if how.rank == 0:
         print(*lines(report), sep="\n")
-        print("wrote", *write_report(report, Path(out)))
+        print("wrote", *write_report(report, Path(out), name))
 
 
-def preset_scores(open_pair: Callable[[Protocol], tuple[Clips, Clips]], load: Callable[[Protocol], FeatureNetwork],
-                  how: Extraction, seed: int = 0) -> list[PresetRow]:
+def preset_scores(presets: Iterable[Protocol], open_pair: Callable[[Protocol], tuple[Clips, Clips]],
+                  load: Callable[[Protocol], FeatureNetwork], how: Extraction, seed: int = 0) -> list[PresetRow]:
     """One row for each preset: its score, or why it can't be had from these sets or weights."""
     rows: list[PresetRow] = []
-    for protocol in PROTOCOLS.values():
+    for protocol in presets:
         try:
             real, fake = open_pair(protocol)
             [report] = evaluate_sets(real, [fake], protocol, load(protocol), how, allow_fewer=True, seed=seed)
@@ -132,16 +133,16 @@ def lines(report: Sensitivity) -> list[str]:
     return text
 
 
-def write_report(report: Sensitivity, out: Path) -> list[Path]:
-    """Write OUT/sensitivity.json, .txt and three pictures; returns their paths."""
+def write_report(report: Sensitivity, out: Path, name: str = "sensitivity") -> list[Path]:
+    """Write OUT/NAME.json, .txt and three pictures; returns their paths."""
     from nbp.reporting import figures
 
-    write_json(out / "sensitivity.json", report)
-    write_text(out / "sensitivity.txt", "\n".join(lines(report)) + "\n")
+    write_json(out / f"{name}.json", report)
+    write_text(out / f"{name}.txt", "\n".join(lines(report)) + "\n")
     pictures = {"presets": figures.presets_figure(report["presets"]),
                 "sample_count": figures.curve_figure(report["curve"]),
                 "corruptions": figures.corruptions_figure(report["corruptions"])}
-    paths = [out / f"sensitivity_{name}.png" for name in pictures]
+    paths = [out / f"{name}_{part}.png" for part in pictures]
     for path, picture in zip(paths, pictures.values()):
         figures.write_figure(picture, path)
     return paths

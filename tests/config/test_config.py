@@ -39,12 +39,20 @@ def test_a_base_is_a_list_and_not_itself(tmp_path):
         load_config(DataConfig, child)
 
 
+def test_a_list_in_the_base_and_fields_in_the_file_do_not_fit(tmp_path):
+    base = Path("tests/fixtures/runs/tokenizer.yaml").absolute()
+    path = write(tmp_path / "child.yaml", f"base: [{base}]\ncurriculum: {{steps: 3}}\n")
+    with pytest.raises(ValueError, match="child.yaml does not fit its base .*tokenizer.yaml.*Cannot merge"):
+        load_run(path)
+
+
 @pytest.mark.parametrize("text, overrides, message", [
     (DATA + "resolutoin: 3\n", [], "unknown field resolutoin, did you mean resolution"),
     (DATA, ["resolutoin=3"], "resolutoin=3.*did you mean resolution"),
     (DATA + "resolution: wide\n", [], "resolution"),
     ("name: x\n", [], "no value for resolution, root, train_list, val_list"),
     (DATA, ["resolution"], "not of the form"),
+    (DATA, ["resolution=[64"], r"command line 'resolution=\[64': the value is not valid YAML"),
     ("- a\n- b\n", [], "mapping"),
     ("a: [\n", [], "not valid YAML"),
 ])

@@ -1,6 +1,7 @@
 """Which checkpoint a run goes on from, which are kept, and what makes one unusable."""
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from nbp import convert, train
 from nbp.config import load_run, to_dict
+from nbp.generator.conditions import train_text_tokenizer
 from nbp.generator.model import Generator
 from nbp.hub.about import ScoreNote, read_about, write_about
 from nbp.tokenizer.model import Tokenizer
@@ -325,6 +327,31 @@ def test_a_tokenizer_trained_again_in_its_place_is_noticed(finished, generator_r
     earlier = {name: value for name, value in state.items() if name != "tokenizer_sha256"}
     data.load_state_dict(earlier)
     generator.build(load_run(GENERATOR, [*overrides, "trainer.accept_changes=true"]))[1].load_state_dict(state)
+
+
+def test_tokens_of_clips_that_are_cut_otherwise_are_noticed(generator_run, tokens, tmp_path):
+    shutil.copytree(tokens, tmp_path / "tokens")
+    overrides = generator_run(tmp_path / "run", f"tokens={tmp_path / 'tokens'}")
+    state = generator.build(load_run(GENERATOR, overrides))[1].state_dict()
+    path = tmp_path / "tokens" / "train" / "meta.json"
+    meta = json.loads(path.read_text())
+    path.write_text(json.dumps(meta | {"data": meta["data"] | {"fps": 3.0, "root": "moved"}}))
+    data = generator.build(load_run(GENERATOR, overrides))[1]
+    with pytest.raises(ValueError, match="clips that were cut otherwise: fps was None, is now 3.0. Restore"):
+        data.load_state_dict(state)
+    data.load_state_dict({name: value for name, value in state.items() if name != "clips_cut"})       # of earlier code
+
+
+def test_another_text_tokenizer_is_noticed(generator_run, tokens, tmp_path):
+    found = []
+    for words in ("abc", "xyz"):
+        train_text_tokenizer([f"{word} {words}" for word in words], tmp_path / words, 300)
+        overrides = generator_run(tmp_path / "run", "model.condition=text", "model.num_condition_ids=300",
+                                  "model.condition_len=8", "model.pad_token=0", f"text_tokenizer={tmp_path / words}")
+        found.append(generator.build(load_run(GENERATOR, overrides))[1])
+    found[0].load_state_dict(found[0].state_dict())
+    with pytest.raises(ValueError, match="other ids of the class names: the text tokenizer at text_tokenizer="):
+        found[1].load_state_dict(found[0].state_dict())
 
 
 def test_another_machine_does_not_change_the_precision(generator_run, tmp_path, monkeypatch):

