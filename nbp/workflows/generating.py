@@ -66,11 +66,10 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
         "clips_per_video": clips_per_video, "prefix_frames": prefix_frames,
         "unconditional": unconditional, "fps": fps, "precision": precision,
+        **({} if num_frames is None else {"num_frames": num_frames}),
         **{name: value for name, value in options.items() if name != "lookahead"}}        # which changes no clip
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
-    if num_frames is not None:
-        settings["num_frames"] = num_frames
     # What cannot be drawn is refused before `out` records it.
     Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"],
              lookahead=options["lookahead"], multinomial=model.config.multinomial, greedy=options["greedy"])
