@@ -21,8 +21,6 @@ from nbp.data.clip_set import comparable
 from nbp.data.remote import LocalFolder, RemoteFolder, open_folder
 from nbp.system.files import atomic_path, read_json, write_json
 
-# Of `data` in meta.json, what makes other tokens of the same files.
-CUT_FIELDS = ("resolution", "num_frames", "fps", "resize", "clips_per_video", "precision")
 META_FIELDS = ("grid", "num_codes", "tokenizer_hash", "data", "classes")
 
 
@@ -210,10 +208,6 @@ class TokenDataset(torch.utils.data.Dataset):
     def clip_names(self) -> list[object]:
         """What tells this set of clips from another: path and number of each, in order."""
         return list(zip(self.paths, self.items.tolist()))
-
-    def cut(self) -> dict[str, object]:
-        """How clips were cut from their files and tokenized; None where the cache says nothing of it."""
-        return {name: self.meta["data"].get(name) for name in CUT_FIELDS}
 
     def _list_shards(self, files: LocalFolder | RemoteFolder) -> list[Path]:
         """Paths of the shards, local ones or names in the folder of a URL."""

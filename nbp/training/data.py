@@ -22,6 +22,10 @@ from nbp.data.tokens import TokenDataset, TokenSample
 from nbp.training.stop_signals import ignore_in_worker
 
 
+# Settings of a token cache that make other tokens of the same files.
+CUT_FIELDS = ("resolution", "num_frames", "fps", "resize", "clips_per_video", "precision")
+
+
 class Batch(TypedDict, total=False):
     """What a loader yields: `video` or `indices`, and the rest."""
 
@@ -184,8 +188,10 @@ class ClipDataModule(pl.LightningDataModule):
                              "trainer.out, or set trainer.accept_changes=true to go on with the new one")
 
     def _cut(self) -> dict[str, Any]:
-        """How the clips of a token cache were cut and tokenized; {} of videos, which the run file says."""
-        return self.train.cut() if isinstance(self.train, TokenDataset) else {}
+        """How the clips of a token cache were cut and tokenized; {} of videos, of which the run file says it."""
+        if not isinstance(self.train, TokenDataset):
+            return {}
+        return {name: self.train.meta["data"].get(name) for name in CUT_FIELDS}
 
     def _beside(self) -> list[object]:
         """What is trained on beside the clips by name: pictures in their order, labels of tokens."""
