@@ -21,7 +21,6 @@ from nbp.data.images import ImageDataset, JointDataset
 from nbp.data.tokens import TokenDataset, TokenSample
 from nbp.training.stop_signals import ignore_in_worker
 
-
 # Settings of a token cache that make other tokens of the same files.
 CUT_FIELDS = ("resolution", "num_frames", "fps", "resize", "clips_per_video", "precision")
 
