@@ -165,11 +165,6 @@ class ClipDataModule(pl.LightningDataModule):
             raise ValueError("the checkpoint was trained on tokens of another tokenizer: the weights at tokenizer= "
                              "have changed since, and every token means something else. Restore them, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new tokens")
-        known = state.get("text_ids_sha256")
-        if known is not None and known != self.text_ids_sha256:
-            raise ValueError("the checkpoint was trained with other ids of the class names: the text tokenizer at "
-                             "text_tokenizer= is another one, and every condition means something else. Restore it, "
-                             "choose another trainer.out, or set trainer.accept_changes=true")
         cut = self._cut()
         if (before := state.get("clips_cut") or cut) != cut:
             changed = "; ".join(f"{name} was {before.get(name)!r}, is now {cut.get(name)!r}"
@@ -181,6 +176,11 @@ class ClipDataModule(pl.LightningDataModule):
             raise ValueError("the checkpoint was trained with other pictures (images.root, images.train_list), or with "
                              "other labels or classes of its tokens. Restore them, choose another trainer.out, or set "
                              "trainer.accept_changes=true to go on with the new ones")
+        known = state.get("text_ids_sha256")
+        if known is not None and known != self.text_ids_sha256:
+            raise ValueError("the checkpoint was trained with other ids of the class names: the text tokenizer at "
+                             "text_tokenizer= is another one, and every condition means something else. Restore it, "
+                             "choose another trainer.out, or set trainer.accept_changes=true")
         if state["train_sha256"] != _digest(self.train.clip_names()):
             raise ValueError(f"the checkpoint was trained on {state['train_clips']} clips, the training list now has "
                              f"{len(self.train)}, others or in another order. Restore the list, choose another "
