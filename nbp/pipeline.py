@@ -150,6 +150,7 @@ class VideoPipeline:
             numbers, condition = [request.number for request in requests], conditions(requests, self.encoder)
         else:
             video = as_batch(video)
+            self.tokenizer.check_range(video)
             if num_clips not in (None, len(video)):
                 raise ValueError(f"num_clips is for clips from nothing, got {num_clips} and {len(video)} to continue")
             untold = (given is None or hasattr(given, "__len__") and not len(given) for given in (classes, prompts))
@@ -267,10 +268,12 @@ class VideoPipeline:
         state = (layer_for(self.generator.head.weight, self.generator.layout.block * lookahead),
                  [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, float(tensor.sum()))
                   for tensor in tensors])
-        if self._packed is None or self._packed[0] != state:
-            self._packed = state, copy.deepcopy(self.generator).eval()
-            self._packed[1].pack(lookahead)
-        return self._packed[1]
+        known = self._packed        # threads of a server meet here: only what is ready is shown to others
+        if known is None or known[0] != state:
+            packed = copy.deepcopy(self.generator).eval()
+            packed.pack(lookahead)
+            known = self._packed = state, packed
+        return known[1]
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_packed": None, "_encode": None}      # which can be neither copied nor pickled

@@ -107,6 +107,11 @@ def test_clips_of_before_are_removed(tmp_path):
     assert [str(path) for path in tmp_path.iterdir()] == [second]
 
 
+def test_a_clip_that_another_visitor_removes_meanwhile_stops_nothing(tmp_path):
+    (tmp_path / "clip-1.mp4").symlink_to(tmp_path / "gone")          # listed, and not there when it is asked for
+    assert Path(actions.write_clip(tmp_path, torch.rand(3, 2, 32, 32), 8)).is_file()
+
+
 def turned(path):
     """A phone's video: stored lying, with a note that players turn it upright; its left half is bright."""
     frames = np.zeros((30, 48, 80, 3), np.uint8)

@@ -171,6 +171,13 @@ def test_a_saved_pipeline_says_what_it_was(folder, pipe):
     assert nbp.load_transformer(folder / "generator", device="cpu").config == pipe.generator.config
 
 
+def test_other_threads_see_packed_weights_only_when_they_are_ready(folder, monkeypatch):
+    pipe, seen, pack = VideoPipeline.from_pretrained(folder, device="cpu"), [], Generator.pack
+    monkeypatch.setattr(Generator, "pack", lambda *options: (seen.append(pipe._packed), pack(*options)))
+    pipe(classes=["maze"])
+    assert seen == [None] and pipe._packed is not None
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda pipe: pipe(classes=["mase"]), "class mase: the model takes 0..2, or coinrun, jumper, maze; did you mean "
                                           "'maze'?"),
@@ -191,6 +198,12 @@ def test_a_saved_pipeline_says_what_it_was(folder, pipe):
     (lambda pipe: next(pipe.stream(num_frames=0)), "num_frames must be a whole number, at least 1, got 0"),
     (lambda pipe: next(pipe.stream(video=torch.rand(2, 3, 5, 32, 32), num_clips=1)), "got 1 and 2 to continue"),
     (lambda pipe: pipe.encode(np.zeros((3, 17, 32, 32), np.float32)), "must be a float tensor (3, T, H, W) or"),
+    (lambda pipe: pipe.encode(torch.rand(0, 3, 5, 32, 32)), "video holds no clip or no frame, got shape (0, 3, 5"),
+    (lambda pipe: pipe.decode(torch.zeros(0, 5, 4, 4, dtype=torch.int64)), "none of them 0, got shape (0, 5, 4, 4)"),
+    (lambda pipe: pipe.extend(torch.cat([torch.full((3, 30, 32, 32), 7.0), torch.rand(3, 9, 32, 32)], 1), 45),
+     "video must lie in [0, 1], got [0"),
+    (lambda pipe: pipe.generator.generate(torch.zeros(1, 1, dtype=torch.int64), grid=(4, 4)),
+     "grid must be (t, h, w), each at least 1, got (4, 4)"),
     (lambda pipe: pipe(seed=10**30), f"seed must be a whole number between -1{12 * '0'}"),
 ])
 def test_what_makes_no_sense_is_told(pipe, call, words):

@@ -88,9 +88,9 @@ def _read_rows(path: Path, root: str | Path | None) -> list[Row]:
 
 def _named_classes(rows: list[Row], train: list[Row]) -> list[Row]:
     """Rows with folder names as labels where numbers stand for them in the training list; one of zeros alone has no
-    classes."""
+    classes. Numbers that are folders on the way to their clips are names themselves."""
     numbers = {label for _, label in train}
-    if not all(label.isdecimal() for label in numbers):
+    if not all(label.isdecimal() for label in numbers) or all(label in Path(clip).parts[:-1] for clip, label in train):
         return rows
     if numbers == {"0"}:
         return [(clip, "") for clip, _ in rows]

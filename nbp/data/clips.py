@@ -95,7 +95,7 @@ def fit_size(frames: np.ndarray, size: tuple[int, int], resize: str, position: f
     height, width = frames.shape[1:3]
     if resize == "aspect":
         scale = min(height / size[0], width / size[1])
-        cut = round(size[0] * scale), round(size[1] * scale)
+        cut = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
         top, left = round((height - cut[0]) * position), round((width - cut[1]) * position)
         frames = frames[:, top:top + cut[0], left:left + cut[1]]
     if frames.shape[1:3] == tuple(size):

@@ -102,7 +102,8 @@ def write_animation(path: str | os.PathLike[str], frames: np.ndarray, fps: float
     """Write uint8 (T, H, W, 3) as a gif (256 colours a frame) or webp (lossless) that repeats, atomically.
 
     Every frame lasts the same hundredths of a second, which gif counts in, and at least two, as browsers show one
-    hundredth as ten: 15 fps become 14.3, and 50 are the most.
+    hundredth as ten: 15 fps become 14.3, and 50 are the most. In a gif equal frames that follow one another become one
+    that lasts as long as they do.
     """
     from PIL import Image
 

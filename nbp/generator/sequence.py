@@ -141,8 +141,10 @@ def check_grid(grid: Sequence[int], block_shape: Sequence[int], layout: Layout, 
     """Refuse a grid that the blocks do not tile.
 
     Raises:
-        ValueError: with `name`, the grid and the block shape.
+        ValueError: with `name`, the grid and the block shape; or no grid.
     """
+    if len(grid) != 3 or min(grid) < 1:
+        raise ValueError(f"{name} must be (t, h, w), each at least 1, got {tuple(grid)}")
     if raster_order(block_shape):
         layout.check_length(math.prod(grid), f"{name} {tuple(grid)}")
     elif any(g % b for g, b in zip(grid, block_shape)):

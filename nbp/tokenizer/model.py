@@ -207,8 +207,9 @@ class Tokenizer(nn.Module):
         indices = indices.to(self.fsq.device, torch.int64)     # not every operation knows uint16
         if indices.ndim == 2:
             indices = self._unflatten(indices)
-        if indices.ndim != 4:
-            raise ValueError(f"indices must be (B, t, h, w) or (B, t*h*w), got shape {tuple(indices.shape)}")
+        if indices.ndim != 4 or not indices.numel():
+            raise ValueError(f"indices must be (B, t, h, w) or (B, t*h*w), none of them 0, got shape "
+                             f"{tuple(indices.shape)}")
         return indices
 
     def _unflatten(self, indices: Tensor) -> Tensor:
@@ -237,7 +238,9 @@ class Tokenizer(nn.Module):
 
     @staticmethod
     def check_range(video: Tensor) -> None:
-        """Refuse values outside [0, 1], and NaN."""
+        """Refuse values outside [0, 1], NaN, and no values at all."""
+        if not video.numel():
+            raise ValueError(f"video holds no clip or no frame, got shape {tuple(video.shape)}")
         low, high = (float(x) for x in torch.aminmax(video))
         if not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"video must lie in [0, 1], got [{low:.4g}, {high:.4g}]")

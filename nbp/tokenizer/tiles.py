@@ -46,6 +46,7 @@ def decode_tiles(tokenizer: Tokenizer, indices: Tensor, tile: int, overlap: int)
     def video(top: slice, left: slice) -> Tensor:
         return tokenizer.decode_from_code_indices(indices[..., top, left])
 
+    indices = tokenizer.check_indices(indices)
     cells, down = _cells(tokenizer, tile, overlap), tokenizer.config.downsample
     return _blend(video, indices.shape[1:], down[1:], *cells)
 

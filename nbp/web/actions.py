@@ -3,6 +3,7 @@
 Uploads are read by the one reader and deleted at once. Legend: T H W pixels, t h w latent grid.
 """
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -146,9 +147,10 @@ def _follow(pipe: VideoPipeline, drafts: Iterator[tuple[VideoDraft, Tensor | Non
 
 def write_clip(out: Path, video: Tensor, fps: float) -> str:
     """Write an mp4 for the page, which takes a copy; those of before are removed."""
-    for path in out.glob("*.mp4"):
-        if time.time() - path.stat().st_mtime > COPIED_S:
-            path.unlink(missing_ok=True)
+    for path in out.glob("clip-*.mp4"):
+        with contextlib.suppress(FileNotFoundError):       # another visitor's thread removes them as well
+            if time.time() - path.stat().st_mtime > COPIED_S:
+                path.unlink()
     path = out / f"clip-{time.time_ns()}.mp4"
     write_video(path, enlarged(video), fps)
     return str(path)

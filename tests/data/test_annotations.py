@@ -45,6 +45,15 @@ def test_class_numbers_mean_what_they_mean_in_the_training_list(tmp_path, train,
     assert read_annotations(tmp_path / "val.txt", tmp_path, tmp_path / "train.txt") == expected
 
 
+@pytest.mark.parametrize("rows", [
+    [("1/zoe/a.mp4", "1"), ("2/amy/a.mp4", "2"), ("2/bob/b.mp4", "2")], [("0/a.mp4", "0"), ("0/b.mp4", "0")],
+    [("1/zoe/a.mp4", "1"), ("2/amy/a.mp4", "2")],
+])
+def test_folders_named_by_numbers_are_classes_of_that_name(tmp_path, rows):
+    (tmp_path / "list.txt").write_text("".join(f"{clip}\t{label}\n" for clip, label in rows))
+    assert read_annotations(tmp_path / "list.txt", tmp_path) == rows
+
+
 @pytest.mark.parametrize("text, message", [
     ("a.mp4\tb\tc\n", "line 1: expected `path<TAB>label`"),
     ("a.mp4\n\tYoYo\n", "line 2: expected `path<TAB>label`"),

@@ -103,6 +103,18 @@ def test_decord_reads_the_same_frames(video):
         read_frames(video, [40], "decord")
 
 
+@pytest.mark.parametrize("codec, suffix, options", [
+    ("libx264", "avi", {}), ("libx264", "mkv", {}), ("mpeg4", "mp4", {"bf": "2"}), ("mpeg4", "avi", {"bf": "1"}),
+    ("mpeg2video", "mkv", {"bf": "2", "b": "4000000"}), ("libx265", "mp4", {}), ("libx264", "wmv", {"bf": "0"}),
+])
+def test_decord_reads_only_files_in_which_it_seeks_right(tmp_path, codec, suffix, options):
+    pytest.importorskip("decord")
+    path = tmp_path / f"a.{suffix}"
+    encode(path, numbered(90), codec, 25, options | {"g": "12"})
+    for indices in (range(37, 54), [60, 76, 8]):
+        assert [number_of(frame) for frame in read_frames(path, indices, "decord")] == list(indices)
+
+
 def test_444_is_near_lossless(tmp_path):
     frames = numbered(4, 64, 64)
     write_video(tmp_path / "a.mp4", frames, 15, crf=6, pixel_format="yuv444p")
