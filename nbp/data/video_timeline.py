@@ -24,15 +24,13 @@ import numpy as np
 
 from nbp.data.video_display import Display
 from nbp.data.video_file import File, VideoError, open_video
-from nbp.data.video_packets import SteadyPackets, packets_of, pictures_of
+from nbp.data.video_packets import SteadyPackets, packets_of, pictures_of, seeks_by_decord
 
 if TYPE_CHECKING:
     import av
 
 REMEMBERED = 8192       # files
 TAIL = 32               # packets; more than any codec's pictures are out of order
-# In others decord 0.6 seeks wrong, by up to 32 frames: h264 in AVI, MPEG-4 and MPEG-2 with B-frames, H.265, ...
-DECORD_FORMATS, DECORD_CODECS = ("mov", "matroska", "flv"), ("h264", "vp8", "vp9", "mjpeg")
 UNKNOWN = 2 ** 30       # frames in the header of an AVI file that was written to a pipe
 
 
@@ -136,8 +134,7 @@ def _line(stream: "av.VideoStream", picture: "av.VideoFrame", rate: Fraction, nu
     from_start = from_start or picture.format.name == "pal8" or kind == "mpeg"
     shallow = all(component.bits <= 8 for component in picture.format.components)   # decord rounds others differently
     return Timeline(info, display, shown_at(picture, by_chunk) or 0, ticks, numbers, num_shown, by_chunk, from_start,
-                    numbers is None and display.plain and shallow and kind.split(",")[0] in DECORD_FORMATS
-                    and stream.codec_context.codec.canonical_name in DECORD_CODECS)
+                    numbers is None and display.plain and shallow and seeks_by_decord(stream))
 
 
 def _counted(path: File, container: "av.container.InputContainer", stream: "av.VideoStream", rate: Fraction,
