@@ -48,7 +48,7 @@ def read_frames(path: File, indices: Iterable[int], reader: str = "pyav", strict
         path: video file.
         indices: frame numbers on the file's own time line, in any order, repeats allowed.
         reader: "pyav" (exact seeks) or "decord" (what the official results were made with), which reads h264, VP8, VP9
-            and MJPEG in mp4, mov, Matroska and flv: in others it seeks up to 32 frames wrong. These, and files with
+            and MJPEG in mp4, mov, Matroska and flv: in others it seeks up to 60 frames wrong. These, and files with
             uneven times, hidden pictures, pictures that are cut, turned, stretched, of more than 8 bits or not all of
             one size, and what decord cannot open, are read by PyAV under either.
         strict: refuse damage that the decoder would otherwise paint over, in the frames that it decodes for this.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import av
 
 JUMPING = ("mpegts", "mpeg", "mpegvideo")   # formats that promise no steady clock
-# In others decord 0.6 seeks wrong, by up to 32 frames: h264 in AVI, MPEG-4 and MPEG-2 with B-frames, H.265, ...
+# In others decord 0.6 seeks wrong, by up to 60 frames: h264 in AVI, MPEG-4 and MPEG-2 with B-frames, H.265, ...
 DECORD_FORMATS, DECORD_CODECS = ("mov", "matroska", "flv"), ("h264", "vp8", "vp9", "mjpeg")
 FORWARD_S, BACK_S = 10.0, 0.1    # a longer step between packets is a jump of the clock
 QUICK, SLOW = 2, 10              # of gif pictures, in 1/100 s

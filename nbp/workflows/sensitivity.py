@@ -133,7 +133,7 @@ def lines(report: Sensitivity) -> list[str]:
     return text
 
 
-def write_report(report: Sensitivity, out: Path, name: str = "sensitivity") -> list[Path]:
+def write_report(report: Sensitivity, out: Path, name: str) -> list[Path]:
     """Write OUT/NAME.json, .txt and three pictures; returns their paths."""
     from nbp.reporting import figures
 
