@@ -17,7 +17,6 @@ from typing_extensions import Unpack
 from nbp.download import load_magvit2, load_transformer
 from nbp.generator.conditions import condition_encoder
 from nbp.generator.model import Generator
-from nbp.generator.packed import layer_for
 from nbp.hub import about as facts
 from nbp.hub.about import About
 from nbp.hub.locating import locate
@@ -124,7 +123,7 @@ class VideoPipeline:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._check_beginning()
         requests, clips = self._requests(classes, prompts, num_clips), []
-        sampler = self._sampler(advised(self.about, True, **sampling)["lookahead"])
+        sampler = self._sampler()
         for start in range(0, len(requests), batch_size):
             draft = self._draft(requests[start:start + batch_size], seed, sampler, **sampling)
             while draft.step():
@@ -157,7 +156,7 @@ class VideoPipeline:
             requests = self._requests(classes, prompts, len(video)) if not all(untold) else []
             numbers, condition = list(range(len(video))), conditions(requests, self.encoder) if requests else None
         options = advised(self.about, condition is not None, **sampling)
-        return continued(self._sampler(options["lookahead"]), self.tokenizer, condition,
+        return continued(self._sampler(), self.tokenizer, condition,
                          random_streams(seed, numbers, self.device), video,
                          self.num_frames if num_frames is None else num_frames, **options)
 
@@ -258,20 +257,19 @@ class VideoPipeline:
             self._encode = condition_encoder(self.generator.config, self.text_tokenizer)
         return self._encode
 
-    def _sampler(self, lookahead: int) -> Generator:
+    def _sampler(self) -> Generator:
         """The generator as `nbp.generate` uses it: in eval mode, and on a CPU with packed weights: a copy, made again
         where they change, since a packed model can be neither stored nor trained."""
         if self.device.type != "cpu" and not self.generator.training:
             return self.generator
         tensors = [tensor.detach() for tensor in (*self.generator.parameters(), *self.generator.buffers())]
         # By content as well: fused optimizers and `.data` change weights without a word.
-        state = (layer_for(self.generator.head.weight, self.generator.layout.block * lookahead),
-                 [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, float(tensor.sum()))
-                  for tensor in tensors])
+        state = [(tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, float(tensor.sum()))
+                 for tensor in tensors]
         known = self._packed        # threads of a server meet here: only what is ready is shown to others
         if known is None or known[0] != state:
             packed = copy.deepcopy(self.generator).eval()
-            packed.pack(lookahead)
+            packed.pack()
             known = self._packed = state, packed
         return known[1]
 

@@ -5,6 +5,7 @@ The pictures of docs/demo.md are of the slow test, where two folders are named:
 """
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -64,9 +65,11 @@ def test_a_clip_appears_block_by_block(pipe, tmp_path, monkeypatch):
     ticks = SimpleNamespace(perf_counter=partial(next, count()), time=time.time, time_ns=time.time_ns)
     monkeypatch.setattr(actions, "time", ticks)    # a picture takes as long as a step, so that each step is shown
     shown = list(actions.generate(pipe, tmp_path, "maze", None, 3, 0.8, 16000, 0.95, 1))
-    assert shown[0].words.startswith("step 4: 4 of 80 tokens") and "17 frames in 23 steps" in shown[-1].words
+    first, last = re.match(r"step (\d): (\d+) of 80 tokens", shown[0].words), re.match(r"17 frames in (\d+) steps",
+                                                                                      shown[-1].words)
+    assert int(first[1]) <= 4 <= int(first[2]) < 20 and 5 <= int(last[1]) < 23, "a step may finish several blocks"
     dark = [float((one.picture < 40).mean()) for one in shown]
-    assert dark[0] > 0.9 > dark[len(dark) // 2] > dark[-1], "dark cells are not drawn yet"
+    assert dark[0] > 0.75 > dark[len(dark) // 2] > dark[-1], "dark cells are not drawn yet"
     assert all(one.path is None for one in shown[:-1]) and nbp.probe(shown[-1].path).num_frames == 17
     [video] = pipe(classes=["maze"], seed=3)
     assert (nbp.read_video(shown[-1].path)[:, :, 4::8, 4::8] - video).abs().mean() < 0.03, "each pixel is a square of 8"

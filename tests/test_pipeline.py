@@ -65,7 +65,7 @@ def test_streamed_is_whole(pipe, clips):
     pieces = list(pipe.stream(classes=["jumper", "maze"], num_clips=3, seed=3))
     assert [piece.shape[2] for piece in pieces] == [1, 4, 4, 4, 4]
     assert torch.equal(torch.cat(pieces, dim=2), clips)
-    drafts = pipe.drafts(classes=["jumper", "maze"], num_clips=3, seed=3)
+    drafts = pipe.drafts(classes=["jumper", "maze"], num_clips=3, seed=3, lookahead=1)
     counts, previews = zip(*[(int(draft.drawn().sum()), draft.preview()) for draft, _ in drafts])
     assert counts == (0, 1, 2, 3, *range(4, 81, 4)), "the first block one by one, then a row at each step"
     assert torch.equal(previews[-1], clips) and all(preview.shape == clips.shape for preview in previews)

@@ -25,6 +25,7 @@ from nbp.generator.packed import multiplies_int8
 SIZES = {"smoke": (2, 2, 32, 500), "paper": (12, 12, 768, 64000), "700M": (24, 16, 1536, 64000),
          "3B": (32, 32, 3072, 64000)}
 GUIDANCE = 1.5
+SINGLE = ", a step a pass"
 
 
 class Case(NamedTuple):
@@ -38,6 +39,11 @@ class Case(NamedTuple):
     repeats: int = 2
     cfg_scale: float | None = None
     exact: bool = False     # an official model, whose tokens are the official method's, is timed as well
+
+    @property
+    def single(self) -> bool:
+        """Whether it has steps of one token, of which a pass draws several."""
+        return self.block == 1 or self.start == "hybrid"
 
 
 # Each row of 16 takes the same work, so that all but the first go by shorter clips.
@@ -91,12 +97,16 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     if multiplies_int8(torch.device(device).type):
         models["int8"] = make_generator(case, size, device)
     clips: dict[str, Tensor] = {}
+    passes: dict[str, int] = {}
 
     def clip(name: str) -> None:
-        model = official if name == "same tokens" else models[name]
+        model = official if name == "same tokens" else models[name.removesuffix(SINGLE)]
         condition = torch.zeros(case.batch, 1, dtype=torch.long, device=device)
         streams = [torch.Generator(device).manual_seed(number) for number in range(case.batch)]
-        clips[name] = model.generate(condition, generator=streams, cfg_scale=case.cfg_scale)
+        draft = model.begin(condition, cfg_scale=case.cfg_scale, generator=streams,
+                            lookahead=1 if name.endswith(SINGLE) else None)
+        passes[name] = sum(1 for _ in iter(draft.step, False))
+        clips[name] = draft.checked_codes()
 
     def plain() -> None:
         count = 2 * case.batch if case.cfg_scale else case.batch      # guidance takes both clips
@@ -107,12 +117,16 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     for name, model in models.items():
         model.pack(int8=name == "int8")
     functions: dict[str, Callable[[], object]] = {"official": plain}
-    functions |= {name: partial(clip, name) for name in models}
+    alone = [f"float32{SINGLE}"] if case.single else []
+    functions |= {name: partial(clip, name) for name in [*models, *alone]}
     if case.exact:
         functions["same tokens"] = partial(clip, "same tokens")
     best = in_turns(functions, case.repeats)
     lines = [line(f"{case.name}, {name}", best[name], "the official method", best["official"],
-                  floor_s(case, models[name], machine, name) if name in machine.rate else None) for name in models]
+                  floor_s(case, models[name], machine, name) if name in machine.rate else None,
+                  **({"passes": passes[name]} if case.single else {})) for name in models]
+    lines += [line(f"{case.name}, {name}", best[name], "the official method", best["official"], passes=passes[name],
+                   same_tokens=bool(torch.equal(clips[name], clips["float32"]))) for name in alone]
     if case.exact:
         same = bool(torch.equal(clips["official"], clips["same tokens"]))
         lines.append(line(f"{case.name}, float32, an official model", best["same tokens"], "the official method",

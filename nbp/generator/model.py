@@ -22,7 +22,7 @@ from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.head import Head
 from nbp.generator.levels import share_levels
 from nbp.generator.masks import attention_mask, span_masks
-from nbp.generator.packed import Int8Linear, PackedLinear, SplitLinear, layer_for, pack_linears
+from nbp.generator.packed import Int8Linear, PackedLinear, can_pack, pack_linears
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
 from nbp.generator.speculation import SpeculativeDraft
@@ -52,7 +52,7 @@ class Generator(nn.Module):
             self.register_buffer("uncond_embedding", unconditional)
         self.transformer = Transformer(config)
         self.head = Head(config.width, self.layout.vocab_size if config.full_head else config.num_codes)
-        self._packed_head: PackedLinear | SplitLinear | Int8Linear | None = None
+        self._packed_head: PackedLinear | Int8Linear | None = None
         self.reset_parameters()
         if config.code_levels is not None:
             share_levels(self.token_embedding, config.code_levels, self.layout.video_offset)
@@ -172,7 +172,8 @@ class Generator(nn.Module):
     def generate(self, condition: Tensor | None = None, prefix: Tensor | None = None,
                  grid: Sequence[int] | None = None, greedy: bool = False, temperature: float = 1.0,
                  top_k: int | None = 16000, top_p: float | None = 0.9, cfg_scale: float | None = None,
-                 generator: torch.Generator | list[torch.Generator] | None = None, lookahead: int = 1) -> Tensor:
+                 generator: torch.Generator | list[torch.Generator] | None = None,
+                 lookahead: int | None = None) -> Tensor:
         """Generate clips, block by block, with cached keys and values.
 
         Args:
@@ -184,14 +185,14 @@ class Generator(nn.Module):
             cfg_scale: classifier-free guidance, uncond + scale * (cond - uncond); None or 1: none.
             generator: torch.Generator, or a list of one per clip (with neither condition nor prefix, the length of
                 the list is the batch size, else 1); see `row_generators`.
-            lookahead: steps that are drawn in one pass, which gives the same clips; see `nbp.generator.speculation`.
+            lookahead: steps that are drawn in one pass, which gives the same clips; None: see `Sampling`.
 
         Returns:
             Video codes int64 (B, t, h, w), the prefix included.
 
         Raises:
             ValueError: nothing to start from; a prefix or grid that is not whole blocks; guidance without a
-                condition; wrong shape, dtype or range of an argument; a lookahead where the official code draws.
+                condition; wrong shape, dtype or range of an argument; a lookahead that `Sampling` refuses.
         """
         training = self.training
         self.eval()
@@ -208,10 +209,12 @@ class Generator(nn.Module):
     def begin(self, condition: Tensor | None = None, prefix: Tensor | None = None, grid: Sequence[int] | None = None,
               greedy: bool = False, temperature: float = 1.0, top_k: int | None = 16000, top_p: float | None = 0.9,
               cfg_scale: float | None = None,
-              generator: torch.Generator | list[torch.Generator] | None = None, lookahead: int = 1) -> Draft:
+              generator: torch.Generator | list[torch.Generator] | None = None,
+              lookahead: int | None = None) -> Draft:
         """Clips before their first step; arguments and errors as for `generate`. The model must be in eval mode."""
         config, layout = self.config, self.layout
-        sampling = Sampling(greedy, temperature, top_k, top_p, config.multinomial, lookahead)
+        sampling = Sampling(greedy, temperature, top_k, top_p, config.multinomial, lookahead,
+                            isinstance(self._packed_head, Int8Linear))
         cfg_scale = guidance(cfg_scale, config, condition is not None)
         grid = tuple(config.grid if grid is None else grid)
         total = math.prod(grid)
@@ -226,25 +229,22 @@ class Generator(nn.Module):
         self._check_seq_len(length)
         stream = layout.stream(F.pad(given, (0, total - given.shape[1])))         # (B, positions)
         decoder = self._decoder(condition, len(given), length, cfg_scale)
-        make = SpeculativeDraft if lookahead > 1 else Draft
+        make = SpeculativeDraft if sampling.guesses else Draft
         return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
-    def pack(self, lookahead: int = 1, int8: bool = False) -> None:
+    def pack(self, int8: bool = False) -> None:
         """Lay the weights out as the CPU's products read them: faster steps, but from then on the model only samples.
 
         Changes nothing on other devices, and for models that draw the official samples to the bit: such products differ
         in the order of their sums. With `int8` weights are rounded to 8 bits, for any model. ValueError: not on this
-        device, or with a lookahead, as a row then depends on the others of its pass.
+        device.
         """
         if int8:
-            if lookahead > 1:
-                raise ValueError(f"lookahead={lookahead} with int8, whose passes would give other clips: leave one out")
             self._packed_head = Int8Linear(self._drawn_head(), None)
             return pack_linears(self.transformer, Int8Linear)
-        layer = layer_for(self.head.weight, self.layout.block * lookahead)
-        if layer is not None and not self.config.multinomial:
-            self._packed_head = layer(self._drawn_head(), None)
-            pack_linears(self.transformer, layer)
+        if can_pack(self.head.weight) and not self.config.multinomial:
+            self._packed_head = PackedLinear(self._drawn_head(), None)
+            pack_linears(self.transformer, PackedLinear)
 
     def _decoder(self, condition: Tensor | None, batch: int, length: int, cfg_scale: float | None) -> CachedDecoder:
         config, layout = self.config, self.layout

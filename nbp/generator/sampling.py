@@ -25,10 +25,12 @@ class Sampling:
         top_k: keep the k most likely ids and any tied with the last; None or 0: off.
         top_p: keep the most likely ids up to and including the one that lifts their sum above p; None or 1: off.
         multinomial: draw with `torch.multinomial`, as the official code, instead of an exponential race.
-        lookahead: steps that are drawn in one pass, see `nbp.generator.speculation`.
+        lookahead: steps that are drawn in one pass, see `nbp.generator.speculation`; None: as many as cost little more
+            than one, or one with `multinomial` or `int8`.
+        int8: weights are in 8 bits, where a row depends on the others of its pass.
 
     Raises:
-        ValueError: a value out of range, or a lookahead where the official code draws.
+        ValueError: a value out of range, or a lookahead that would give other clips.
     """
 
     greedy: bool = False
@@ -36,7 +38,8 @@ class Sampling:
     top_k: int | None = 16000
     top_p: float | None = 0.9
     multinomial: bool = False
-    lookahead: int = 1
+    lookahead: int | None = None
+    int8: bool = False
 
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
@@ -45,11 +48,19 @@ class Sampling:
             raise ValueError(f"top_k must be a whole number of ids, or 0 or None for no limit, got {self.top_k}")
         if self.top_p is not None and not 0 <= self.top_p <= 1:
             raise ValueError(f"top_p must be in [0, 1], or None for no limit, got {self.top_p}")
-        if self.lookahead != int(self.lookahead) or self.lookahead < 1:
-            raise ValueError(f"lookahead must be a whole number of steps, at least 1, got {self.lookahead}")
-        if self.lookahead > 1 and self.multinomial and not self.greedy:
-            raise ValueError(f"lookahead={self.lookahead}: this model draws with torch.multinomial, as the official "
+        steps = 1 if self.lookahead is None else self.lookahead
+        if steps != int(steps) or steps < 1:
+            raise ValueError(f"lookahead must be a whole number of steps, at least 1, got {steps}")
+        if steps > 1 and self.multinomial and not self.greedy:
+            raise ValueError(f"lookahead={steps}: this model draws with torch.multinomial, as the official "
                              "code, whose random numbers cannot be fixed beforehand; leave lookahead out")
+        if steps > 1 and self.int8:
+            raise ValueError(f"lookahead={steps} with int8, whose passes would give other clips: leave one out")
+
+    @property
+    def guesses(self) -> bool:
+        """Whether a pass may draw several steps."""
+        return self.lookahead is None and not (self.multinomial or self.int8) or (self.lookahead or 1) > 1
 
 
 def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None,

@@ -3,6 +3,7 @@
 With the random numbers of every position fixed beforehand a token is a function of those in front of it. Each pass
 draws the tokens of the next steps from guesses of one another (a Jacobi iteration): what stands behind right guesses
 only is final, at least one step a pass, and what was drawn behind that is guessed in the next pass.
+A pass of a few rows takes about as long as one of a single row, as it reads the same weights.
 Source: the idea of arXiv 2410.01699 and 2510.24211. Legend: B batch, n tokens of a pass, V ids that can be drawn.
 """
 
@@ -12,10 +13,13 @@ from torch import Tensor
 from nbp.generator.decoding import Draft
 from nbp.generator.sampling import filtered, uniforms, winner
 
+ROWS = 16       # tokens of all clips that a pass draws by itself: more take longer on CPUs (docs/experiments.md)
+
 
 class SpeculativeDraft(Draft):
-    """A `Draft` whose steps draw up to `sampling.lookahead` blocks; the same clips but for rounding, as products of
-    more rows may add in another order. Clips of a batch go on together: the slowest decides."""
+    """A `Draft` whose steps draw up to `sampling.lookahead` blocks, or those that have `ROWS` rows together; the same
+    clips but for rounding, as products of more rows may add in another order. Clips of a batch go on together: the
+    slowest decides."""
 
     _numbers: Tensor | None = None      # (B, n, V): random numbers of the tokens from `known` on, as far as drawn
     _guessed = 0                        # video tokens in the stream, guesses included
@@ -23,8 +27,8 @@ class SpeculativeDraft(Draft):
     @torch.no_grad()
     def step(self) -> bool:
         """Draw the next block and those behind it that were guessed right; False where the clips are complete."""
-        if self.known >= self.total or self._first == 0:        # the first pass reads condition and prefix, for long
-            return super().step()
+        if self.known >= self.total:
+            return False
         bounds = self._bounds()
         start, stop = bounds[0], bounds[-1]
         self._guess(stop)
@@ -43,9 +47,12 @@ class SpeculativeDraft(Draft):
 
     def _bounds(self) -> list[int]:
         """Video tokens in front of each step of a pass, and behind the last."""
-        bounds = [self.known]
-        while len(bounds) <= self._sampling.lookahead and bounds[-1] < self.total:
+        bounds, most = [self.known], self._sampling.lookahead
+        while bounds[-1] < self.total and (most is None or len(bounds) <= most):
             bounds.append(bounds[-1] + self.layout.next_tokens(bounds[-1]))
+            rows = (bounds[-1] - self.known) * len(self._stream)
+            if most is None and len(bounds) > 2 and rows > ROWS:
+                return bounds[:-1]
         return bounds
 
     def _guess(self, stop: int) -> None:

@@ -27,7 +27,7 @@ class SamplingAdvice(Section):
     top_k: int = 16000
     top_p: float = 0.9
     cfg_scale: float | None = None
-    lookahead: int = 1
+    lookahead: int | None = None
 
 
 @dataclass

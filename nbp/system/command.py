@@ -30,6 +30,7 @@ def run_command(main: Callable[[], object]) -> NoReturn:
     """Call `main` and end the process as the module header says; an int that it returns is the exit code."""
     try:
         code = main()
+        _leave_group()
         sys.exit(code if isinstance(code, int) else 0)
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on", file=sys.stderr)
@@ -46,6 +47,14 @@ def run_command(main: Callable[[], object]) -> NoReturn:
         rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
         print(f"error{rank}: {message}", file=sys.stderr, flush=True)
         sys.exit(EXIT_MISTAKE)
+
+
+def _leave_group() -> None:
+    """End the process group, if there is one: its threads may abort a process that ends (one of five runs of two ranks,
+    measured), which the launcher takes for a failure."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def at_least(minimum: int) -> Callable[[str], int]:

@@ -93,13 +93,14 @@ def extend(pipe: VideoPipeline, out: Path, video: Tensor | None, num_given: floa
 
 def race(pipe: VideoPipeline, label: str | None, seed: int) -> Iterator[tuple[Shown, Shown]]:
     """One clip by next-block prediction, then one by next-token prediction with the same transformer: one trained on
-    blocks cannot draw single tokens, so the second has random weights; its time does not depend on them."""
+    blocks cannot draw single tokens, so the second has random weights; its time does not depend on them, at one step a
+    pass."""
     config = dataclasses.replace(pipe.generator.config, block_shape=[1, 1, 1])
     torch.manual_seed(0)
     tokens = VideoPipeline(pipe.tokenizer, Generator(config).to(pipe.device).eval(), pipe.about, pipe.text_tokenizer)
     sides, times = [Shown(None, "waits"), Shown(None, "waits")], [0.0, 0.0]
     for side, (runner, name) in enumerate(((pipe, "next block"), (tokens, "next token, random weights"))):
-        drafts = runner.drafts([label] if label else None, None, 1, seed)
+        drafts = runner.drafts([label] if label else None, None, 1, seed, lookahead=1)
         number, last = 0, -EVERY_S
         while True:
             start = time.perf_counter()     # drawing pictures does not count

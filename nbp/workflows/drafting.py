@@ -29,7 +29,7 @@ class SamplingOptions(TypedDict, total=False):
     top_k: int
     top_p: float
     cfg_scale: float | None
-    lookahead: int
+    lookahead: int | None
 
 
 class AskedSampling(TypedDict, total=False):

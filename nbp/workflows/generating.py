@@ -71,8 +71,8 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
     # What cannot be drawn is refused before `out` records it.
-    Sampling(temperature=options["temperature"], top_k=options["top_k"], top_p=options["top_p"],
-             lookahead=options["lookahead"], multinomial=model.config.multinomial, greedy=options["greedy"])
+    Sampling(options["greedy"], options["temperature"], options["top_k"], options["top_p"], model.config.multinomial,
+             options["lookahead"], precision == "int8")
     guidance(options["cfg_scale"], model.config, encode is not None)
     random_streams(seed, [], device)
     frame_rate(fps)
@@ -82,7 +82,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
             check_length(prefix_frames, num_frames)
     if precision == "bf16":
         model.bfloat16()
-    model.pack(options["lookahead"], precision == "int8")
+    model.pack(precision == "int8")
     parts = clip_set.Parts(out, settings)
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     if stream:

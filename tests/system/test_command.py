@@ -37,6 +37,25 @@ MISTAKES = {  # command: what is typed, and what the line names
 }
 
 
+ENDING = """
+import atexit, sys
+import torch.distributed as dist
+from nbp.system.command import run_command
+def main():
+    if "alone" not in sys.argv:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    atexit.register(lambda: print("left" if not dist.is_initialized() else "stays"))
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize("extra", [[], ["alone"]])
+def test_a_command_leaves_its_group(extra):
+    """Threads of a group that is still there may abort the process as it ends."""
+    done = python("-c", ENDING, *extra)
+    assert (done.returncode, done.stdout.strip()) == (0, "left"), done.stderr
+
+
 def python(*arguments, folder=ROOT, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "NBP_DEBUG"}
     environment |= {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""} | variables
