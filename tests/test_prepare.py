@@ -103,7 +103,11 @@ def test_a_check_of_files_leaves_lists_and_data_config_alone(tmp_path, make_fram
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     prepare.main(["folder", "--root", str(tmp_path), "--verify", "--num-workers", "1"])
     assert before == {path: path.read_bytes() for path in before}
-    assert (tmp_path / "bad_files.txt").is_file() and "leaves the lists in" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (tmp_path / "bad_files.txt").is_file() and "leaves the lists in" in said and "no clip is in both" in said
+    (tmp_path / "val.txt").write_text("x/b.mp4\tx\n")
+    prepare.main(["folder", "--root", str(tmp_path), "--verify", "--num-workers", "1"])
+    assert "1 CLIPS ARE IN BOTH, first x/b.mp4" in capsys.readouterr().out
 
 
 def test_a_size_that_is_refused_changes_no_list(tmp_path, capsys):

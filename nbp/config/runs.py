@@ -178,7 +178,7 @@ class TrainerConfig(Section):
                     "max_rollbacks")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"trainer.ema_decay must be in [0, 1), got {self.ema_decay}")
-        if 0 < self.val_fvd_clips < 8:
+        if self.val_fvd_clips < 8 and self.val_fvd_clips != 0:
             raise ValueError(f"trainer.val_fvd_clips must be 0 (off) or at least 8, got {self.val_fvd_clips}")
 
     def micro_batches(self, batch_size: int) -> int:

@@ -157,6 +157,19 @@ def abandon_newer(folder: str | Path, start: str | Path | None) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
+def link_best(folder: str | Path, step: int | None) -> bool:
+    """Whether the best checkpoint so far, that of `step` or of unknown step, is in the folder; `best.ckpt` points at it
+    then."""
+    if step is None:
+        return (Path(folder) / BEST).exists()
+    path = checkpoint_path(folder, step)
+    if path.exists():
+        link(folder, BEST, path)
+    else:
+        (Path(folder) / BEST).unlink(missing_ok=True)
+    return path.exists()
+
+
 def set_aside(folder: str | Path) -> Path | None:
     """Rename a checkpoints folder, for a run that starts over in its place; returns the new name, or None."""
     folder = Path(folder)

@@ -6,6 +6,7 @@ uninterrupted one yields from step s on. Works for clips of video and for cached
 """
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict, cast
 
@@ -186,6 +187,19 @@ class ClipDataModule(pl.LightningDataModule):
                              f"{len(self.train)}, others or in another order. Restore the list, choose another "
                              "trainer.out, or set trainer.accept_changes=true to go on with the new one")
 
+    def setup(self, stage: str) -> None:
+        """Say where validation would look at training clips, which an overfitted model does best."""
+        train, val = ({name[0] for name in data.clip_names() if isinstance(name, tuple)}
+                      for data in (self.train, self.val))
+        if (shared := sorted(train & val)) and self.trainer.is_global_zero:
+            print(f"{len(shared)} of {len(val)} validation videos are training videos as well, first {shared[0]}: "
+                  "scores say how well they are remembered", file=sys.stderr, flush=True)
+
+    def validation_sha256(self) -> str:
+        """Of the validation clips that are looked at, by all ranks."""
+        count = self._count(self.config.val_batches * self.val_batch_size * self.trainer.world_size)
+        return _digest([count, *self.val.clip_names()])
+
     def _cut(self) -> dict[str, Any]:
         """How the clips of a token cache were cut and tokenized; {} of videos, of which the run file says it."""
         if not isinstance(self.train, TokenDataset):
@@ -221,9 +235,13 @@ class ClipDataModule(pl.LightningDataModule):
     def spread(self, count: int) -> list[int]:
         """This rank's share of `count` validation items, or of all where there are fewer; evenly spaced, as many on
         every rank, because ranks meet at every batch; a set smaller than their number is repeated."""
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        count = max(1, min(len(self.val), count) // world) * world
-        return [index * len(self.val) // count for index in range(count)][rank::world]
+        count = self._count(count)
+        return [index * len(self.val) // count for index in range(count)][
+            self.trainer.global_rank::self.trainer.world_size]
+
+    def _count(self, asked: int) -> int:
+        """Clips of all ranks where so many are asked for."""
+        return spread_count(asked, len(self.val), self.trainer.world_size)
 
     def chosen_clips(self, count: int) -> DataLoader:
         """Batches of this rank's share of `count` validation clips, always the same ones."""
@@ -250,6 +268,11 @@ class PresentItems(Dataset):
             if sample is not None:
                 return sample
         raise ValueError("none of the validation clips can be read")
+
+
+def spread_count(asked: int, there: int, world: int) -> int:
+    """How many of `asked` clips `world` ranks take together, as many each, of a set of `there`."""
+    return max(1, min(there, asked) // world) * world
 
 
 class StepLoader(DataLoader):

@@ -20,6 +20,7 @@ from nbp.data.dataset import VideoDataset
 from nbp.data.tokens import TokenDataset
 from nbp.generator.conditions import condition_encoder, text_ids_sha256
 from nbp.generator.model import Generator
+from nbp.generator.sequence import raster_order
 from nbp.hub.models import model_hash
 from nbp.tokenizer.model import Tokenizer
 from nbp.training.data import Batch, ClipDataModule
@@ -81,18 +82,27 @@ class GeneratorModule(TrainingModule[Generator]):
         return None if self.encode_condition is None else self.encode_condition(batch).to(self.device)
 
 
+def given_tokens(model: GeneratorConfig) -> int:
+    """How many tokens of a clip are given to a model that cannot begin by itself: 5 frames in whole blocks, and where
+    that would be the whole clip, a block."""
+    frame = model.grid[1] * model.grid[2]
+    size = model.block_size if raster_order(model.block_shape) else model.block_shape[0] * frame
+    count = math.ceil(2 * frame / size) * size
+    return count if count < model.grid[0] * frame else size
+
+
 class SampleClips:
-    """Generates clips with a generator in training; `prefix` latent frames are given to models that cannot begin."""
+    """Generates clips with a generator in training; the first `prefix` tokens are given to models that cannot begin."""
 
     def __init__(self, tokenizer: Tokenizer, prefix: int = 0) -> None:
         self.tokenizer, self.prefix = tokenizer, prefix
 
     @torch.no_grad()
     def __call__(self, module: GeneratorModule, batch: Batch, seed: int) -> np.ndarray:
-        """Clips for the conditions (and first latent frames, with `prefix`) of a batch: uint8 (B, T, H, W, 3)."""
+        """Clips for the conditions (and first tokens, with `prefix`) of a batch: uint8 (B, T, H, W, 3)."""
         indices = module.indices(batch).to(module.device)
         streams = [torch.Generator(module.device).manual_seed(seed + number) for number in range(len(indices))]
-        given = indices[:, :self.prefix] if self.prefix else None  # (B, prefix, h, w)
+        given = indices.flatten(1)[:, :self.prefix] if self.prefix else None  # (B, prefix)
         with module.whole_weights(), torch.autocast(module.device.type, enabled=False):
             draft = module.averaged.begin(module.condition(batch), given, generator=streams)
             while draft.step():     # and no check: pictures of a model that has gone wrong are wanted as well
@@ -121,6 +131,7 @@ def build(run: GeneratorRun, fresh: bool = True) -> tuple[GeneratorModule, ClipD
     if run.data is None:
         train, val = (TokenDataset(f"{run.tokens}/{split}", digest) for split in ("train", "val"))
         grid, num_codes = train.grid, train.num_codes
+        _check_splits(train, val, run.tokens)
     else:
         train = VideoDataset(run.data, "train", train=True, as_bytes=True)
         val = VideoDataset(run.data, "val", train=False)
@@ -135,17 +146,26 @@ def build(run: GeneratorRun, fresh: bool = True) -> tuple[GeneratorModule, ClipD
     data = ClipDataModule(train, val, phases, run.batch_size, run.trainer, run.accumulate, digest,
                           text_ids_sha256=texts)
     module = GeneratorModule(run, None if run.data is None else tokenizer, encode, fresh)
-    # Models that cannot begin by themselves continue 5 frames, or as many as their first block needs.
-    given = 0 if run.model.begin_token else max(2, run.model.block_shape[0])
-    clips = SampleClips(tokenizer, given)
+    clips = SampleClips(tokenizer, 0 if run.model.begin_token else given_tokens(run.model))
     fps = run.data.fps if run.data is not None else None
     callbacks: list[Callback] = [
         Samples(run.trainer, "samples", lambda module, batch, _: [clips(module, batch, seed=0)], fps)]
     if run.trainer.val_fvd_clips:
         num_frames = 1 + tokenizer.config.downsample[0] * (run.model.grid[0] - 1)
         callbacks.append(ValidationFVD("val/gfvd", run.trainer.val_fvd_clips, clips.real, clips,
-                                       kinetics_network(len(val), num_frames)))
+                                       kinetics_network(run.trainer, len(val), num_frames)))
     return module, data, callbacks
+
+
+def _check_splits(train: TokenDataset, val: TokenDataset, tokens: str | None) -> None:
+    def facts(data: TokenDataset) -> dict[str, Any]:
+        return {"classes": data.classes, "grid": data.grid,
+                **{name: data.meta["data"].get(name) for name in ("resolution", "num_frames", "fps", "resize")}}
+
+    for (name, value), other in zip(facts(train).items(), facts(val).values()):
+        if value != other:
+            raise ValueError(f"{tokens}: {name} is {value} in train and {other} in val, so that validation would mean "
+                             "something else; tokenize both again with one data config")
 
 
 def _check_model(model: GeneratorConfig, grid: Sequence[int], num_codes: int, classes: Sequence[str],

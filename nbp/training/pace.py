@@ -33,7 +33,7 @@ TIMED_CLIPS = 8
 OVERHEAD = 1.05     # validation and checkpoints: a margin, of which the quickstart's generator took 1.02 on two cores
 FEWEST_STEPS = 20
 COSTLY = ("model.", "discriminator.", "loss.", "data.", "images.", "curriculum", "global batch", "trainer.precision",
-          "optim.optimizer")      # fields by which a step takes another time
+          "optim.optimizer", "freeze_encoder", "trainer.compile")      # fields by which a step takes another time
 
 
 def fit_minutes(run: Run, minutes: float, at_most: bool = False) -> Run:

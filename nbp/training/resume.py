@@ -147,9 +147,10 @@ def config_changes(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, 
         old["trainer.precision"] = new["trainer.precision"]
     changes = {name: (value, new.get(name)) for name, value in sorted(old.items())
                if name not in REMOVED and value != new.get(name)}
-    batches = _global_batches(saved), _global_batches(current)
-    if batches[0] != batches[1]:
-        changes["global batch"] = batches
+    for name, sizes in (("global batch", _global_batches), ("global batch of images", _image_batches)):
+        batches = sizes(saved), sizes(current)
+        if batches[0] != batches[1]:
+            changes[name] = batches
     return changes
 
 
@@ -170,6 +171,14 @@ def _global_batches(run: dict[str, Any]) -> list[int]:
     """Clips of an optimizer step, by phase."""
     times = run["trainer"]["devices"] * run["trainer"]["num_nodes"] * _micro_batches(run)
     return [size * times for size in _batch_sizes(run)]
+
+
+def _image_batches(run: dict[str, Any]) -> list[int]:
+    """Images of a micro-batch on all devices, and micro-batches of a step, among which theirs are spread."""
+    images, trainer = run.get("images") or {}, run["trainer"]
+    if not images.get("share"):
+        return []
+    return [images["batch_size"] * trainer["devices"] * trainer["num_nodes"], _micro_batches(run)]
 
 
 def _among(name: str, names: Collection[str]) -> bool:

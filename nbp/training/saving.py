@@ -18,6 +18,7 @@ from lightning_fabric.plugins.io import TorchCheckpointIO
 from nbp.config import save_config
 from nbp.system.files import atomic_path
 from nbp.training import checkpoints
+from nbp.training.data import ClipDataModule
 from nbp.training.guard import Guard, look_every
 from nbp.training.module import TrainingModule
 from nbp.training.resume import Resume
@@ -67,25 +68,29 @@ class Checkpoints(pl.callbacks.Checkpoint):
         self.guard, self.resume, self.signals = guard, resume, StopSignals()
         self.newest_written: Path | None = None
         self.best: float | None = None   # value of the best validation so far, by `self.judge`
+        self.best_step: int | None = None
         self.judge: list[Any] = []
         self._clips_then = 0
         self._scored = (-1, math.nan)    # step and value of the last validation
         self._saved_step, self._overdue = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "judge": self.judge}
+        return {"best": self.best, "best_step": self.best_step, "judge": self.judge}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state.get("judge", [*self.judge[:2], self._clips_then]) == self.judge:
-            self.best = state["best"]
+        then = state.get("judge", [*self.judge[:2], self._clips_then])
+        if then == self.judge[:len(then)]:      # earlier checkpoints say less of it
+            self.best, self.best_step = state["best"], state.get("best_step")
 
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """What earlier checkpoints do not say of their judge, their configuration does."""
         self._clips_then = checkpoint["hyper_parameters"]["run"]["trainer"].get("val_fvd_clips", 0)
 
     def setup(self, trainer: pl.Trainer, module: TrainingModule, stage: str) -> None:  # type: ignore[override]
-        """What chooses the best: a distance of another number of clips, or another score, is no value to beat."""
-        self.judge = [*module.monitor, module.run.trainer.val_fvd_clips]
+        """What chooses the best: a distance of another number of clips, another score, or one of other validation clips
+        is no value to beat."""
+        data: ClipDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.judge = [*module.monitor, module.run.trainer.val_fvd_clips, data.validation_sha256()]
 
     def on_train_start(self, trainer: pl.Trainer, module: TrainingModule) -> None:  # type: ignore[override]
         self.signals.install()
@@ -95,7 +100,9 @@ class Checkpoints(pl.callbacks.Checkpoint):
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoints.clean(self.folder)
             checkpoints.abandon_newer(self.folder, self.resume.chosen)
-        trainer.strategy.barrier("clean checkpoints")
+            if not checkpoints.link_best(self.folder, self.best_step):
+                self.best = self.best_step = None
+        self.best, self.best_step = trainer.strategy.broadcast((self.best, self.best_step))    # and wait for rank 0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: TrainingModule,  # type: ignore[override]
                              batch: object, batch_idx: int) -> None:
@@ -161,7 +168,7 @@ class Checkpoints(pl.callbacks.Checkpoint):
             return
         improved = self._improved(trainer, module)
         if improved:
-            self.best = self._scored[1]
+            self.best_step, self.best = step, self._scored[1]
         path = checkpoints.checkpoint_path(self.folder, step)
         trainer.save_checkpoint(path, weights_only=False)   # written whole, with optimizer and loops
         self._saved_step, self.newest_written = step, path

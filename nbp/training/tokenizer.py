@@ -259,5 +259,5 @@ def build(run: TokenizerRun, fresh: bool = True) -> tuple[TokenizerModule, ClipD
         callbacks.append(ValidationFVD(
             "val/rfvd", run.trainer.val_fvd_clips, lambda _, batch: to_frames(batch["video"]),
             lambda module, batch, _: to_frames(module.averaged(module.input(batch))[0]),
-            kinetics_network(len(val), run.data.num_frames)))
+            kinetics_network(run.trainer, len(val), run.data.num_frames)))
     return TokenizerModule(run, perceptual, fresh), data, callbacks

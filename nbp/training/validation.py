@@ -28,7 +28,7 @@ from nbp.evaluation.metrics import FrechetDistance
 from nbp.evaluation.networks import FeatureNetwork, load_network, network_features
 from nbp.evaluation.protocols import Protocol
 from nbp.hub.fetch import fetch_i3d
-from nbp.training.data import Batch, ClipDataModule, float_video
+from nbp.training.data import Batch, ClipDataModule, float_video, spread_count
 from nbp.training.module import TrainingModule
 
 NUM_FRAMES = 5   # of each clip in a picture
@@ -113,12 +113,16 @@ class ValidationFVD(Callback):
         return network_features(network, torch.from_numpy(frames), PROTOCOL)  # (B, num_features)
 
 
-def kinetics_network(num_clips: int, num_frames: int) -> Callable[[torch.device], FeatureNetwork]:
+def kinetics_network(config: TrainerConfig, num_clips: int,
+                     num_frames: int) -> Callable[[torch.device], FeatureNetwork]:
     """Fetch the Kinetics-400 I3D now, before hours of training; returns the function that loads it on a device.
-    ValueError: so few validation clips, or so short ones, that there will be no distance."""
-    if num_clips < MIN_CLIPS or num_frames < MIN_FRAMES:
+    ValueError: so few validation clips, for so many processes, or so short ones, that there will be no distance."""
+    world = config.devices * config.num_nodes
+    used = spread_count(config.val_fvd_clips, num_clips, world)
+    if min(used, num_clips) < MIN_CLIPS or num_frames < MIN_FRAMES:
+        among = f" ({world} processes take as many each, {used} of {num_clips})" if world > 1 else ""
         raise ValueError(f"trainer.val_fvd_clips needs a validation list of at least {MIN_CLIPS} clips, each of at "
-                         f"least {MIN_FRAMES} frames, got {num_clips} and {num_frames}; trainer.val_fvd_clips=0 does "
-                         "without")
+                         f"least {MIN_FRAMES} frames, got {min(used, num_clips)}{among} and {num_frames}; "
+                         "trainer.val_fvd_clips=0 does without")
     path = fetch_i3d()
     return lambda device: load_network("i3d-tf", path, device)

@@ -133,10 +133,13 @@ def prepare_text(root: str | Path, out: str | Path, vocabulary: int) -> None:
 
 def summary(out: str | Path, motion: Mapping[str, Mapping[str, float]]) -> str:
     """Table of clips per class, with the mean motion (grey levels between frames 4 and 16) where it is known."""
-    counts = {split: count_per_class(read_annotations(Path(out) / f"{split}.txt")) for split in ("train", "val")}
+    rows = {split: read_annotations(Path(out) / f"{split}.txt") for split in ("train", "val")}
+    counts = {split: count_per_class(found) for split, found in rows.items()}
+    shared = sorted({path for path, _ in rows["train"]} & {path for path, _ in rows["val"]})
     lines = [f"{'class':28s} {'train':>8s} {'val':>8s}" + ("   motion train / val" if motion else "")]
     for label in sorted(set(counts["train"]) | set(counts["val"])):
         line = f"{label or '(no label)':28s} {counts['train'].get(label, 0):8d} {counts['val'].get(label, 0):8d}"
         lines.append(line + (f"   {motion['train'][label]:12.1f} / {motion['val'][label]:.1f}" if motion else ""))
     lines.append(f"{'all':28s} {sum(counts['train'].values()):8d} {sum(counts['val'].values()):8d}")
-    return "\n".join(lines) + f"\nlists: {Path(out) / 'train.txt'}, val.txt, classes.txt; no clip is in both"
+    both = f"{len(shared)} CLIPS ARE IN BOTH, first {shared[0]}" if shared else "no clip is in both"
+    return "\n".join(lines) + f"\nlists: {Path(out) / 'train.txt'}, val.txt, classes.txt; {both}"

@@ -88,7 +88,7 @@ def test_k600_bad_input(tmp_path):
     touch(tmp_path, "train/x/a_000001_000011.mp4")
     with pytest.raises(ValueError, match="val holds no videos"):
         k600.prepare(tmp_path)
-    touch(tmp_path, "val/y/a_000001_000011.mp4")
+    touch(tmp_path, "val/y/a_000001_000011.mkv")      # the same video in another container
     with pytest.raises(ValueError, match="in both the training and the validation list, first 'a_000001"):
         k600.prepare(tmp_path)
 

@@ -221,6 +221,12 @@ def test_where_a_run_works_may_change(load_tokenizer_run):
     split = ["trainer.devices=2", "curriculum=[{steps: 2, num_frames: 1, batch_size: 1}, "
                                   "{steps: 4, num_frames: 5, batch_size: 1}]"]
     assert list(config_changes(old, to_dict(load_tokenizer_run(*split)))) == ["trainer.devices"]
+    images = ["images.share=0.5", "images.batch_size=2"]
+    old = to_dict(load_tokenizer_run(*images))
+    changed = config_changes(old, to_dict(load_tokenizer_run(*images, *split)))
+    assert list(changed) == ["trainer.devices", "global batch of images"]
+    split = [*split, "images.batch_size=1"]
+    assert "global batch of images" not in config_changes(old, to_dict(load_tokenizer_run(*images, *split)))
 
 
 @pytest.mark.slow
@@ -280,6 +286,48 @@ def test_another_branch_is_moved_aside(tmp_path):
     assert not (other / "last.ckpt").is_symlink() and not (other / "best.ckpt").is_symlink()
 
 
+@pytest.mark.parametrize("step, kept", [(2, True), (4, True), (6, False), (None, True)])
+def test_the_best_of_a_branch_is_linked_where_it_is(folder, step, kept):
+    checkpoints.link(folder, checkpoints.BEST, checkpoints.checkpoint_path(folder, 2))
+    checkpoints.abandon_newer(folder, checkpoints.checkpoint_path(folder, 4))
+    assert checkpoints.link_best(folder, step) is kept is (folder / "best.ckpt").exists()
+    assert not kept or checkpoints.step_of((folder / "best.ckpt").resolve()) == (step or 2)
+    (folder / "best.ckpt").unlink(missing_ok=True)
+    assert not checkpoints.link_best(folder, None)
+
+
+def test_a_run_that_goes_back_behind_its_best_keeps_the_best_of_its_branch(finished, tokenizer_run, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", symlinks=True)
+    folder = tmp_path / "run" / "checkpoints"
+    first = steps(folder)[-1]
+    back = [f"trainer.resume={checkpoints.checkpoint_path(folder, first)}", "trainer.accept_changes=true",
+            "trainer.keep_last=1", "optim.lr=0.3", "optim.warmup_steps=0", "trainer.guard_patience=0"]
+    train.main([TOKENIZER, *tokenizer_run(tmp_path / "run", *back)])
+    last = torch.load(folder / "last.ckpt", weights_only=True)
+    found = last["callbacks"]["Checkpoints"]
+    values = {step + 1: value for step, value in read_metrics(tmp_path / "run")["val/psnr"].items()}
+    best = max(values, key=values.get)
+    assert checkpoints.step_of((folder / "best.ckpt").resolve()) == best == found["best_step"]
+    assert found["best"] == pytest.approx(values[best], abs=1e-4)
+    assert set(steps(folder)) == {best, max(values)}
+
+
+@pytest.mark.parametrize("change, kept", [("data.val_list=train.txt", False), ("trainer.val_samples=1", True)])
+def test_the_best_of_other_validation_clips_is_forgotten(load_tokenizer_run, change, kept):
+    savers = []
+    for overrides in ([], [change]):
+        run = load_tokenizer_run(*overrides)
+        module, data, extra = fit.BUILD["tokenizer"](run)
+        trainer = fit.build_trainer(run, module.max_steps, extra)
+        data.trainer = trainer
+        trainer.datamodule = data
+        savers.append(trainer.checkpoint_callback)
+        savers[-1].setup(trainer, module, "fit")
+    savers[0].best = 22.3
+    savers[1].load_state_dict(savers[0].state_dict())
+    assert savers[1].best == (22.3 if kept else None)
+
+
 def test_a_changed_training_list_is_refused_on_resume(tokenizer_run, clips_root, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(clips_root, root)
@@ -333,9 +381,13 @@ def test_tokens_of_clips_that_are_cut_otherwise_are_noticed(generator_run, token
     shutil.copytree(tokens, tmp_path / "tokens")
     overrides = generator_run(tmp_path / "run", f"tokens={tmp_path / 'tokens'}")
     state = generator.build(load_run(GENERATOR, overrides))[1].state_dict()
-    path = tmp_path / "tokens" / "train" / "meta.json"
-    meta = json.loads(path.read_text())
-    path.write_text(json.dumps(meta | {"data": meta["data"] | {"fps": 3.0, "root": "moved"}}))
+    for split, message in (("train", "fps is 3.0 in train and None in val"), ("val", None)):
+        path = tmp_path / "tokens" / split / "meta.json"
+        meta = json.loads(path.read_text())
+        path.write_text(json.dumps(meta | {"data": meta["data"] | {"fps": 3.0, "root": "moved"}}))
+        if message:
+            with pytest.raises(ValueError, match=message):
+                generator.build(load_run(GENERATOR, overrides))
     data = generator.build(load_run(GENERATOR, overrides))[1]
     with pytest.raises(ValueError, match="clips that were cut otherwise: fps was None, is now 3.0. Restore"):
         data.load_state_dict(state)

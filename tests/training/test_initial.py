@@ -92,6 +92,19 @@ def test_a_plain_generator_may_take_another_block(generator_run, tmp_path):
     assert equal(generator_builder.build(run)[0].model, source)
 
 
+@pytest.mark.parametrize("shape, given", [([1, 1, 4], 32), ([1, 1, 5], 35), ([1, 1, 40], 40), ([1, 2, 2], 32),
+                                          ([5, 2, 2], 80), ([1, 1, 20], 40)])
+def test_what_is_given_to_a_model_that_cannot_begin_are_whole_blocks(generator_run, tmp_path, shape, given):
+    model = load_run(GENERATOR, generator_run(tmp_path, *PLAIN, f"model.block_shape={shape}")).model
+    assert generator_builder.given_tokens(model) == given
+
+
+def test_a_model_that_cannot_begin_is_validated_in_blocks_that_end_inside_a_frame(generator_run, tmp_path):
+    train.main([GENERATOR, *generator_run(tmp_path, *PLAIN, "model.block_shape=[1,1,5]", "max_steps=2",
+                                          "trainer.val_every_steps=2")])
+    assert (tmp_path / "samples" / "step0000002.png").is_file()
+
+
 @pytest.mark.parametrize("before", [None, [5, 5, 5]])
 def test_a_generator_with_shared_levels_goes_on_from_its_exported_weights(before, generator_run, tmp_path):
     """Its folder holds weights that are no sums any more; training may also share levels from here on."""

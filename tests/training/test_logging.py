@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from nbp import train
-from nbp.config import load_run
+from nbp.config import TrainerConfig, load_run
 from nbp.data.video_io import probe
 from nbp.evaluation.networks import FeatureNetwork
 from nbp.tokenizer.model import Tokenizer
@@ -159,12 +159,14 @@ def test_generated_clips_are_compared_with_the_tokenizers_own(generator_run, tmp
     assert len(found) == 3 and all(value > 0 for value in found.values())
 
 
-@pytest.mark.parametrize("num_clips, num_frames", [(6, 17), (8, 5)])
-def test_a_validation_distance_that_cannot_be_is_refused_before_training(num_clips, num_frames):
+@pytest.mark.parametrize("num_clips, num_frames, devices, got", [
+    (6, 17, 1, "6 and 17"), (8, 5, 1, "8 and 5"), (9, 17, 5, r"5 \(5 processes take as many each, 5 of 9\) and 17")])
+def test_a_validation_distance_that_cannot_be_is_refused_before_training(num_clips, num_frames, devices, got):
     from nbp.training.validation import kinetics_network
 
-    with pytest.raises(ValueError, match=f"got {num_clips} and {num_frames}; trainer.val_fvd_clips=0 does without"):
-        kinetics_network(num_clips, num_frames)
+    config = TrainerConfig(out="run", val_fvd_clips=9, devices=devices)
+    with pytest.raises(ValueError, match=f"got {got}; trainer.val_fvd_clips=0 does without"):
+        kinetics_network(config, num_clips, num_frames)
 
 
 @pytest.mark.slow
@@ -179,7 +181,19 @@ def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer
                              "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
     module, data, extra = tokenizer_builder.build(run)
     same = ValidationFVD("val/rfvd", 8, lambda module, batch: to_frames(batch["video"]),
-                         lambda module, batch, seed: to_frames(batch["video"]), kinetics_network(8, 17))
+                         lambda module, batch, seed: to_frames(batch["video"]), kinetics_network(run.trainer, 8, 17))
     fit.build_trainer(run, module.max_steps, [same]).fit(module, data)
     assert isinstance(module, pl.LightningModule)
     assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_log_forgets_what_a_run_went_back_from(tmp_path):
+    def write(number, rows):
+        folder = tmp_path / "logs" / f"version_{number}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.csv").write_text("step,train/loss,val/psnr\n" + "".join(f"{row}\n" for row in rows))
+
+    write(0, ["1,0.1,", "1,,9.0", "3,0.3,", "3,,9.3", "5,0.5,", "5,,9.5", "4,0.44,"])      # a rollback in one process
+    assert read_metrics(tmp_path) == {"train/loss": {1: 0.1, 3: 0.3, 4: 0.44}, "val/psnr": {1: 9.0, 3: 9.3}}
+    write(1, ["2,0.2,", "3,0.33,"])
+    assert read_metrics(tmp_path) == {"train/loss": {1: 0.1, 2: 0.2, 3: 0.33}, "val/psnr": {1: 9.0}}

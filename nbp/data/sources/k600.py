@@ -41,7 +41,7 @@ def prepare(root: str | Path, exclude: frozenset[str] = frozenset(), out: str | 
         if not rows.get(split):
             raise ValueError(f"{root / split} holds no videos ({', '.join(VIDEO_SUFFIXES)})")
     # The name of a file is its YouTube id and time span, so a leak shows there, whatever the folder.
-    names = {split: [(PurePosixPath(clip).name, label) for clip, label in found] for split, found in rows.items()}
+    names = {split: [(PurePosixPath(clip).stem, label) for clip, label in found] for split, found in rows.items()}
     for one, other in itertools.combinations(names, 2):
         check_overlap(names[one], names[other], (TITLES[one], TITLES[other]))
     write_lists(out or root, rows["train"], rows["val"], rows.get("test", ()))
