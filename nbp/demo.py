@@ -7,7 +7,7 @@ The page is served on this machine only (127.0.0.1). Needs the extra: pip instal
 import argparse
 from collections.abc import Sequence
 
-from nbp.system.command import run_command
+from nbp.system.command import at_least, run_command
 from nbp.web.page import serve
 
 
@@ -20,7 +20,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("model", nargs="?", default="ckpt/NBP-procgen", help="folder or model hub id of a generator with its tokenizer")
     add("--clips", help="folder of videos to continue and reconstruct; default: examples/ in the model's folder")
-    add("--port", type=int, help="default: the first free one from 7860 on")
+    add("--port", type=at_least(1, 65535), help="default: the first free one from 7860 on")
     add("--device", help="default: a GPU, or cpu")
     return parser.parse_args(arguments)
 

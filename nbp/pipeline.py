@@ -39,7 +39,7 @@ class VideoPipeline:
         text_tokenizer: folder, for text-conditioned generators.
 
     Raises:
-        ValueError: the generator predicts codes of another tokenizer.
+        ValueError: the generator predicts codes of another tokenizer, or with it clips of another size.
     """
 
     def __init__(self, tokenizer: Tokenizer, generator: Generator, about: About | None = None,
@@ -52,6 +52,7 @@ class VideoPipeline:
         self._encode: Encoder | None = None
         self._tokenizer_scores: list[facts.ScoreNote] = []
         self._packed: tuple[object, Generator] | None = None
+        self.about.check_size(*self.size)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | torch.device | None = None,
@@ -164,7 +165,7 @@ class VideoPipeline:
                num_clips: int | None = None, seed: int = 0, video: Tensor | None = None, num_frames: int | None = None,
                **sampling: Unpack[AskedSampling]) -> Iterator[tuple[VideoDraft, Tensor | None]]:
         """As `pieces`, but with all frames so far: those of a video that is continued in front."""
-        frames = None if video is None else as_batch(video).cpu()
+        frames = None if video is None else as_batch(video).detach().cpu()
         for draft, piece in self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling):
             if piece is not None:
                 frames = piece if frames is None else torch.cat([frames, piece], dim=2)
@@ -183,7 +184,7 @@ class VideoPipeline:
         pieces = self.pieces(classes, prompts, num_clips, seed, video, num_frames, **sampling)
         next(pieces)
         if video is not None:
-            yield as_batch(video).cpu()
+            yield as_batch(video).detach().cpu().clone()      # the caller's own stays as it is
         yield from (piece for _, piece in pieces if piece is not None)
 
     def extend(self, video: Tensor, num_frames: int, classes: Sequence[str | int] | None = None,

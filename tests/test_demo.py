@@ -75,6 +75,13 @@ def test_a_clip_appears_block_by_block(pipe, tmp_path, monkeypatch):
     assert (nbp.read_video(shown[-1].path)[:, :, 4::8, 4::8] - video).abs().mean() < 0.03, "each pixel is a square of 8"
 
 
+def test_an_upload_is_continued_from_its_first_frames(pipe, tmp_path):
+    bright = torch.arange(60).div(60)[None, :, None, None].expand(3, -1, 32, 32)
+    nbp.write_video(tmp_path / "bright.mp4", bright, 15)
+    video = actions.take_upload(pipe, str(tmp_path / "bright.mp4"))
+    assert (video.mean((0, 2, 3)) - torch.arange(17) / 60).abs().max() < 0.03
+
+
 def test_an_upload_is_continued_and_deleted(pipe, tmp_path, upload):
     path = upload()
     video = actions.take_upload(pipe, path)

@@ -58,7 +58,7 @@ def test_it_writes_clips_videos_and_a_picture(models, tmp_path):
 def test_unconditional_clips_have_no_class(models, tmp_path):
     generate.main([*models, "--out", str(tmp_path / "free"), "--unconditional"])
     assert (clip_set.load(tmp_path / "free")["label"] == -1).all()
-    with pytest.raises(ValueError, match=r"--unconditional takes no --labels and no --texts, got \['2'\]"):
+    with pytest.raises(ValueError, match=r"takes no --labels, no --texts and no --classes, got \['2'\]"):
         generate.main([*models, "--out", str(tmp_path / "both"), "--unconditional", "--labels", "2"])
 
 
@@ -158,10 +158,11 @@ def test_a_streamed_video_can_be_watched_while_it_grows(tmp_path):
     video = GrowingVideo(tmp_path / "new" / "a.mp4", 8)
     frames = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
     video.add(frames[:5])
-    with av.open(str(tmp_path / "new" / "a.mp4")) as container:
+    with av.open(str(tmp_path / "new" / "a.mp4.part")) as container:
         assert len(list(container.decode(video=0))) >= 4
     video.add(frames[5:])
     video.close()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.mp4"]
     assert probe(tmp_path / "new" / "a.mp4").num_frames == 9
 
 
@@ -367,3 +368,74 @@ def test_leaving_out_a_condition_that_was_always_there_is_warned_of(models, tmp_
         generate.main([*command, str(tmp_path / "free"), "--unconditional"])
     with pytest.warns(UserWarning, match=r"cfg_scale=2.0 uses the unconditional embedding.*condition_dropout is 0"):
         generate.main([*command, str(tmp_path / "guided"), "--cfg-scale", "2"])
+
+
+def test_data_that_cannot_be_continued_leaves_no_folder_and_a_refused_one_takes_other_settings(models, tmp_path):
+    frames = np.zeros((17, 64, 64, 3), np.uint8)
+    data = data_set(tmp_path, frames, "a.mp4", "b.mp4")
+    out = tmp_path / "out"
+    command = [*models, "--data", data, "--num-clips", "1", "--out", str(out)]
+    whole = Path(data).read_text()
+    Path(data).write_text(whole.replace("resolution: 32", "resolution: 64"))
+    with pytest.raises(ValueError, match=r"of 32x32 pixels, the data config's have 64x64; resolution: \[32"):
+        generate.main(command)
+    Path(data).write_text(whole)
+    (tmp_path / "data" / "val.txt").write_text("b.mp4\n")
+    with pytest.raises(ValueError, match="1 of the clips to continue have no class, .* first b.mp4; --unconditional"):
+        generate.main(command)
+    assert not out.exists()
+    clip_set.Parts(out, {"seed": 1})       # stopped before its first clip
+    generate.main([*command, "--unconditional"])
+    assert len(clip_set.load(out)["video"]) == 1
+    (out / "parts").mkdir()       # stopped between writing the set and clearing up
+    generate.main([*command, "--unconditional"])
+    assert not (out / "parts").exists()
+
+
+def test_continued_clips_have_the_model_s_rate(models, tmp_path, capsys):
+    shutil.copytree(Path(models[3]), tmp_path / "generator")
+    write_about(tmp_path / "generator", About(fps=4.0, classes=["x", "y", "z"]), "generator")
+    frames = np.repeat(np.arange(40, dtype=np.uint8) * 6, 32 * 32 * 3).reshape(40, 32, 32, 3)
+    data = data_set(tmp_path, frames, "a.mp4", "b.mp4")                                   # 8 frames a second
+    command = [*models[:2], "--generator", str(tmp_path / "generator"), "--data", data, "--num-clips", "1", "--out"]
+    generate.main([*command, str(tmp_path / "out")])
+    given = clip_set.load(tmp_path / "out")["video"][0, :5, 0, 0, 0].astype(int)
+    assert np.abs(np.diff(given) - 12).max() <= 3 and "given" not in capsys.readouterr().err
+    Path(data).write_text(Path(data).read_text() + "fps: 8\n")
+    generate.main([*command, str(tmp_path / "asked")])
+    given = clip_set.load(tmp_path / "asked")["video"][0, :5, 0, 0, 0].astype(int)
+    assert np.abs(np.diff(given) - 6).max() <= 3
+    assert "trained at 4 frames a second and is given 8 by the data config" in capsys.readouterr().err
+
+
+def test_a_stopped_stream_keeps_its_whole_videos(models, tmp_path, monkeypatch):
+    command = [*models, "--batch-size", "2", "--stream", "--out", str(tmp_path)]
+    original, calls = generating.clip_pieces, []
+
+    def stops(*arguments, **sampling):
+        calls.append([request.number for request in arguments[2]])
+        met, pieces = original(*arguments, **sampling)
+
+        def some():
+            yield next(pieces)
+            raise KeyboardInterrupt
+        return met, some() if len(calls) == 2 else pieces
+
+    monkeypatch.setattr(generating, "clip_pieces", stops)
+    with pytest.raises(KeyboardInterrupt):
+        generate.main(command)
+    assert sorted(path.name for path in (tmp_path / "mp4").glob("*.mp4")) == ["00000.mp4", "00001.mp4"]
+    assert (tmp_path / "mp4" / "00002.mp4.part").exists(), "which can be watched, and is no video of the set"
+    before = (tmp_path / "mp4" / "00000.mp4").stat().st_mtime_ns
+    generate.main(command)
+    assert calls == [[0, 1], [2, 3], [2, 3], [4]] and before == (tmp_path / "mp4" / "00000.mp4").stat().st_mtime_ns
+    assert all(probe(tmp_path / "mp4" / f"{number:05d}.mp4").num_frames == 17 for number in range(5))
+    assert not list((tmp_path / "mp4").glob("*.part"))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--text-tokenizer", "nowhere"], "--text-tokenizer nowhere is for clips that are made for texts"),
+    (["--unconditional", "--classes", "nofile"], "takes no --labels, no --texts and no --classes, got nofile")])
+def test_what_would_play_no_part_is_refused(models, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate.main([*models, "--out", str(tmp_path / "out"), *arguments])

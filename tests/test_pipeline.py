@@ -190,7 +190,7 @@ def test_other_threads_see_packed_weights_only_when_they_are_ready(folder, monke
     (lambda pipe: pipe(classes=["\u00b2"]), "class \u00b2: the model takes 0..2"),
     (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 32), 17.0), "num_frames must be a whole number, at least 1, got"),
     (lambda pipe: pipe(num_clips=0), "num_clips must be at least 1, got 0"),
-    (lambda pipe: pipe(temperature=0), "temperature must be a number above 0, got 0"),
+    (lambda pipe: pipe(temperature=0), "temperature must be a number from 1e-06 on, got 0"),
     (lambda pipe: pipe(temprature=1), "sampling has no temprature; known: greedy, temperature, top_k, top_p, cfg"),
     (lambda pipe: pipe.extend(torch.rand(3, 17, 32, 32), 17), "must be above the 17 frames that are given, got 17"),
     (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 48), 17), "32x32 pixels, got 32x48; read_video(path, size=32) fits"),
@@ -360,3 +360,46 @@ def test_recommended_guidance_is_for_clips_with_a_class(folder, pipe, tmp_path):
         generate.main([str(models), "--num-clips", "2", "--unconditional", "--out", out])
     one, other = (clip_set.load(tmp_path / models.name / "clips")["video"] for models in (folder, tmp_path / "guided"))
     assert np.array_equal(one, other)
+
+
+def test_a_stream_begun_in_inference_mode_goes_on_outside(pipe, clips):
+    pieces = pipe.stream(classes=["jumper", "maze"], num_clips=3, seed=3)
+    with torch.inference_mode():
+        first = next(pieces)
+    assert torch.equal(torch.cat([first, *pieces], dim=2), clips)
+
+
+def test_what_a_stream_hands_out_is_not_the_caller_s_video(pipe, clips):
+    video = clips[:1, :, :5].clone().requires_grad_()
+    for frames in pipe.stream(video=video, num_frames=9):
+        assert not frames.requires_grad
+        frames.mul_(255)
+    assert torch.equal(video, clips[:1, :, :5])
+
+
+def test_a_tokenizer_whose_clips_have_another_size_is_refused(pipe):
+    about = dataclasses.replace(pipe.about, resolution=64)
+    with pytest.raises(ValueError, match="have 32x32 pixels, but it was trained on 64x64: give the tokenizer"):
+        VideoPipeline(pipe.tokenizer, pipe.generator, about)
+    VideoPipeline(pipe.tokenizer, pipe.generator, dataclasses.replace(about, resolution=[32, 32]))
+
+
+@pytest.mark.parametrize("how, message", [({"temperature": 1e-38}, "temperature must be a number from 1e-06 on"),
+                                          ({"cfg_scale": 1e38}, r"cfg_scale must be a number up to 1e\+06")])
+def test_what_would_make_logits_infinite_is_refused(pipe, how, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(num_clips=1, **how)
+    assert torch.equal(pipe(num_clips=1, cfg_scale=1., temperature=1e-6), pipe(num_clips=1, cfg_scale=1., greedy=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torch_s_default_dtype_changes_nothing(dtype):
+    want = make_pipeline(rotary=True)
+    clips = want(num_clips=2, seed=3)
+    torch.set_default_dtype(dtype)
+    try:
+        again = want.encode(clips)
+        turned = Generator(want.generator.config).transformer.turns
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again, want.encode(clips)) and torch.equal(turned, want.generator.transformer.turns)

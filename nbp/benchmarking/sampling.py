@@ -38,6 +38,7 @@ class Case(NamedTuple):
     start: str = "plain"
     repeats: int = 2
     cfg_scale: float | None = None
+    clips: int = 1          # drawn one after the other, as passes differ from clip to clip; seconds are those of one
     exact: bool = False     # an official model, whose tokens are the official method's, is timed as well
 
     @property
@@ -50,7 +51,7 @@ class Case(NamedTuple):
 CASES = [Case("1,280 tokens", [5, 16, 16], repeats=1), Case("160 tokens", [5, 2, 16], exact=True),
          Case("80 tokens, 4 clips", [5, 1, 16], batch=4),
          Case("320 tokens, hybrid", [5, 4, 16], start="hybrid", repeats=1, exact=True),
-         Case("16 tokens one by one", [1, 1, 16], block=1, exact=True),
+         Case("16 tokens one by one", [1, 1, 16], block=1, clips=4, exact=True),
          Case("80 tokens, guidance", [5, 1, 16], cfg_scale=GUIDANCE)]
 
 
@@ -97,22 +98,25 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     if multiplies_int8(torch.device(device).type):
         models["int8"] = make_generator(case, size, device)
     clips: dict[str, Tensor] = {}
-    passes: dict[str, int] = {}
+    passes: dict[str, float] = {}
 
     def clip(name: str) -> None:
         model = official if name == "same tokens" else models[name.removesuffix(SINGLE)]
         condition = torch.zeros(case.batch, 1, dtype=torch.long, device=device)
-        streams = [torch.Generator(device).manual_seed(number) for number in range(case.batch)]
-        draft = model.begin(condition, cfg_scale=case.cfg_scale, generator=streams,
-                            lookahead=1 if name.endswith(SINGLE) else None)
-        passes[name] = sum(1 for _ in iter(draft.step, False))
-        clips[name] = draft.checked_codes()
+        count, drawn = 0, []
+        for first in range(0, case.clips * case.batch, case.batch):
+            streams = [torch.Generator(device).manual_seed(first + number) for number in range(case.batch)]
+            draft = model.begin(condition, cfg_scale=case.cfg_scale, generator=streams,
+                                lookahead=1 if name.endswith(SINGLE) else None)
+            count += sum(1 for _ in iter(draft.step, False))
+            drawn.append(draft.checked_codes())
+        passes[name], clips[name] = count / case.clips, torch.cat(drawn)
 
     def plain() -> None:
         count = 2 * case.batch if case.cfg_scale else case.batch      # guidance takes both clips
         condition = torch.zeros(count, 1, dtype=torch.long, device=device)
-        clips["official"] = official_method.generate(official, condition,
-                                                     generator=torch.Generator(device).manual_seed(0))
+        clips["official"] = torch.cat([official_method.generate(
+            official, condition, generator=torch.Generator(device).manual_seed(seed)) for seed in range(case.clips)])
 
     for name, model in models.items():
         model.pack(int8=name == "int8")
@@ -121,7 +125,7 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     functions |= {name: partial(clip, name) for name in [*models, *alone]}
     if case.exact:
         functions["same tokens"] = partial(clip, "same tokens")
-    best = in_turns(functions, case.repeats)
+    best = {name: seconds / case.clips for name, seconds in in_turns(functions, case.repeats).items()}
     lines = [line(f"{case.name}, {name}", best[name], "the official method", best["official"],
                   floor_s(case, models[name], machine, name) if name in machine.rate else None,
                   **({"passes": passes[name]} if case.single else {})) for name in models]

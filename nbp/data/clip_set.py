@@ -140,7 +140,8 @@ class Parts:
     def __init__(self, folder: str | Path, meta: Mapping[str, object]) -> None:
         self.folder, self.parts = Path(folder), Path(folder) / "parts"
         path = self.folder / "meta.json"
-        if path.is_file() and comparable(found := read_json(path)) != comparable(meta):
+        begun = any(place.exists() for place in (self.parts, self.folder / "clips.npz", self.folder / "mp4"))
+        if begun and path.is_file() and comparable(found := read_json(path)) != comparable(meta):
             found, meta = comparable(found), comparable(meta)
             names = [n for n in sorted(found.keys() | meta.keys()) if found.get(n) != meta.get(n)]
             raise ValueError(f"{folder} holds clips made with other settings ({', '.join(names)} differ); choose "
@@ -178,6 +179,7 @@ class Parts:
         """
         target = self.folder / "clips.npz"
         if target.is_file():
+            shutil.rmtree(self.parts, ignore_errors=True)       # of a run that was stopped just then
             return
         files = self._files()
         places: dict[int, tuple[Path, int]] = {}

@@ -52,10 +52,11 @@ def write_video(path: str | os.PathLike[str], frames: np.ndarray, fps: float, cr
 
 
 class GrowingVideo:
-    """An mp4 file that can be watched while frames are added: fragments, and no encoder that looks ahead.
+    """An mp4 file that can be watched while frames are added, as PATH.part until it is closed: fragments, and no
+    encoder that looks ahead.
 
     Args:
-        path: target; another file there is replaced.
+        path: target; another file there is replaced at the end.
         fps: frames per second.
     """
 
@@ -72,7 +73,7 @@ class GrowingVideo:
             Path(self.path).parent.mkdir(parents=True, exist_ok=True)
             # Absolute: FFmpeg takes what stands before a colon for a protocol.
             options = {"movflags": "frag_every_frame+empty_moov", "fflags": "+flush_packets", "flush_packets": "1"}
-            self._container = av.open(os.path.abspath(self.path), "w", options=options)
+            self._container = av.open(f"{os.path.abspath(self.path)}.part", "w", format="mp4", options=options)
             self._stream = self._container.add_stream("libx264", rate=frame_rate(self.fps),
                                                       options={"crf": "18", "tune": "zerolatency"})
             _set_up(self._stream, frames, "yuv420p")
@@ -83,6 +84,7 @@ class GrowingVideo:
         if self._container is not None:
             self._container.mux(self._stream.encode(None))
             self._container.close()
+            os.replace(f"{os.path.abspath(self.path)}.part", self.path)
 
 
 def _set_up(stream: av.VideoStream, frames: np.ndarray, pixel_format: str) -> None:

@@ -172,10 +172,13 @@ def load_i3d(path: str | Path, bn_eps: float = TF_BN_EPS) -> I3D:
     """An I3D with the weights of a file in the port's key names, batch norm folded: safetensors (as
     `nbp.hub.fetch.fetch_i3d` writes) or a PyTorch state dict (`i3d_pretrained_400.pt`). ValueError: it can't be read,
     or has other keys or shapes."""
-    state, model = read_state(path), I3D(bn_eps)
-    counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
+    state = read_state(path)
+    with torch.device("meta"):      # neither takes the caller's random numbers nor knows torch's default dtype
+        model = I3D(bn_eps)
+    counters = {key: torch.zeros_like(value, device="cpu") for key, value in model.state_dict().items()
+                if key.endswith("num_batches_tracked")}
     try:
-        model.load_state_dict(state | counters)
+        model.load_state_dict(state | counters, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{path} does not hold the weights of the I3D: {error}") from error
     return model.fold()

@@ -14,6 +14,7 @@ from nbp.config import GeneratorConfig
 from nbp.generator.sequence import Layout, check_grid, raster_order, to_steps
 
 Grid = tuple[int, ...]      # (t, h, w)
+MOST_GUIDANCE = 1e6         # far above what is of use, far below what makes logits infinite
 
 
 class Prefix(NamedTuple):
@@ -91,10 +92,11 @@ def guidance(cfg_scale: float | None, config: GeneratorConfig, conditional: bool
     """The scale that changes anything, or None; warns where the unconditional embedding was never trained.
 
     Raises:
-        ValueError: not a number, or nothing to be guided towards.
+        ValueError: no number, one out of range, or nothing to be guided towards.
     """
-    if cfg_scale is not None and not math.isfinite(cfg_scale):
-        raise ValueError(f"cfg_scale must be a number, or None for no guidance, got {cfg_scale}")
+    if cfg_scale is not None and not abs(cfg_scale) <= MOST_GUIDANCE:
+        raise ValueError(f"cfg_scale must be a number up to {MOST_GUIDANCE:g}, or None for no guidance, got "
+                         f"{cfg_scale}")
     scale = None if cfg_scale == 1 else cfg_scale
     if scale is not None and not conditional:
         raise ValueError(f"cfg_scale={cfg_scale} needs a condition to be guided towards")

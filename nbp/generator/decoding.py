@@ -124,6 +124,7 @@ class Draft:
         self._offset = 0 if config.clamp_samples else layout.video_offset
         self._sums: Tensor | None = None        # of all logits so far: not finite where one of them is not
 
+    @torch.inference_mode(False)        # a draft may be begun in it and go on outside
     @torch.no_grad()
     def step(self) -> bool:
         """Draw the next block; False where the clips are complete."""

@@ -205,6 +205,7 @@ class Generator(nn.Module):
             self.train(training)
         return draft.checked_codes()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def begin(self, condition: Tensor | None = None, prefix: Tensor | None = None, grid: Sequence[int] | None = None,
               greedy: bool = False, temperature: float = 1.0, top_k: int | None = 16000, top_p: float | None = 0.9,
@@ -225,8 +226,7 @@ class Generator(nn.Module):
         batch = len(condition) if condition is not None else len(generator) if isinstance(generator, list) else 1
         given = self._given(prefix, grid, batch)                                  # (B, n)
         generators = [] if greedy else row_generators(generator, len(given), config.multinomial, given.device)
-        length = layout.num_inputs(total)
-        self._check_seq_len(length)
+        self._check_seq_len(length := layout.num_inputs(total))
         stream = layout.stream(F.pad(given, (0, total - given.shape[1])))         # (B, positions)
         decoder = self._decoder(condition, len(given), length, cfg_scale)
         make = SpeculativeDraft if sampling.guesses else Draft

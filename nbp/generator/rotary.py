@@ -22,14 +22,15 @@ def places(layout: Layout, grid: Sequence[int], block_shape: Sequence[int], num_
     frames -= frames % block_shape[0]
     axes = torch.meshgrid(*(torch.arange(size) for size in (frames, *grid[1:])), indexing="ij")
     steps = torch.stack([to_steps(axis[None], block_shape)[0] for axis in axes], 1)[layout.first_predicted:]
-    return torch.cat([torch.zeros(layout.condition_len, 3), steps.float()])[:num_positions]
+    return torch.cat([torch.zeros(layout.condition_len, 3, dtype=torch.float32), steps.float()])[:num_positions]
 
 
 def rotations(where: Tensor, size: int) -> Tensor:
     """Cosines and sines float32 (2, S, d/2) for places (S, 3) and heads of `size` channels."""
     pairs = size // 2
     share = [pairs // 3 + (axis < pairs % 3) for axis in range(3)]
-    angles = [where[:, axis, None] * BASE ** -(torch.arange(count) / max(1, count)) for axis, count in enumerate(share)]
+    angles = [where[:, axis, None] * BASE ** -(torch.arange(count, dtype=torch.float32) / max(1, count))
+              for axis, count in enumerate(share)]
     angle = torch.cat(angles, 1)
     return torch.stack([angle.cos(), angle.sin()])
 

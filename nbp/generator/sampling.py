@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SERIAL = 2 ** 15        # numbers that torch never divides among threads
+COLDEST = 1e-6          # far below what leaves one id, far above what makes logits infinite
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Sampling:
 
     Attributes:
         greedy: take the most likely id; the other fields are then unused.
-        temperature: logits are divided by it, > 0.
+        temperature: logits are divided by it, from `COLDEST` on.
         top_k: keep the k most likely ids and any tied with the last; None or 0: off.
         top_p: keep the most likely ids up to and including the one that lifts their sum above p; None or 1: off.
         multinomial: draw with `torch.multinomial`, as the official code, instead of an exponential race.
@@ -42,8 +43,9 @@ class Sampling:
     int8: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be a number above 0, got {self.temperature}")
+        if not (self.temperature >= COLDEST and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be a number from {COLDEST:g} on, got {self.temperature}; greedy takes "
+                             "the most likely id")
         if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 0):
             raise ValueError(f"top_k must be a whole number of ids, or 0 or None for no limit, got {self.top_k}")
         if self.top_p is not None and not 0 <= self.top_p <= 1:

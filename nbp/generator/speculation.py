@@ -24,6 +24,7 @@ class SpeculativeDraft(Draft):
     _numbers: Tensor | None = None      # (B, n, V): random numbers of the tokens from `known` on, as far as drawn
     _guessed = 0                        # video tokens in the stream, guesses included
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def step(self) -> bool:
         """Draw the next block and those behind it that were guessed right; False where the clips are complete."""

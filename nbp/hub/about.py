@@ -61,6 +61,14 @@ class About(Section):
             if getattr(self, name) == getattr(nothing, name)})
 
 
+    def check_size(self, height: int, width: int) -> None:
+        """ValueError: clips of that many pixels are not of the model's size."""
+        sides = self.resolution if isinstance(self.resolution, list) else 2 * [self.resolution]
+        if self.resolution is not None and sides != [height, width]:
+            raise ValueError(f"with this tokenizer the generator's clips have {height}x{width} pixels, but it was "
+                             f"trained on {sides[0]}x{sides[1]}: give the tokenizer that it was trained with")
+
+
 def read_about(folder: str | Path) -> About:
     """What a model folder says of itself; nothing for folders without about.json and for official files. ValueError: it
     is damaged or has unknown fields."""

@@ -57,11 +57,12 @@ def _leave_group() -> None:
         distributed.destroy_process_group()
 
 
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Type of an argument that is a whole number from `minimum` on."""
+def at_least(minimum: int, maximum: int | None = None) -> Callable[[str], int]:
+    """Type of an argument that is a whole number from `minimum` on, up to `maximum`."""
     def whole_number(text: str) -> int:
-        if (value := int(text)) < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {value}")
+        if (value := int(text)) < minimum or maximum is not None and value > maximum:
+            most = "" if maximum is None else f" and at most {maximum}"
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}{most}, got {value}")
         return value
     return whole_number
 

@@ -38,9 +38,9 @@ class FSQ(nn.Module):
 
     def bound(self, latents: Tensor) -> Tensor:
         """Squash latents (B, d, ...) into the open interval that rounds to `levels` values; float32."""
-        levels = self._channel_shape(self._levels, latents)
+        levels = self._channel_shape(self._levels, latents).float()      # whatever torch's default dtype is
         half = (levels - 1) * (1 - EPS) / 2
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0)
+        offset = 0.5 * (levels % 2 == 0).float()
         return torch.tanh(latents.float() + torch.tan(offset / half)) * half - offset
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:

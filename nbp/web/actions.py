@@ -54,8 +54,9 @@ def told_words(error: Exception) -> str:
 
 
 def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = None) -> Tensor:
-    """Read an uploaded video (None: nothing was) as a clip of the model's size and rate, float32 (3, T, H, W) in [0,
-    1], and delete the file. ValueError: no video, one that cannot be read, or one beyond the limits of the page."""
+    """Read an uploaded video (None: nothing was) as a clip of the model's size and rate, from its beginning, float32
+    (3, T, H, W) in [0, 1], and delete the file. ValueError: no video, one that cannot be read, or one beyond the limits
+    of the page."""
     if path is None:
         raise ValueError("choose a video first")
     try:
@@ -66,7 +67,7 @@ def take_upload(pipe: VideoPipeline, path: str | None, num_frames: int | None = 
             raise VideoError(f"lasts {info.duration_s:.0f} s; at most {MAX_SECONDS} s", Path(path).name)
         if info.width * info.height > MAX_PIXELS:
             raise VideoError(f"has {info.width}x{info.height} pixels; at most 4096x2304", Path(path).name)
-        return read_video(path, num_frames or pipe.num_frames, pipe.fps, pipe.size)
+        return read_video(path, num_frames or pipe.num_frames, pipe.fps, pipe.size, start=0)
     except VideoError as error:     # its folder is the server's business
         raise ValueError(str(error).replace(str(path), Path(path).name)) from error
     finally:
@@ -96,8 +97,10 @@ def race(pipe: VideoPipeline, label: str | None, seed: int) -> Iterator[tuple[Sh
     blocks cannot draw single tokens, so the second has random weights; its time does not depend on them, at one step a
     pass."""
     config = dataclasses.replace(pipe.generator.config, block_shape=[1, 1, 1])
-    torch.manual_seed(0)
-    tokens = VideoPipeline(pipe.tokenizer, Generator(config).to(pipe.device).eval(), pipe.about, pipe.text_tokenizer)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        generator = Generator(config).to(pipe.device).eval()
+    tokens = VideoPipeline(pipe.tokenizer, generator, pipe.about, pipe.text_tokenizer)
     sides, times = [Shown(None, "waits"), Shown(None, "waits")], [0.0, 0.0]
     for side, (runner, name) in enumerate(((pipe, "next block"), (tokens, "next token, random weights"))):
         drafts = runner.drafts([label] if label else None, None, 1, seed, lookahead=1)

@@ -174,7 +174,7 @@ def _on_source(pipe: VideoPipeline, video: list[Any], state: Any, words: Any, ex
     def chosen(name: str | None) -> tuple[Tensor | None, str]:
         if name not in examples:
             return None, ""
-        return answer(lambda: read_video(examples[name], pipe.num_frames, pipe.fps, pipe.size), name)
+        return answer(lambda: read_video(examples[name], pipe.num_frames, pipe.fps, pipe.size, start=0), name)
 
     video[0].upload(uploaded, [video[0]], [state, words])
     video[1].input(chosen, [video[1]], [state, words])

@@ -20,8 +20,9 @@ def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: S
                 texts: Sequence[str] | None, classes: str | None, dataset: VideoDataset | None,
                 unconditional: bool) -> tuple[list[int] | None, list[str] | None, list[Request]]:
     """(labels, texts, clips to make) of what the command was given. ValueError: what the model cannot make."""
-    if unconditional and (labels or texts):
-        raise ValueError(f"--unconditional takes no --labels and no --texts, got {labels or texts}")
+    if unconditional and (labels or texts or classes):
+        raise ValueError("--unconditional takes no --labels, no --texts and no --classes, got "
+                         f"{labels or texts or classes}")
     if dataset is None and not config.begin_token:
         raise ValueError("this model has no begin token, it continues videos: give --data CONFIG")
     if dataset is not None and (labels or texts or classes):
@@ -33,7 +34,11 @@ def asked_clips(config: GeneratorConfig, about: About, num_clips: int, labels: S
     if dataset is None:
         ids, prompts = wanted(config, about, labels, texts)
         return ids, prompts, list_requests(config, num_clips, ids, prompts)
-    return None, None, list_requests(config, num_clips, dataset=dataset)
+    requests = list_requests(config, num_clips, dataset=dataset)
+    if config.condition == "label" and not unconditional and (without := [r.path for r in requests if r.label < 0]):
+        raise ValueError(f"{len(without)} of the clips to continue have no class, which the model is told, first "
+                         f"{without[0]}; --unconditional leaves classes out")
+    return None, None, requests
 
 
 def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int] | None = None,

@@ -53,6 +53,7 @@ class VideoDraft:
         sampling: see `Generator.generate`.
     """
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __init__(self, generator: Generator, tokenizer: Tokenizer, condition: Tensor | None,
                  streams: list[torch.Generator], given: Tensor | None = None, prefix: Tensor | None = None,

@@ -47,13 +47,15 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     tokens = Tokenizer.from_pretrained(tokenizer, device=device)
     home, model = locate(generator, "generator"), load_transformer(generator, tokens, device=device)
     about = read_about(home).or_else(read_about(locate(tokenizer, "tokenizer")))
+    about.check_size(*(cells * side for cells, side in zip(model.config.grid[1:], tokens.config.downsample[1:])))
     fps = fps or about.fps or DEFAULT_FPS
     options = advised(about, not unconditional and model.config.condition != "none", **sampling)
-    if text_tokenizer is None and about.text_tokenizer:
-        text_tokenizer = str(home / about.text_tokenizer)
+    if text_tokenizer is not None and (unconditional or model.config.condition != "text"):
+        raise ValueError(f"--text-tokenizer {text_tokenizer} is for clips that are made for texts, these are not")
+    text_tokenizer = text_tokenizer or (str(home / about.text_tokenizer) if about.text_tokenizer else None)
     dataset = None
     if data:
-        dataset = VideoDataset(load_config(DataConfig, data), "val", False, clips_per_video)
+        dataset = VideoDataset(at_rate(load_config(DataConfig, data), about), "val", False, clips_per_video)
         check_prefix(prefix_frames, model.config, tokens, dataset.data, whole=num_frames is None and not stream)
     ids, texts, requests = asked_clips(model.config, about, num_clips, labels, texts, classes, dataset, unconditional)
     encode = None if unconditional else condition_encoder(model.config, text_tokenizer)
@@ -67,13 +69,11 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         "clips_per_video": clips_per_video, "prefix_frames": prefix_frames,
         "unconditional": unconditional, "fps": fps, "precision": precision,
         **({} if num_frames is None else {"num_frames": num_frames}),
-        **{name: value for name, value in options.items() if name != "lookahead"}}        # which changes no clip
+        **{name: value for name, value in options.items() if name != "lookahead" or precision == "bf16" and value}}
     if encode is not None and model.config.condition == "text":
         settings |= _text_ids(encode, requests, Path(out))
     # What cannot be drawn is refused before `out` records it.
-    Sampling(options["greedy"], options["temperature"], options["top_k"], options["top_p"], model.config.multinomial,
-             options["lookahead"], precision == "int8")
-    guidance(options["cfg_scale"], model.config, encode is not None)
+    check_sampling(model.config, options, precision == "int8", encode is not None)
     random_streams(seed, [], device)
     frame_rate(fps)
     if num_frames is not None:
@@ -170,10 +170,26 @@ def advised(about: About, conditional: bool, /, **asked: Unpack[AskedSampling]) 
     return {**advice, **{name: value for name, value in asked.items() if value is not None}}  # type: ignore[typeddict-item]
 
 
+def check_sampling(config: GeneratorConfig, options: SamplingOptions, int8: bool, conditional: bool) -> None:
+    """ValueError: values out of range, or that go not together or not with the model."""
+    Sampling(options["greedy"], options["temperature"], options["top_k"], options["top_p"], config.multinomial,
+             options["lookahead"], int8)
+    guidance(options["cfg_scale"], config, conditional)
+
+
+def at_rate(data: DataConfig, about: About) -> DataConfig:
+    """The data at the model's frame rate, where they name none; says so on stderr where they name another."""
+    if data.fps is not None and about.fps is not None and data.fps != about.fps:
+        print(f"the model was trained at {about.fps:g} frames a second and is given {data.fps:g} by the data config",
+              file=sys.stderr, flush=True)
+    return dataclasses.replace(data, fps=data.fps or about.fps)
+
+
 def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Tokenizer, data: DataConfig,
                  whole: bool) -> None:
-    """ValueError: the given frames are no whole latent frames, leave none to predict, are not in a clip, or, asked for
-    as `whole`, no whole blocks; video of any length begins with those of them that are."""
+    """ValueError: the clips have another size than the model's; the given frames are no whole latent frames, leave none
+    to predict, are not in a clip, or, asked for as `whole`, no whole blocks; video of any length begins with those of
+    them that are."""
     stride = tokenizer.config.downsample[0]
     total = 1 + stride * (generator.grid[0] - 1)
     if prefix_frames % stride != 1 % stride or not 1 <= prefix_frames < total:
@@ -182,5 +198,9 @@ def check_prefix(prefix_frames: int, generator: GeneratorConfig, tokenizer: Toke
     if whole:
         check_grid((1 + (prefix_frames - 1) // stride, *generator.grid[1:]), generator.block_shape, Layout(generator),
                    f"--prefix-frames {prefix_frames}: the given grid")
+    size = tuple(cells * pixels for cells, pixels in zip(generator.grid[1:], tokenizer.config.downsample[1:]))
+    if tuple(data.size) != size:
+        raise ValueError(f"the model continues video of {size[0]}x{size[1]} pixels, the data config's have "
+                         f"{data.size[0]}x{data.size[1]}; resolution: [{size[0]}, {size[1]}] in it fits them")
     if data.num_frames < prefix_frames:
         raise ValueError(f"data.num_frames is {data.num_frames}, which is less than --prefix-frames {prefix_frames}")

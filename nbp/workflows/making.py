@@ -95,10 +95,10 @@ def clip_pieces(generator: Generator, tokenizer: Tokenizer, requests: Sequence[R
 
 def stream_clips(out: Path, requests: Sequence[Request], batch_size: int, fps: float,
                  make: Callable[[list[Request]], tuple[list[Request], Iterator[Tensor]]]) -> None:
-    """Write OUT/mp4/NNNNN.mp4 of each request while it is drawn, so that it can be watched meanwhile; `make` is as
-    `clip_pieces`. Memory does not grow with the length; a stopped run begins anew."""
+    """Write OUT/mp4/NNNNN.mp4 of each request that has none, as NNNNN.mp4.part while it is drawn, which can be watched
+    meanwhile; `make` is as `clip_pieces`. Memory does not grow with the length."""
     rank, world = rank_and_world()
-    mine = list(requests[rank::world])
+    mine = [request for request in requests[rank::world] if not (out / "mp4" / f"{request.number:05d}.mp4").exists()]
     for first in range(0, len(mine), batch_size):
         start, count = time.perf_counter(), 0
         met, pieces = make(mine[first:first + batch_size])

@@ -100,6 +100,21 @@ def test_other_weights_are_refused(tmp_path):
         load_i3d(tmp_path / "junk.safetensors")
 
 
+def test_loading_leaves_random_numbers_alone_and_does_not_depend_on_the_default_dtype(tmp_path):
+    torch.save(I3D(TF_BN_EPS).state_dict(), tmp_path / "i3d.pt")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    want = load_i3d(tmp_path / "i3d.pt").state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = load_i3d(tmp_path / "i3d.pt").state_dict()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.keys() == want.keys() and all(torch.equal(found[name], want[name]) for name in want)
+    assert all(tensor.dtype == torch.float32 for name, tensor in found.items())
+
+
 if __name__ == "__main__":
     from nbp.hub.fetch import fetch_i3d
 
