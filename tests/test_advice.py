@@ -69,7 +69,7 @@ def transcode(source, target, filters="null"):
 
 
 def two_settings():
-    clip_set.Parts("set", {"seed": 0})
+    clip_set.Parts("set", {"seed": 0}).add([0], video=NOISE[None], label=np.zeros(1, np.int64))
     return lambda: clip_set.Parts("set", {"seed": 1})
 
 

@@ -26,7 +26,7 @@ GENERATING = [
     (dict(top_k=-1), ["--top-k", "-1"], dict(top_k=-1),
      "top_k must be a whole number of ids, or 0 or None for no limit, got -1"),
     (dict(cfg_scale=float("inf")), ["--cfg-scale", "inf"], dict(cfg_scale=float("inf")),
-     "cfg_scale must be a number, or None for no guidance, got inf"),
+     "cfg_scale must be a number up to 1e+06, or None for no guidance, got inf"),
     (dict(seed=10**13), ["--seed", "10000000000000"], dict(seed=10**13),
      "seed must be a whole number between -1000000000000 and 1000000000000, got 10000000000000"),
     (dict(num_clips=0), ["--num-clips", "0"], None, "num_clips must be at least 1, got 0"),
@@ -86,7 +86,8 @@ def test_a_length_that_is_no_longer(folder, pipe, command, tmp_path):
     assert shown.words == words
     for name in ("a", "b"):
         nbp.write_video(tmp_path / f"{name}.mp4", video, 15)
-        (tmp_path / f"{name}.txt").write_text(f"{name}.mp4\t0\n")
+        (tmp_path / f"{name}.txt").write_text(f"{name}.mp4\tmaze\n")
+    (tmp_path / "classes.txt").write_text("maze\n")
     (tmp_path / "data.yaml").write_text(f"name: x\nroot: {tmp_path}\ntrain_list: a.txt\nval_list: b.txt\n"
                                         "resolution: 32\n")
     assert command(generate.main, folder, "--data", tmp_path / "data.yaml", "--num-frames", "5", "--out",

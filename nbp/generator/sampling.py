@@ -43,9 +43,10 @@ class Sampling:
     int8: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= COLDEST and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature must be a number from {COLDEST:g} on, got {self.temperature}; greedy takes "
-                             "the most likely id")
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature must be a number above 0, got {self.temperature}")
+        if self.temperature < COLDEST:
+            raise ValueError(f"temperature={self.temperature} is below {COLDEST:g}: greedy takes the most likely id")
         if self.top_k is not None and (self.top_k != int(self.top_k) or self.top_k < 0):
             raise ValueError(f"top_k must be a whole number of ids, or 0 or None for no limit, got {self.top_k}")
         if self.top_p is not None and not 0 <= self.top_p <= 1:
