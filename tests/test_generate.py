@@ -356,7 +356,7 @@ def test_a_changed_list_of_continued_clips_is_refused(models, tmp_path):
                "--num-clips", "1"]
     generate.main(command)
     data_set(tmp_path, frames, "a.mp4", "c.mp4")
-    with pytest.raises(ValueError, match="made with other settings \\(annotations_sha256 differ"):
+    with pytest.raises(ValueError, match="made with other settings \\(annotations_sha256, files_sha256 differ"):
         generate.main(command)
 
 

@@ -152,10 +152,10 @@ def test_identical_clips_have_no_finite_psnr(network, protocol, lpips_path, make
 def test_clips_of_another_list_are_refused(run, tmp_path):
     run("--no-fvd", "--max-clips", "2")
     write_lists(tmp_path / "data", [("train/0.mp4", "a")], [(f"val/{n}.mp4", "a") for n in range(1, NUM_CLIPS)])
-    with pytest.raises(ValueError, match=r"clips made with other settings \(annotations_sha256 differ\)"):
+    with pytest.raises(ValueError, match=r"clips made with other settings \(annotations_sha256, files_sha256 differ\)"):
         run("--no-fvd", "--max-clips", "2")
     meta = json.loads((tmp_path / "out" / "meta.json").read_text())
-    del meta["annotations_sha256"]
+    del meta["annotations_sha256"], meta["files_sha256"]
     (tmp_path / "out" / "meta.json").write_text(json.dumps(meta))       # as before it was recorded
     run("--no-fvd", "--max-clips", "2")
     (tmp_path / "data").rename(tmp_path / "elsewhere")

@@ -1,5 +1,7 @@
 """The tokenize command: what it refuses to go on with."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -65,3 +67,37 @@ def test_bfloat16_is_asked_for_stated_and_not_mixed_with_float32(command, tmp_pa
     assert "precision" not in exact.meta["data"]
     same = [(tokens[n]["indices"] == exact[n]["indices"]).float().mean() for n in range(2)]
     assert min(same) > 0.7      # autocast moves latents that lie between two levels, not the others
+
+
+def test_videos_replaced_under_their_names_are_refused(command, tmp_path, capsys):
+    tokenize.main(command)
+    write_video(tmp_path / "data" / "b.mp4", np.zeros((17, 32, 32, 3), np.uint8), fps=8)
+    with pytest.raises(ValueError, match="tokens made with other settings: data.files_sha256 is .*, now"):
+        tokenize.main(command)
+    meta = tmp_path / "tokens" / "train" / "meta.json"
+    before = json.loads(meta.read_text())
+    del before["data"]["files_sha256"]          # a cache of earlier code
+    meta.write_text(json.dumps(before))
+    capsys.readouterr()
+    tokenize.main([*command, "--splits", "train"])
+    assert "already complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_bad_files_of_a_run_before_count(command, tmp_path, capsys, stopped):
+    rows = [(f"{name}.mp4", "x") for name in "abde"]
+    write_lists(tmp_path / "data", rows, [("c.mp4", "x")])
+    write_video(tmp_path / "data" / "e.mp4", np.zeros((17, 32, 32, 3), np.uint8), fps=8)
+    for name in "bd":
+        (tmp_path / "data" / f"{name}.mp4").write_bytes(b"no video")
+    more = ["--splits", "train", "--shard-size", "1"]
+    if stopped:
+        for _ in range(2):                      # the second time as the first: one is allowed, and there are two
+            with pytest.raises(ValueError, match="d.mp4|b.mp4"):
+                tokenize.main([*command, *more, "max_bad_files=1"])
+        return
+    tokenize.main([*command, *more, "max_bad_files=2"])
+    tokenize.main([*command, *more, "max_bad_files=2"])
+    assert "already complete, without 2 bad files" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="lacks 2 files that were bad, first b.mp4; max_bad_files is 1: remove it"):
+        tokenize.main([*command, *more, "max_bad_files=1"])

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from nbp.system.files import write_text
 
+MAX_SIZES = 1000    # files whose sizes tell a set from another: asking for more may take minutes on a network
+
 Row = tuple[str, str]  # relative path, label
 
 
@@ -155,6 +157,23 @@ def annotations_sha256(rows: Iterable[Row]) -> str:
     return hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
 
 
+def classes_of(rows: Iterable[Row]) -> list[str]:
+    """Class names in id order of the rows of a training list: alphabetically, or as numbers where all are."""
+    names = {label for _, label in rows if label}
+    numbers = all(name.isdecimal() for name in names)
+    return sorted(names, key=lambda name: (int(name) if numbers else 0, name))
+
+
+def files_sha256(root: str | Path, rows: Sequence[Row]) -> str:
+    """Hex sha256 of the names and sizes of the files of a list, of at most `MAX_SIZES` evenly spaced ones: tells videos
+    from others of the same names; one that is missing has no size."""
+    found = []
+    for clip, _ in rows[::-(-len(rows) // MAX_SIZES)]:
+        path = Path(root) / clip
+        found.append([clip, path.stat().st_size if path.is_file() else None])
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
 def count_per_class(rows: Iterable[Row]) -> dict[str, int]:
     """Number of clips of each label, as {label: count} sorted by label."""
     return dict(sorted(Counter(label for _, label in rows).items()))
@@ -170,12 +189,14 @@ def write_lists(out: str | Path, train: Sequence[Row], val: Sequence[Row], test:
     """
     out = Path(out)
     check_overlap(train, val)
-    names = sorted({label for _, label in train if label})
+    names = classes_of(train)
     unknown = sorted({label for _, label in val if label} - set(names))
     if unknown:
         raise ValueError(f"{out}: validation classes without training clips: {', '.join(unknown)}")
     if test:
         write_annotations(out / "test.txt", test)
+    else:
+        (out / "test.txt").unlink(missing_ok=True)      # of before
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in names))
     write_annotations(out / "val.txt", val)
     write_annotations(out / "train.txt", train)

@@ -126,6 +126,13 @@ def comparable(settings: Mapping[str, object]) -> dict[str, object]:
             for name, value in settings.items()}
 
 
+def differing(found: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Names of the settings that differ from those of a folder; of before it was recorded, it says nothing of its
+    files."""
+    return [name for name in sorted(found.keys() | now.keys()) if found.get(name) != now.get(name)
+            and not (name.endswith("files_sha256") and name not in found)]
+
+
 class Parts:
     """A clip set in the making: batches land in OUT/parts as they come, so that a stopped run goes on behind them.
 
@@ -141,9 +148,7 @@ class Parts:
         self.folder, self.parts = Path(folder), Path(folder) / "parts"
         path = self.folder / "meta.json"
         begun = any(place.exists() for place in (self.parts, self.folder / "clips.npz", self.folder / "mp4"))
-        if begun and path.is_file() and comparable(found := read_json(path)) != comparable(meta):
-            found, meta = comparable(found), comparable(meta)
-            names = [n for n in sorted(found.keys() | meta.keys()) if found.get(n) != meta.get(n)]
+        if begun and path.is_file() and (names := differing(comparable(read_json(path)), comparable(meta))):
             raise ValueError(f"{folder} holds clips made with other settings ({', '.join(names)} differ); choose "
                              "another folder or remove it")
         write_json(path, meta)

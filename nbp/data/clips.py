@@ -6,6 +6,7 @@ Legend: B batch, T frames, H height, W width, C channels.
 """
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 RESIZES = ("aspect", "squash")
+NTSC = 1.1e-3      # 30 to 30000/1001, in rounded figures
 
 
 def clip_offsets(num_frames: int, file_fps: float, fps: float | None = None) -> list[int]:
@@ -24,13 +26,17 @@ def clip_offsets(num_frames: int, file_fps: float, fps: float | None = None) -> 
         fps: rate of the clip; None takes the file's. A rate above the file's repeats frames.
 
     Returns:
-        list of ints, ascending, the first 0: what is on screen i / fps seconds after the first frame.
+        list of ints, ascending, the first 0: what is on screen i / fps seconds after the first frame, rates of NTSC
+        (29.97, 23.976, ...) taken for those that they stand for.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1, got {num_frames}")
     check_fps(fps)
     step = 1.0 if fps is None else file_fps / fps
-    # 1e-4: 29.97 / 29.97 * 3 must stay frame 3, not fall to 2.
+    # 29.97 frames a second are meant by 30: at 30 frame 1 follows frame 0, which comes twice else.
+    nominal = Fraction(step).limit_denominator(8)
+    if abs(step - nominal) < NTSC * step:
+        return [int(number * nominal) for number in range(num_frames)]
     return [int(number * step + 1e-4) for number in range(num_frames)]
 
 

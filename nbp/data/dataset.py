@@ -8,7 +8,7 @@ Legend: B batch, C channels, T H W pixels.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,12 +18,10 @@ from torch import Tensor
 
 from nbp.config import DataConfig
 from nbp.data import cut
-from nbp.data.annotations import Row, check_overlap, count_per_class, folder_of, read_annotations
+from nbp.data.annotations import annotations_sha256, classes_of, files_sha256, folder_of, read_annotations
 from nbp.data.classes import class_text
 from nbp.data.clips import RESIZES, fit_size, flip, frames_to_bytes, frames_to_video
 from nbp.data.video_io import READERS, VideoError
-
-__all__ = ["VideoDataset", "evaluation_batches", "class_names", "read_annotations", "check_overlap", "count_per_class"]
 
 # Item number, or (item number, number of frames, seed of the random choices).
 Key = int | tuple[int, int, int]
@@ -65,11 +63,6 @@ def class_names(data: DataConfig) -> list[str]:
     return classes_of(read_annotations(Path(data.root) / data.train_list, data.root))
 
 
-def classes_of(rows: Sequence[Row]) -> list[str]:
-    """Class names in id order of the rows of a training list."""
-    return sorted({label for _, label in rows if label})
-
-
 class BadFiles:
     """Files found unreadable, counted by all DataLoader workers of a process together, forked or spawned.
 
@@ -88,6 +81,10 @@ class BadFiles:
 
     def __contains__(self, number: int) -> bool:
         return bool(self._bad[number])
+
+    def recall(self, numbers: Sequence[int]) -> None:
+        """Take files for bad that were found so before."""
+        self._bad[list(numbers)] = True
 
     def add(self, number: int, error: VideoError) -> None:
         """Count and log a bad file; raises its error where the allowance is spent."""
@@ -169,6 +166,20 @@ class VideoDataset(torch.utils.data.Dataset):
             if not self.train:
                 return None
         raise ValueError(f"{self.data.root}: none of the {len(self.rows)} files can be read")
+
+    def recall_bad(self, items: Iterable[int], folder: str | Path) -> None:
+        """Count the files of items that an earlier run left out of `folder` as bad. ValueError: more than
+        `max_bad_files`."""
+        numbers = sorted({item // self.clips_per_video for item in items})
+        if len(numbers) > self.data.max_bad_files:
+            raise ValueError(f"{folder} lacks {len(numbers)} files that were bad, first {self.rows[numbers[0]][0]}; "
+                             f"max_bad_files is {self.data.max_bad_files}: remove it, and tokenize again once they are "
+                             "mended or out of the list")
+        self._bad.recall(numbers)
+
+    def digests(self) -> dict[str, object]:
+        """What tells its list, and the files of it, from others of the same names."""
+        return {"annotations_sha256": annotations_sha256(self.rows), "files_sha256": files_sha256(self.root, self.rows)}
 
     def clip_names(self) -> list[object]:
         """What tells this set of clips from another: path and class of each file, in order, and clips of each."""

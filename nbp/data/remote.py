@@ -50,7 +50,10 @@ class RemoteFolder:
 
     def read(self, name: str | Path) -> bytes | None:
         """Content of a file, or None if there is none."""
+        url = f"{self._root.rstrip('/')}/{name}"
         try:
-            return self._files.cat_file(f"{self._root.rstrip('/')}/{name}")
+            return self._files.cat_file(url)
         except FileNotFoundError:
             return None
+        except Exception as error:      # of as many kinds as there are protocols
+            raise ValueError(f"{url} cannot be read: {type(error).__name__}: {error}") from error

@@ -10,23 +10,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nbp.data.classes import class_text
-from nbp.data.clip_set import comparable
+from nbp.data.clip_set import comparable, differing
 from nbp.data.remote import LocalFolder, RemoteFolder, open_folder
+from nbp.data.shards import Rows, load_small, load_whole, part_path, shard_path
 from nbp.system.files import atomic_path, read_json, write_json
 
 META_FIELDS = ("grid", "num_codes", "tokenizer_hash", "data", "classes")
-
-
-class Rows(Protocol):
-    """Indices of a shard, uint16 (n, t, h, w): an array, or a slice of a file that is mapped into memory."""
-    def __getitem__(self, row: int) -> np.ndarray: ...
 
 
 class TokenMeta(TypedDict):
@@ -37,15 +33,6 @@ class TokenMeta(TypedDict):
     tokenizer_hash: str
     data: dict[str, object]     # settings
     classes: list[str]          # names in id order
-
-
-class Shard(NamedTuple):
-    """Arrays of a shard."""
-
-    item: np.ndarray             # int64 (n,)
-    label: np.ndarray            # int64 (n,)
-    paths: list[str]
-    indices: np.ndarray | None   # uint16 (n, t, h, w); None: left in the file
 
 
 class TokenSample(TypedDict):
@@ -82,13 +69,15 @@ class TokenWriter:
         # Tuples become lists, as they will be when read back.
         self.meta = json.loads(json.dumps({**meta, "num_parts": world, "shard_size": shard_size}))
         self._claim()
-        self._part = _part_path(self.out, rank)
+        self._part = part_path(self.out, rank)
         self.finished = self._part.is_file()
         self._counts: list[int] = []
         self.next_item = 0
-        while (path := _shard_path(self.out, rank, len(self._counts))).is_file():
-            items = _load_small(path).item
+        self._stored = set[int]()
+        while (path := shard_path(self.out, rank, len(self._counts))).is_file():
+            items = load_small(path).item
             self._counts.append(len(items))
+            self._stored.update(items.tolist())
             self.next_item = int(items[-1]) + 1
         self._pending: list[tuple[int, np.ndarray, int, str]] = []
 
@@ -98,11 +87,15 @@ class TokenWriter:
             write_json(path, self.meta)
             return
         found, now = _flat(comparable(read_json(path))), _flat(comparable(self.meta))
-        different = sorted(name for name in found.keys() | now.keys() if found.get(name) != now.get(name))
-        if different:
+        if different := differing(found, now):
             details = [f"{name} is {_short(found.get(name))}, now {_short(now.get(name))}" for name in different]
             raise ValueError(f"{self.out} already holds tokens made with other settings: {'; '.join(details)}. "
                              "Choose another folder or remove it")
+
+    def left_out(self, count: int) -> list[int]:
+        """Items of this part, among the `count` of all, that earlier runs left out: their files were bad."""
+        end = count if self.finished else self.next_item
+        return [item for item in range(self.rank, end, self.meta["num_parts"]) if item not in self._stored]
 
     def add(self, items: Sequence[int] | np.ndarray, indices: np.ndarray, labels: Sequence[int] | np.ndarray,
             paths: Sequence[str]) -> None:
@@ -139,7 +132,7 @@ class TokenWriter:
 
         items, indices, labels, paths = zip(*self._pending)
         tensors = {"indices": np.stack(indices), "label": np.array(labels, np.int64), "item": np.array(items, np.int64)}
-        with atomic_path(_shard_path(self.out, self.rank, len(self._counts))) as temporary:
+        with atomic_path(shard_path(self.out, self.rank, len(self._counts))) as temporary:
             save_file(tensors, temporary, metadata={"paths": json.dumps(paths)})
         self._counts.append(len(items))
         self._pending = []
@@ -180,7 +173,11 @@ class TokenDataset(torch.utils.data.Dataset):
         meta = files.read("meta.json")
         if meta is None:
             raise ValueError(f"{folder} is not a token cache (it has no meta.json); `python -m nbp.tokenize` makes one")
-        self.meta = json.loads(meta)
+        try:
+            self.meta = json.loads(meta)
+        except ValueError as error:
+            raise ValueError(f"meta.json of {folder} is no JSON ({error}): not a token cache, or a page in its "
+                             "place") from error
         found = self.meta["tokenizer_hash"]
         if expect_tokenizer_hash is not None and found != expect_tokenizer_hash:
             raise ValueError(f"{folder} holds tokens of another tokenizer: hash {found[:12]}, expected "
@@ -190,7 +187,7 @@ class TokenDataset(torch.utils.data.Dataset):
         self._shards = self._list_shards(files)
         if not self._shards:
             raise ValueError(f"{folder} holds no samples")
-        small = [_load_whole(files, path) if isinstance(files, RemoteFolder) else _load_small(path)
+        small = [load_whole(files, path) if isinstance(files, RemoteFolder) else load_small(path)
                  for path in self._shards]
         items = np.concatenate([shard.item for shard in small])
         order = np.argsort(items)
@@ -213,12 +210,12 @@ class TokenDataset(torch.utils.data.Dataset):
         """Paths of the shards, local ones or names in the folder of a URL."""
         folder, shards = files.path or Path(), []
         for rank in range(self.meta["num_parts"]):
-            part = files.read(_part_path(Path(), rank))
+            part = files.read(part_path(Path(), rank))
             if part is None:
                 raise ValueError(f"{self.folder} is unfinished: part {rank + 1} of {self.meta['num_parts']} is "
                                  "missing; run the tokenize command again, it goes on where it stopped")
             for number in range(len(json.loads(part)["samples"])):
-                shards.append(_shard_path(folder, rank, number))
+                shards.append(shard_path(folder, rank, number))
         return shards
 
     def __len__(self) -> int:
@@ -251,42 +248,6 @@ def _check_meta(meta: TokenMeta) -> None:
         raise ValueError(f"grid must be (t, h, w), got {meta['grid']}")
     if not 1 <= meta["num_codes"] <= 1 << 16:
         raise ValueError(f"num_codes must be in [1, 65536] to fit uint16, got {meta['num_codes']}")
-
-
-def _load_small(path: Path) -> Shard:
-    """Everything of a shard but the indices."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return Shard(file.get_tensor("item"), file.get_tensor("label"), json.loads(file.metadata()["paths"]), None)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}); remove it and its part-*.json, then tokenize "
-                         "again") from error
-
-
-def _load_whole(files: RemoteFolder, name: Path) -> Shard:
-    """A shard behind a URL."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    content = files.read(name)
-    try:
-        if content is None:
-            raise OSError("no such file")
-        header = json.loads(content[8:8 + int.from_bytes(content[:8], "little")])
-        arrays, paths = load(content), json.loads(header["__metadata__"]["paths"])
-        return Shard(arrays["item"], arrays["label"], paths, arrays["indices"])
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ValueError(f"{name} is missing or damaged ({error}); copy the token cache again") from error
-
-
-def _shard_path(folder: Path, rank: int, number: int) -> Path:
-    return folder / f"tokens-{rank:04d}-{number:05d}.safetensors"
-
-
-def _part_path(folder: Path, rank: int) -> Path:
-    return folder / f"part-{rank:04d}.json"
 
 
 def _flat(meta: dict[str, Any]) -> dict[str, object]:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import av
 
 JUMPING = ("mpegts", "mpeg", "mpegvideo")   # formats that promise no steady clock
-# In others decord 0.6 seeks wrong, by up to 60 frames: h264 in AVI, MPEG-4 and MPEG-2 with B-frames, H.265, ...
-DECORD_FORMATS, DECORD_CODECS = ("mov", "matroska", "flv"), ("h264", "vp8", "vp9", "mjpeg")
+# In others decord 0.6 seeks wrong, by up to 60 frames: h264 in AVI and flv, MPEG-4 and MPEG-2 with B-frames, H.265, ...
+DECORD_FORMATS, DECORD_CODECS = ("mov", "matroska"), ("h264", "vp8", "vp9", "mjpeg")
 FORWARD_S, BACK_S = 10.0, 0.1    # a longer step between packets is a jump of the clock
 QUICK, SLOW = 2, 10              # of gif pictures, in 1/100 s
 
@@ -107,3 +107,11 @@ def seeks_by_decord(stream: "av.VideoStream") -> bool:
     """Whether decord finds the frames of such a file."""
     return (stream.container.format.name.split(",")[0] in DECORD_FORMATS
             and stream.codec_context.codec.canonical_name in DECORD_CODECS)
+
+
+def held_back(stream: "av.VideoStream") -> int:
+    """Pictures that the decoder still lets out; none where it was emptied, for a first picture that is the last one."""
+    try:
+        return len(stream.codec_context.decode(None))
+    except EOFError:
+        return 0

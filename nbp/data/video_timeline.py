@@ -24,7 +24,7 @@ import numpy as np
 
 from nbp.data.video_display import Display
 from nbp.data.video_file import File, VideoError, open_video
-from nbp.data.video_packets import SteadyPackets, packets_of, pictures_of, seeks_by_decord
+from nbp.data.video_packets import SteadyPackets, held_back, packets_of, pictures_of, seeks_by_decord
 
 if TYPE_CHECKING:
     import av
@@ -230,7 +230,7 @@ def _read_packets(path: File, container: "av.container.InputContainer", stream: 
 
     rest = noted()
     picture = next(pictures_of(rest), None)
-    delay = len(stream.codec_context.decode(None)) if by_chunk else 0   # what the decoder holds back
+    delay = held_back(stream) if by_chunk else 0
     if not only_first:
         sum(1 for _ in rest)
     if picture is None:

@@ -79,8 +79,8 @@ def _walk(folder: Path, above: dict[tuple[int, int], Path], left_out: Counter[st
 def split_folders(root: str | Path) -> dict[str, Path]:
     """{"train", "val", "test": folder} of a folder that is divided so; empty for others.
 
-    It is if there is a folder for training, one for validation or testing, and no other that holds videos or pictures:
-    beside "car" a "train" is a class, beside a cache of tokens it is not.
+    It is if there is a folder for training, one for validation or testing, and no other that holds what training does,
+    videos or else pictures: beside "car" a "train" is a class, beside previews or a cache of tokens it is not.
 
     Raises:
         ValueError: two folders for one split.
@@ -92,7 +92,10 @@ def split_folders(root: str | Path) -> dict[str, Path]:
     for path in folders:
         found.setdefault(SPLITS.get(path.name.lower(), ""), []).append(path)
     others = found.pop("", [])
-    if "train" not in found or len(found) == 1 or any(map(_holds_data, others)):
+    if "train" not in found or len(found) == 1:
+        return {}
+    kind = VIDEO_SUFFIXES if any(_holds(folder, VIDEO_SUFFIXES) for folder in found["train"]) else PICTURE_SUFFIXES
+    if any(_holds(folder, kind) for folder in others):
         return {}
     for split, several in found.items():
         if len(several) > 1:
@@ -101,5 +104,5 @@ def split_folders(root: str | Path) -> dict[str, Path]:
     return {split: several[0] for split, several in found.items()}
 
 
-def _holds_data(folder: Path) -> bool:
-    return any(path.suffix.lower() in VIDEO_SUFFIXES + PICTURE_SUFFIXES for path in _walk(folder, {}, Counter()))
+def _holds(folder: Path, suffixes: tuple[str, ...]) -> bool:
+    return any(path.suffix.lower() in suffixes for path in _walk(folder, {}, Counter()))

@@ -5,6 +5,7 @@ Read from what the run has written so far, so that it can be looked at while it 
 
 import base64
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 from nbp.config import GeneratorRun, TokenizerRun, load_run, to_dict
@@ -32,14 +33,15 @@ def write_training_report(folder: str | Path) -> Path:
     folder = Path(folder)
     run = load_run(folder / "config.yaml")
     assert isinstance(run, (TokenizerRun, GeneratorRun))
-    curves = read_curves(folder)
+    if not (curves := read_curves(folder)):
+        raise ValueError(f"{folder} has logged nothing yet")
     panels = figures.TOKENIZER_PANELS if isinstance(run, TokenizerRun) else figures.GENERATOR_PANELS
     total = num_steps(run)
     done = min(total, max(steps[-1] for steps, _ in curves.values()) + 1)
     tiles = {"steps": f"{done:,} of {total:,}"} | {
         label: f"{curves[name][1][-1]:.4g}" for name, label in TILES.items() if name in curves}
     drawn = figures.write_figure(figures.curves_figure(curves, panels), folder / "figure_training.png")
-    parts = [f"<h1>{run.kind.capitalize()}: {folder.resolve().name}</h1>", page.tiles(tiles),
+    parts = [f"<h1>{run.kind.capitalize()}: {escape(folder.resolve().name)}</h1>", page.tiles(tiles),
              page.section("Curves", page.figure(drawn, "By optimizer step."))]
     if samples := list(_samples(folder)):
         parts.append(page.section("Samples over time", *samples))

@@ -54,7 +54,7 @@ def report_drift(real: Clips, fakes: Sequence[Clips], protocol: Protocol, networ
         reports = evaluate_sets(real, [part for _, part in parts], protocol, network, how, allow_fewer, False, seed)
         fvd = [float(score) if isinstance(score := report["scores"]["fvd"], float) else math.nan for report in reports]
         found.append({"set": fake.name, "first_frames": [first for first, _ in parts], "fvd": fvd,
-                      "change": fvd[-1] / fvd[0], "reports": reports})
+                      "change": fvd[-1] / fvd[0] if fvd[0] else math.nan, "reports": reports})
     if how.rank == 0:
         for drift in found:
             print(f"{drift['set']}, {protocol.name} from frame " + ", ".join(

@@ -13,7 +13,6 @@ from typing_extensions import Unpack
 
 from nbp.config import DataConfig, GeneratorConfig, load_config, to_dict
 from nbp.data import clip_set
-from nbp.data.annotations import annotations_sha256
 from nbp.data.dataset import VideoDataset
 from nbp.data.video_writing import frame_rate
 from nbp.download import load_transformer
@@ -65,7 +64,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         "tokenizer_hash": model_hash(tokens), "generator_hash": model_hash(model), "seed": seed,
         "num_clips": len(requests), "labels": ids, "texts": texts, "data": data,
         "data_config": to_dict(dataset.data) if dataset else None,
-        "annotations_sha256": annotations_sha256(dataset.rows) if dataset else None,
+        **(dataset.digests() if dataset else {"annotations_sha256": None}),
         "clips_per_video": clips_per_video, "prefix_frames": prefix_frames,
         "unconditional": unconditional, "fps": fps, "precision": precision,
         **({} if num_frames is None else {"num_frames": num_frames}),

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nbp.data.clips import fit_size
 from nbp.evaluation.diversity import nearest
 from nbp.evaluation.features import ALONE, Clips, Extraction, extract_features
 from nbp.evaluation.fvd import check_enough
@@ -113,10 +114,11 @@ def lines(report: Memorisation) -> list[str]:
 
 def write_report(report: Memorisation, train: Clips, fake: Clips, out: Path, name: str) -> Path:
     """Write OUT/NAME.json and OUT/NAME.png, the closest pairs one above the other; returns the picture's path."""
-    rows = []
+    rows: list[tuple[str, np.ndarray]] = []
     for generated, nearest_clip, distance in report["pairs"][:NUM_PAIRS]:
-        rows += [(f"generated {generated}", fake.pixels(generated)),
-                 (f"training {nearest_clip}: {distance:.3g}", train.pixels(nearest_clip))]
+        made, size = fake.pixels(generated), (rows[0][1] if rows else fake.pixels(generated)).shape[1:3]
+        rows += [(f"generated {generated}", fit_size(made, size, "aspect")),
+                 (f"training {nearest_clip}: {distance:.3g}", fit_size(train.pixels(nearest_clip), size, "aspect"))]
     write_json(out / f"{name}.json", report)
     write_sheet(out / f"{name}.png", rows)
     return out / f"{name}.png"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nbp.config import DataConfig, GeneratorConfig, save_config
-from nbp.data.annotations import count_per_class, read_annotations
+from nbp.data.annotations import count_per_class, folder_of, read_annotations
 from nbp.data.classes import read_classes
 from nbp.data.integrity import BAD_FILES, read_bad_files, verify
 from nbp.data.sources import folder, k600, procgen, ucf101
@@ -73,9 +73,10 @@ def verify_files(root: str | Path, out: str | Path, num_workers: int) -> None:
     """Decode every file, list the bad ones, and say which are interlaced."""
     count, bad = verify(root, num_workers, out)
     print(f"decoded {count} files, {len(bad)} are bad: {Path(out) / BAD_FILES}")
-    listed = [path for path, _ in read_annotations(Path(out) / "train.txt", root) if path not in bad]
+    rows = read_annotations(Path(out) / "train.txt", root)
+    base, listed = folder_of(root, rows), [path for path, _ in rows if path not in bad]
     looked_at = listed[::math.ceil(len(listed) / MAX_PROBED) or 1]
-    woven = [path for path in looked_at if probe(Path(root) / path).interlaced]
+    woven = [path for path in looked_at if probe(base / path).interlaced]
     if woven:
         print(f"{len(woven)} of {len(looked_at)} files looked at are interlaced, first {woven[0]}: each frame holds "
               "two moments woven together; `ffmpeg -i FILE -vf bwdif NEW` separates them")

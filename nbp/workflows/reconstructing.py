@@ -12,7 +12,6 @@ import torch
 
 from nbp.config import DataConfig, load_config, to_dict
 from nbp.data import clip_set
-from nbp.data.annotations import annotations_sha256
 from nbp.data.clips import video_to_frames
 from nbp.data.dataset import VideoDataset, evaluation_batches
 from nbp.evaluation.features import Clips, Extraction
@@ -59,7 +58,7 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     i3d_path, lpips_path = weights or fetch_i3d(ckpt), fetch_lpips(lpips, ckpt)      # before hours of work
     meta = Path(out) / "meta.json"
     if not meta.is_file() or "annotations_sha256" in read_json(meta):       # sets of before it was recorded go on
-        settings["annotations_sha256"] = annotations_sha256(dataset.rows)
+        settings |= dataset.digests()
     parts = clip_set.Parts(out, settings)
     reconstruct_clips(model, dataset, parts, num_clips, rules.quantize, batch_size, num_workers)
     barrier()

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from nbp.config import DataConfig, load_config, to_dict
-from nbp.data.annotations import annotations_sha256
 from nbp.data.dataset import Batch, VideoDataset, evaluation_batches
 from nbp.data.tokens import TokenMeta, TokenWriter
 from nbp.hub.models import model_hash
@@ -40,13 +39,15 @@ def tokenize_split(tokenizer: Tokenizer, dataset: VideoDataset, out: Path, batch
         "grid": list(tokenizer.config.latent_grid(data.num_frames, *data.size)),
         "num_codes": tokenizer.num_codes, "tokenizer_hash": model_hash(tokenizer), "classes": dataset.classes,
         "data": to_dict(data) | {"split": dataset.split, "clips_per_video": dataset.clips_per_video,
-                                 "annotations_sha256": annotations_sha256(dataset.rows)},
+                                 **dataset.digests()},
     }
     if precision != "fp32":     # left out otherwise, as in older caches, which such a run goes on with
         meta["data"]["precision"] = precision
     with TokenWriter(out, meta, rank, world, shard_size) as writer, torch.inference_mode():
+        dataset.recall_bad(writer.left_out(len(dataset)), out)
         if writer.finished:
-            print(f"{out}: already complete")
+            print(f"{out}: already complete" + (f", without {dataset.num_bad_files} bad files"
+                                                if dataset.num_bad_files else ""))
             return
         batches = evaluation_batches(dataset, batch_size, num_workers, rank, world, writer.next_item)
         total, done = len(range(rank, len(dataset), world)), len(range(rank, writer.next_item, world))

@@ -21,6 +21,12 @@ def test_offsets_follow_time_stamps():
     assert clip_offsets(4, 10.0, 20) == [0, 0, 1, 1]
     assert clip_offsets(300, 30000 / 1001, 30000 / 1001) == list(range(300))
     assert clip_offsets(17, 24.0, 8) == list(range(0, 51, 3))
+    for rate in (30000 / 1001, 29.97):          # what 30 stands for
+        assert [clip_offsets(5, rate, fps) for fps in (30, 15, 10, 60)] == [
+            [0, 1, 2, 3, 4], [0, 2, 4, 6, 8], [0, 3, 6, 9, 12], [0, 0, 1, 1, 2]]
+    assert clip_offsets(17, 24000 / 1001, 24) == list(range(17))
+    assert clip_offsets(5, 60000 / 1001, 24) == [0, 2, 5, 7, 10]
+    assert clip_offsets(4, 8.0, 25) == [0, 0, 0, 0] and clip_offsets(26, 25.0, 24)[-2:] == [25, 26]
     with pytest.raises(ValueError, match="fps must be a number above 0, got 0"):
         clip_offsets(4, 25.0, 0)
     with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):

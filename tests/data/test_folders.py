@@ -11,7 +11,7 @@ from PIL import Image
 from nbp import prepare
 from nbp.config import DataConfig, load_config
 from nbp.data import integrity
-from nbp.data.annotations import read_annotations, read_lines, write_annotations
+from nbp.data.annotations import classes_of, read_annotations, read_lines, write_annotations
 from nbp.data.dataset import VideoDataset
 from nbp.data.images import ImageDataset
 from nbp.data.video_io import READERS, VideoError, read_frames, write_video
@@ -324,3 +324,29 @@ def test_what_find_files_says(tmp_path, put):
     found = find_files(tmp_path, (".mp4",))
     assert [path.name for path in found.files] == ["a.mp4"]
     assert found.note() == "left out 2 files: 1 .txt, 1 without a suffix"
+
+
+def test_previews_beside_a_split_are_no_class(tmp_path, put):
+    for split in ("train", "val"):
+        put(f"{split}/cat/{split}.mp4", f"{split}/dog/{split}.mp4")
+    save_picture(tmp_path / "previews" / "a.jpg")
+    assert split_folders(tmp_path) == {split: tmp_path / split for split in ("train", "val")}
+    prepared(tmp_path)
+    assert (tmp_path / "classes.txt").read_text() == "cat\ndog\n"
+    (tmp_path / "test.txt").write_text("gone.mp4\tcat\n")          # of a test split that is no more
+    prepared(tmp_path)
+    assert not (tmp_path / "test.txt").exists()
+
+
+def test_classes_that_are_numbers_are_in_their_order(tmp_path):
+    rows = [(f"v{number}.mp4", str(number)) for number in (10, 2, 0, 11)]
+    assert classes_of(rows) == ["0", "2", "10", "11"]
+    assert classes_of([*rows, ("a.mp4", "x")]) == ["0", "10", "11", "2", "x"]
+
+
+def test_files_of_lists_relative_to_a_folder_above_are_checked(tmp_path, put, capsys):
+    put("orig/cat/a.mp4", "orig/cat/b.mp4")
+    for split, name in (("train", "a"), ("val", "b")):
+        (tmp_path / "orig" / f"{split}.txt").write_text(f"orig/cat/{name}.mp4\tcat\n")
+    prepare.main(["folder", "--root", str(tmp_path / "orig"), "--verify", "--num-workers", "1"])
+    assert "decoded 2 files, 0 are bad" in capsys.readouterr().out

@@ -196,7 +196,7 @@ def test_a_cache_behind_a_url_is_the_cache_on_disk(elsewhere):
             assert torch.equal(remote[item]["indices"], local[item]["indices"])
 
 
-def test_what_is_missing_behind_a_url(elsewhere):
+def test_what_is_missing_behind_a_url(elsewhere, monkeypatch):
     import fsspec
 
     disk, url = elsewhere
@@ -205,6 +205,13 @@ def test_what_is_missing_behind_a_url(elsewhere):
     with pytest.raises(ValueError, match="nosuch://bucket cannot be opened"):
         TokenDataset("nosuch://bucket")
     files, root = fsspec.core.url_to_fs(url)
+    files.pipe_file(f"{root}/page/meta.json", b"<html>log in</html>")
+    with pytest.raises(ValueError, match="meta.json of memory.*/page is no JSON"):
+        TokenDataset(url + "/page")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "cat_file", lambda *_: (_ for _ in ()).throw(RuntimeError("403, Forbidden")))
+        with pytest.raises(ValueError, match="/cache/meta.json cannot be read: RuntimeError: 403, Forbidden"):
+            TokenDataset(url)
     files.pipe_file(f"{root}/tokens-0001-00000.safetensors", b"half")
     with pytest.raises(ValueError, match="tokens-0001-00000.safetensors is missing or damaged"):
         TokenDataset(url)

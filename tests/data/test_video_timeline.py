@@ -10,6 +10,7 @@ from files import TIMES, make, reference, stretch
 from videos import number_of, numbered
 
 from nbp.data.video_io import READERS, VideoError, check_video, probe, read_frames
+from nbp.data.video_timeline import timeline
 
 
 def numbers(path):
@@ -177,3 +178,19 @@ def test_what_a_stream_cuts_off_is_cut_to_the_pixel(tmp_path):
                 new.mux(out)
     whole = read_frames(tmp_path / "a.mp4", range(12))
     assert np.array_equal(read_frames(tmp_path / "cut.mp4", range(12)), whole[:, 4:-2, 8:-16])
+
+
+@pytest.mark.parametrize("suffix, reads", [("mp4", True), ("mkv", True), ("flv", False)])
+def test_decord_reads_what_it_seeks_right(tmp_path, suffix, reads):
+    path = tmp_path / f"a.{suffix}"
+    make(path, codec="libx264", codec_options={"g": "7", "bf": "2"})
+    assert timeline(path).by_decord is reads
+    assert [number_of(frame) for frame in read_frames(path, [36, 37, 59], reader="decord")] == [36, 37, 59]
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_a_single_picture_of_an_encoder_with_b_frames(tmp_path, codec):
+    """In AVI it comes out of the emptied decoder without a time."""
+    make(tmp_path / "one.avi", times=[0], codec=codec, codec_options={"bf": "2"})
+    with pytest.raises(VideoError, match="one.avi: it does not say when its pictures are shown; `ffmpeg -i"):
+        read_frames(tmp_path / "one.avi", [0])

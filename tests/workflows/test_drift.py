@@ -47,3 +47,16 @@ def test_a_stretch_needs_a_length(network, protocol, make_frames, tmp_path):
     clips = Clips.from_array("a", make_frames(3))
     with pytest.raises(ValueError, match="protocol test looks at whole clips: --set frames=N"):
         drift.report_drift(clips, [clips], protocol, network, ALONE, str(tmp_path), True, 0)
+
+
+def test_a_first_stretch_that_is_the_real_one_has_no_ratio(monkeypatch, network, make_frames, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scoring_sets, "load_network", lambda *_: network)
+    monkeypatch.setattr(scoring_sets, "fetch_i3d", lambda folder: "none")
+    long = make_frames(12, 1, num_frames=18)
+    np.save("fake.npy", long)
+    np.save("real.npy", long[:, :9])
+    evaluate.main(["--real", "real.npy", "--fake", "fake.npy", "--protocol", "quickstart", "--set", "frames=9",
+                   "--device", "cpu", "--out", "out", "--drift"])
+    found, = json.loads((tmp_path / "out" / "drift.json").read_text())
+    assert found["fvd"][1] > found["fvd"][0] and (found["fvd"][0] > 0 or found["change"] is None)

@@ -107,3 +107,12 @@ def test_training_set_that_is_the_held_out_one_is_refused_before_scoring(monkeyp
             evaluate.main(["--real", real, "--fake", fake, "--train", train, "--protocol", "quickstart", "--out",
                            str(tmp_path / "out"), "--cache", str(tmp_path / "cache"), "--device", "cpu"])
     assert not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+
+
+def test_pairs_of_several_sizes_are_pictured_at_one(network, protocol, make_frames, tmp_path):
+    protocol = protocol.replace(resolution=8)
+    train, real, fake = (Clips.from_array(str(seed), make_frames(12, seed)) for seed in range(3))
+    larger = Clips.from_array("larger", np.repeat(np.repeat(make_frames(12, 0), 2, 2), 2, 3))
+    report = memorisation.memorisation(larger, real, fake, protocol, network, Extraction(tmp_path))
+    assert memorisation.write_report(report, larger, fake, tmp_path, "memorisation").stat().st_size > 0
+    assert larger.pixels(0).shape[1] == 2 * train.pixels(0).shape[1]
