@@ -10,12 +10,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from nbp.benchmarking.data import benchmark_data
-from nbp.benchmarking.evaluation import benchmark_evaluation
-from nbp.benchmarking.growth import benchmark_growth
-from nbp.benchmarking.sampling import SIZES, benchmark_sampling
-from nbp.benchmarking.tokenizer import benchmark_tokenizer
-from nbp.benchmarking.training import RECIPES, benchmark_training
 from nbp.system.command import at_least, run_command
 from nbp.system.distributed import default_device
 
@@ -27,6 +21,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    # Here, as Lightning is an extra.
+    from nbp.benchmarking.data import benchmark_data
+    from nbp.benchmarking.evaluation import benchmark_evaluation
+    from nbp.benchmarking.growth import benchmark_growth
+    from nbp.benchmarking.sampling import SIZES, benchmark_sampling
+    from nbp.benchmarking.tokenizer import benchmark_tokenizer
+    from nbp.benchmarking.training import RECIPES, benchmark_training
+
     parser = argparse.ArgumentParser(prog="python -m nbp.benchmark", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     benchmarks = parser.add_subparsers(required=True)

@@ -8,14 +8,16 @@ what the run wrote; nothing is measured here.
 import argparse
 from collections.abc import Sequence
 
-from nbp.reporting.report import write_report
 from nbp.system.command import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nbp.report", description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a quickstart or training run")
-    write_report(parser.parse_args(arguments).run)
+    options = parser.parse_args(arguments)
+    from nbp.reporting.report import write_report  # here, as Lightning is an extra
+
+    write_report(options.run)
 
 
 if __name__ == "__main__":

@@ -102,8 +102,11 @@ def test_models_generation_and_evaluation_work_without_the_extras(tmp_path, i3d_
     assert result.returncode == 0 and "fvd" in result.stdout.lower(), result.stdout + result.stderr
 
 
-def test_training_without_its_extra_says_how_to_install_it(tmp_path):
-    result = without_extras("nbp.train", tmp_path, ROOT / "configs/tokenizer_procgen.yaml")
+@pytest.mark.parametrize("command", [("nbp.train", ROOT / "configs/tokenizer_procgen.yaml"),
+                                     ("nbp.benchmark", "sampling"), ("nbp.report", "run")])
+def test_what_needs_the_extra_of_training_says_how_to_install_it(tmp_path, command):
+    module, *arguments = command
+    result = without_extras(module, tmp_path, *arguments)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert result.stderr.startswith("error: pytorch_lightning is not installed; ")
     assert result.stderr.endswith(' python -m pip install ".[train]"\n')

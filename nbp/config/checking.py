@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ def _value(expected: object, value: object, source: object, name: str, missing: 
     if kind in (float, str) and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value) if kind is float else str(value)
     if kind in (int, bool, str) and type(value) is kind:
-        return value
+        return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
     accepted = " or ".join([*map(_words, kinds), *(["null"] if optional else [])])
     raise ValueError(f"{source}: {name} must be {accepted}, got {value!r}")
 

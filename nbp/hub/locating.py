@@ -22,7 +22,8 @@ def locate(path: str | Path, kind: str | None = None) -> Path:
         folder = _fetch(path, kind)
     if kind is not None and (folder / kind / CONFIG).is_file():
         return folder / kind
-    files = [] if (folder / CONFIG).exists() else [file for pattern in OFFICIAL_FILES for file in folder.glob(pattern)]
+    files = [] if (folder / CONFIG).exists() else [file for pattern in OFFICIAL_FILES for file in folder.glob(pattern)
+                                                             if not file.name.startswith(".")]
     if len(files) > 1:
         raise ValueError(f"{path} holds several files ({', '.join(sorted(file.name for file in files))}): name one")
     return files[0] if files else folder

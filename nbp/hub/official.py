@@ -19,6 +19,8 @@ from nbp.hub.run_checkpoints import StoredModel
 from nbp.hub.torch_files import split_state
 
 TEXT_VOCABULARY = 32000     # LLaMA SentencePiece
+NUM_CODES = 64000           # in the source, not in checkpoints
+FEWEST_TEXT_IDS = 8         # the source asserts so
 TEXT_PAD = 2                # its end-of-sentence id fills up the condition
 RELEASED_HEADS = {(24, 1536): 16, (24, 2048): 32, (32, 3072): 32}     # (layers, width) -> heads
 

@@ -218,7 +218,10 @@ def _work(plan: Plan) -> list[str]:
         what = f"steps {stretch.first_step} to {last}: {stretch.clips_per_step:.0f} clips"
         what += f" of {stretch.num_frames} frames" if stretch.num_frames else ""
         more = stretch.executed_flops_per_step / stretch.model_flops_per_step
-        again = f", {more:.2f} times that with recomputation" if more > 1.001 else ""
+        beside = " and ".join(name for name, there in (
+            ("recomputation", not isinstance(plan.run, TokenizerRun) and plan.run.model.activation_checkpointing),
+            ("Muon", plan.run.optim.optimizer == "muon")) if there)
+        again = f", {more:.2f} times that with {beside}" if more > 1.001 else ""
         lines.append(f"  {what}: {stretch.model_flops_per_step:.3e} FLOPs{again}")
     return lines + [f"  {plan.gpus} devices, {plan.run.accumulate} micro-batches each"]
 

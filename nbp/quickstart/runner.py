@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from nbp.config import config_digest
 from nbp.system.command import UserError
-from nbp.system.files import read_json, write_json
+from nbp.system.files import held, read_json, write_json
 
 LAST_LINES = 20
 LOCK_PATIENCE_S = 10.0   # a command that was killed with its parent takes a moment to go
@@ -120,7 +120,7 @@ def run_stages(stages: Sequence[Stage], out: str | Path) -> None:
     a command failed, or another process is working in run folder `out`."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    with _lock(out) as lock:
+    with held(out, LOCK_PATIENCE_S) as lock:
         record = Record(out, stages)
         done = list(itertools.takewhile(record.is_done, stages))
         for number, stage in enumerate(stages, 1):
@@ -238,21 +238,3 @@ def _memory(pid: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-@contextlib.contextmanager
-def _lock(out: Path) -> Iterator[int]:
-    """Hold OUT/.lock; commands inherit it, so that it stays held while one outlives a killed parent."""
-    import fcntl
-
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    with open(out / ".lock", "w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise StageError(f"another process is working in {out}; wait for it or stop it") from error
-                time.sleep(0.1)
-        yield file.fileno()

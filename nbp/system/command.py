@@ -44,7 +44,8 @@ def run_command(main: Callable[[], object]) -> NoReturn:
             raise
         if os.environ.get("NBP_DEBUG", "0") not in ("", "0"):
             traceback.print_exc()
-        rank = f" (rank {os.environ['RANK']})" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+        several = "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+        rank = f" (rank {os.environ['RANK']})" if several else ""
         print(f"error{rank}: {message}", file=sys.stderr, flush=True)
         sys.exit(EXIT_MISTAKE)
 

@@ -13,8 +13,10 @@ T = TypeVar("T")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """(rank, world size) of this process; (0, 1) without a launcher."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """(rank, world size) of this process; (0, 1) without a launcher, which sets both."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
 
 def default_device() -> str:

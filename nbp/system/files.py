@@ -7,11 +7,15 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from nbp.system.command import UserError
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 
@@ -57,6 +61,28 @@ def check_writable(folder: AnyPath, name: str) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"{name}{folder} cannot be written: {error}") from error
+
+
+@contextlib.contextmanager
+def held(folder: AnyPath, patience_s: float = 1.0) -> Iterator[int]:
+    """Hold FOLDER/.lock, whose descriptor is given; commands that inherit it keep it held while one outlives a killed
+    parent. UserError: another process holds it, and still does after `patience_s`."""
+    import fcntl
+
+    deadline = time.monotonic() + patience_s
+    with open(Path(folder) / ".lock", "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(f"another process is working in {folder}; wait for it or stop it") from error
+                time.sleep(0.1)
+            except OSError as error:        # some network file systems have no locks
+                print(f"{folder} cannot be locked ({error}): keep other processes out of it", file=sys.stderr)
+                break
+        yield file.fileno()
 
 
 def _umask() -> int:

@@ -1,5 +1,6 @@
 """One training run from its configuration to its last step: resumed, watched, rolled back, and stopped on a signal."""
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -11,13 +12,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from nbp.config import TrainerConfig
 from nbp.config.runs import Run
 from nbp.system.command import UserError
 from nbp.system.distributed import check_driver
-from nbp.system.files import check_writable
+from nbp.system.files import check_writable, held
 from nbp.training import checkpoints, generator, tokenizer
 from nbp.training.data import ClipDataModule
 from nbp.training.guard import Guard
@@ -49,8 +51,14 @@ def fit(run: Run, describe: Callable[[Run], str] | None = None, callbacks: Seque
         run.trainer, precision=resolve_precision(run.trainer.precision)))
     check_engine(run)
     check_writable(run.trainer.out, "trainer.out=")
-    start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)
     rank = rank_zero_only.rank  # type: ignore[attr-defined]
+    with contextlib.nullcontext() if rank else held(run.trainer.out):
+        return _fit(run, describe, callbacks, rank)
+
+
+def _fit(run: Run, describe: Callable[[Run], str] | None, callbacks: Sequence[Callback],
+         rank: int | None) -> pl.Trainer:
+    start, rollbacks, resume = find_checkpoint(run.trainer), 0, Resume(run)
     if run.trainer.resume == "never" and start is None and not rank and (old := checkpoints.set_aside(
             Path(run.trainer.out) / "checkpoints")):
         print(f"trainer.resume=never: earlier checkpoints are now in {old}", file=sys.stderr, flush=True)
@@ -79,6 +87,9 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
     config, clip = run.trainer, run.optim.gradient_clip
     guard, precision = Guard(config.guard_patience), resolve_precision(config.precision)
     deepspeed, terminal = config.strategy.startswith("deepspeed"), sys.stderr.isatty()
+    plugins: list[Any] = [FullInput(precision) if deepspeed else AtomicCheckpointIO(resume)]  # type: ignore[arg-type]
+    if config.devices * config.num_nodes == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        plugins.append(LightningEnvironment())      # else a job of SLURM is asked for as many processes as it has tasks
     return pl.Trainer(
         accelerator="auto", devices=config.devices, num_nodes=config.num_nodes,
         strategy=build_strategy(config.strategy, config.devices * config.num_nodes, clip, resume),
@@ -88,7 +99,7 @@ def build_trainer(run: Run, max_steps: int, extra_callbacks: list[Callback],
         val_check_interval=config.val_every_steps * run.accumulate, check_val_every_n_epoch=None,
         limit_val_batches=config.val_batches, num_sanity_val_steps=0, log_every_n_steps=config.log_every_steps,
         use_distributed_sampler=False, default_root_dir=config.out, logger=build_loggers(config),
-        plugins=[FullInput(precision) if deepspeed else AtomicCheckpointIO(resume)],  # type: ignore[arg-type]
+        plugins=plugins,
         enable_model_summary=False, enable_progress_bar=terminal,
         callbacks=[pl.callbacks.LearningRateMonitor("step"), MovingAverage(),
                    pl.callbacks.RichProgressBar() if terminal else StepLines(), Throughput(run), guard,

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 (preemption, SLURM's --signal) ask a run to save and stop at the next whole step."""
+"""SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (preemption, SLURM's --signal): a run saves and stops at the next whole step."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 # A signal to a whole job reaches a process twice: by itself, and once more from the torchrun above it.
 REPEAT_S = 10.0
 

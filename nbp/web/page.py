@@ -51,6 +51,8 @@ def serve(*, model: str, clips: str | None, port: int | None, device: str | None
         draft, _ = next(pipe.drafts(num_clips=1))
         draft.step()
         actions.draw_step(draft)
+    for name in ("no_proxy", "NO_PROXY"):       # gradio asks its own page whether it is there
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), HOST, "localhost"]))
     page.queue(max_size=8).launch(server_name=HOST, server_port=port, share=False, max_file_size=MAX_UPLOAD_MB << 20,
                                   prevent_thread_lock=True, quiet=True)
     if wait:

@@ -7,6 +7,7 @@ buffers included.
 import argparse
 import dataclasses
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +63,15 @@ def generator_checkpoint(config: GeneratorConfig, state: Mapping[str, Tensor], s
                          f"{config.num_condition_ids} (it would be {official.TEXT_VOCABULARY})")
     if config.grid[1] != config.grid[2]:
         raise ValueError(f"{source}: the official code has no model of clips that are not square (grid={config.grid})")
+    if config.condition == "none" and (config.start == "hybrid" or config.begin_token):
+        raise ValueError(f"{source}: the official code has no model without a condition that begins by itself "
+                         f"(start={config.start}, begin_token={config.begin_token})")
+    if config.condition == "text" and config.condition_len < official.FEWEST_TEXT_IDS:
+        raise ValueError(f"{source}: the official code has no text model with condition_len={config.condition_len} "
+                         f"(at least {official.FEWEST_TEXT_IDS})")
+    if config.num_codes != official.NUM_CODES:
+        warnings.warn(f"{source}: the official code counts on {official.NUM_CODES} codes, this model has "
+                      f"{config.num_codes}; only readers that ask the file will take it")
     hyper_parameters = _hyper_parameters(config)
     read_back = official.generator_config(state, hyper_parameters, source)
     free = FREE_FIELDS | ({"pad_visibility"} if config.pad_token is None else set())

@@ -256,3 +256,9 @@ def test_the_ablations_are_the_papers():
     assert ucf["cfg"].model.condition_dropout == 0.1
     assert load_run(CONFIGS / "generator_ucf101_base.yaml").model.condition_dropout == 0, "as released"
     assert ucf["online"].tokens is None and ucf["online"].data.fps == 8
+
+
+def test_a_home_folder_is_meant_by_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    run = load_run("configs/tokenizer_folder.yaml", ["trainer.out=~/run", "data.root=~/videos", "data.name=a~b"])
+    assert (run.trainer.out, run.data.root, run.data.name) == ("/home/someone/run", "/home/someone/videos", "a~b")

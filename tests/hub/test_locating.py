@@ -65,3 +65,12 @@ def test_a_pipeline_folder_holds_two_models(tmp_path):
     make_pipeline().save_pretrained(tmp_path)
     assert locate(tmp_path, "generator") == tmp_path / "generator"
     assert locate(tmp_path / "tokenizer", "tokenizer") == tmp_path / "tokenizer"
+
+
+def test_hidden_files_beside_an_official_one_are_none(tmp_path):
+    for name in ("k600.ckpt", "._k600.ckpt", ".a.1234.ckpt"):
+        (tmp_path / name).write_bytes(b"")
+    assert locate(tmp_path, "generator") == tmp_path / "k600.ckpt"
+    (tmp_path / "ucf.ckpt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds several files \(k600.ckpt, ucf.ckpt\): name one"):
+        locate(tmp_path, "generator")

@@ -418,6 +418,8 @@ def test_grid_of_an_official_file(tmp_path, changes, grid):
     (dict(full_head=False, clamp_samples=False), "full_head=False"),
     (dict(block_shape=[1, 2, 2]), r"block_shape=\[1, 2, 2\]"),
     (dict(condition="text", num_condition_ids=500, condition_len=8), "num_condition_ids=500"),
+    (dict(condition="text", num_condition_ids=32000, condition_len=5), r"condition_len=5 \(at least 8\)"),
+    (dict(condition="none", num_condition_ids=0, condition_len=0, start="hybrid"), "no model without a condition that"),
     (dict(grid=[5, 2, 4]), r"not square \(grid=\[5, 2, 4\]"),
 ])
 def test_models_the_official_code_cannot_express(tmp_path, changes, field):

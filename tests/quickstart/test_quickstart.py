@@ -16,6 +16,7 @@ from nbp.evaluation.features import Clips
 from nbp.quickstart.runner import Stage, StageError, _bar, run_stages
 from nbp.quickstart.scores import consistency, distances, some_of_each_class, state
 from nbp.quickstart.stages import FULL, SMOKE, run_quickstart, stages
+from nbp.system.command import UserError
 
 ROOT = Path(__file__).parents[2]
 COMMAND = '''
@@ -128,7 +129,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, make, monkeypatch):
     monkeypatch.setattr("nbp.quickstart.runner.LOCK_PATIENCE_S", 0.1)
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(StageError, match="another process is working in"):
+        with pytest.raises(UserError, match="another process is working in"):
             run_stages([make("a")], tmp_path)
 
 

@@ -160,3 +160,9 @@ def test_scoring_scripts_hand_on_sets_model_and_options(recorded):
     for script, arguments in (("scripts/fvd.sh", (1, 1, "a")), ("scripts/recons/eval_tokenizer.sh", (1,))):
         code, lines, error = recorded(script, *arguments)
         assert code and not lines and "usage: " in error
+
+
+@pytest.mark.parametrize("counts", [("8", "two"), ("8", "0"), ("0", "1"), ("-1", "1"), ("1.5", "1")])
+def test_counts_that_are_none_are_refused(counts):
+    done = subprocess.run(["bash", "scripts/fvd.sh", *counts, "A", "B"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and f"NGPUS NNODES ..., got {counts[0]} and {counts[1]}" in done.stderr

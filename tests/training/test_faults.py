@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from nbp import train
 from nbp.data.annotations import write_lists
 from nbp.data.video_io import VideoError, write_video
 from nbp.generator.model import Generator
+from nbp.system.command import UserError
+from nbp.system.distributed import rank_and_world
+from nbp.system.files import held
 from nbp.training import checkpoints, fit
 from nbp.training import tokenizer as tokenizer_builder
 from nbp.training.metrics_log import read_metrics
@@ -45,7 +49,8 @@ class SignalAt(pl.Callback):
             self._send(trainer)
 
 
-@pytest.mark.parametrize("signum, step, validating", [(signal.SIGTERM, 3, False), (signal.SIGUSR1, 4, True)])
+@pytest.mark.parametrize("signum, step, validating", [(signal.SIGTERM, 3, False), (signal.SIGUSR1, 4, True),
+                                                      (signal.SIGINT, 3, False)])
 def test_a_signal_saves_and_stops_and_the_run_goes_on_as_if_undisturbed(generator_run, tmp_path, signum, step,
                                                                         validating):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -248,3 +253,18 @@ def test_several_processes_wait_ten_minutes_for_one_that_hangs(word, load_tokeni
     from nbp.training.strategies import PATIENCE, build_strategy
 
     assert build_strategy(word, 2, 1.0, Resume(load_tokenizer_run()))._timeout == PATIENCE
+
+
+def test_a_second_training_in_a_folder_is_refused(load_tokenizer_run, tmp_path):
+    run = load_tokenizer_run()
+    os.makedirs(run.trainer.out, exist_ok=True)
+    with held(run.trainer.out), pytest.raises(UserError, match="another process is working in .*; wait"):
+        fit.fit(run)
+    assert not (Path(run.trainer.out) / "checkpoints").exists()
+
+
+def test_one_process_inside_a_job_of_several_tasks_trains_alone(load_tokenizer_run, monkeypatch):
+    for name, value in {"SLURM_JOB_NAME": "nbp", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    trainer = fit.build_trainer(load_tokenizer_run(), 1, [])
+    assert trainer.world_size == 1 and rank_and_world() == (0, 1)
