@@ -2,8 +2,8 @@
 
 The run folder `trainer.out` receives config.yaml, checkpoints/, logs/, samples/ and at the end model/ (native format in
 float32, from the last checkpoint; the moving average where there is one). Running the same command again resumes.
-Ctrl-C, SIGTERM and SIGUSR1 save and stop, exit code 128 + signal. Several processes: torchrun --nproc-per-node=N -m nbp.train
-CONFIG trainer.devices=N ...
+Ctrl-C, SIGTERM and SIGUSR1 save and stop, exit code 128 + signal. Several processes: torchrun --nproc-per-node=N -m
+nbp.train CONFIG trainer.devices=N ...
 """
 
 import argparse
