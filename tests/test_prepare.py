@@ -5,6 +5,7 @@ import pytest
 
 from nbp import prepare
 from nbp.config import DataConfig, load_config, load_run
+from nbp.config.loading import text_field
 from nbp.data.annotations import read_annotations
 from nbp.data.sources import procgen
 from nbp.data.video_io import probe, read_frames, write_video
@@ -155,3 +156,10 @@ def test_unknown_source(capsys):
     with pytest.raises(SystemExit):
         prepare.main(["imagenet"])
     assert "invalid choice: 'imagenet'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("root", ["2026_11", "1e3", "null", "a #b", "c: d", "[x]", "videos", "ein Ordner", "012"])
+def test_printed_fields_mean_what_they_name(root):
+    field = text_field("data.root", root)
+    config = load_run("configs/tokenizer_folder.yaml", ["trainer.out=X", field])
+    assert config.data.root == root and (root in ("videos", "ein Ordner")) is (field == f"data.root={root}")

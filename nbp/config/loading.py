@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -54,6 +55,19 @@ def load_config(schema: type[AnySection], path: AnyPath, overrides: Iterable[str
     except OmegaConfBaseException as error:
         raise ValueError(f"{path}: {error.full_key}: {str(error).splitlines()[0]}") from error
     return build_config(schema, values, path, advice=": set it in the file or as NAME=VALUE")
+
+
+def text_field(name: str, text: str) -> str:
+    """NAME=TEXT as a command takes it, in quotes where YAML would make a number or something else of the text."""
+    from omegaconf import OmegaConf
+    from yaml import YAMLError
+
+    try:
+        plain = OmegaConf.from_dotlist([f"{name}={text}"])
+        same = OmegaConf.select(plain, name) == text
+    except (YAMLError, ValueError):
+        same = False
+    return f"{name}={text if same else json.dumps(text)}"
 
 
 def config_digest(path: AnyPath) -> str:

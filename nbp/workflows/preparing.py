@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from nbp.config import DataConfig, GeneratorConfig, save_config
+from nbp.config.loading import text_field
 from nbp.data.annotations import count_per_class, folder_of, read_annotations
 from nbp.data.classes import read_classes
 from nbp.data.integrity import BAD_FILES, read_bad_files, verify
@@ -53,7 +54,7 @@ def prepare(options: argparse.Namespace) -> None:
     if config is not None:
         print(folder_commands(config, out, num_classes))
     elif Path(out) != Path(options.root):
-        fields = shlex.join([f"data.root={options.root}", *list_fields(out)])
+        fields = shlex.join([text_field("data.root", options.root), *list_fields(out)])
         print(f"for nbp.train: {fields}\nfor --data: these in a copy of configs/data/{options.source}.yaml, without "
               "`data.`")
 
@@ -66,7 +67,7 @@ def has_lists(out: str | Path) -> bool:
 def list_fields(out: str | Path) -> list[str]:
     """Fields of a data config whose lists are not in its root."""
     folder = os.path.abspath(out)
-    return [f"data.train_list={folder}/train.txt", f"data.val_list={folder}/val.txt"]
+    return [text_field("data.train_list", f"{folder}/train.txt"), text_field("data.val_list", f"{folder}/val.txt")]
 
 
 def verify_files(root: str | Path, out: str | Path, num_workers: int) -> None:
@@ -111,7 +112,7 @@ def folder_commands(config: DataConfig, out: str | Path, num_classes: int) -> st
     """Write the folder's data config; returns what to run next."""
     path = Path(out) / "data.yaml"
     save_config(config, path)
-    data = [f"data.root={config.root}", *(list_fields(out) if Path(out) != Path(config.root) else ()),
+    data = [text_field("data.root", config.root), *(list_fields(out) if Path(out) != Path(config.root) else ()),
             f"data.resolution={str(config.resolution).replace(' ', '')}", f"data.fps={config.fps or 'null'}"]
     height, width = (side // 8 for side in config.size)
     model = [f"model.num_condition_ids={num_classes}", f"model.grid=[5,{height},{width}]",
