@@ -266,5 +266,7 @@ def test_a_second_training_in_a_folder_is_refused(load_tokenizer_run, tmp_path):
 def test_one_process_inside_a_job_of_several_tasks_trains_alone(load_tokenizer_run, monkeypatch):
     for name, value in {"SLURM_JOB_NAME": "nbp", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
+    for name in ("RANK", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"):      # which DeepSpeed leaves behind in a process
+        monkeypatch.delenv(name, raising=False)
     trainer = fit.build_trainer(load_tokenizer_run(), 1, [])
     assert trainer.world_size == 1 and rank_and_world() == (0, 1)
