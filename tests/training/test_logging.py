@@ -1,5 +1,6 @@
 """What a run reports: schedule, speed, pictures, videos, wandb, and the validation distance that picks the best."""
 
+import dataclasses
 import os
 
 import pytest
@@ -180,8 +181,9 @@ def test_the_real_network_gives_no_distance_to_itself(clips_root, load_tokenizer
     run = load_tokenizer_run(f"data.val_list={os.path.join(clips_root, 'train.txt')}", "trainer.val_samples=0",
                              "curriculum=[{steps: 2, num_frames: 17, batch_size: 2}]")
     module, data, extra = tokenizer_builder.build(run)
+    network = kinetics_network(dataclasses.replace(run.trainer, val_fvd_clips=8), 8, 17)
     same = ValidationFVD("val/rfvd", 8, lambda module, batch: to_frames(batch["video"]),
-                         lambda module, batch, seed: to_frames(batch["video"]), kinetics_network(run.trainer, 8, 17))
+                         lambda module, batch, seed: to_frames(batch["video"]), network)
     fit.build_trainer(run, module.max_steps, [same]).fit(module, data)
     assert isinstance(module, pl.LightningModule)
     assert read_metrics(run.trainer.out)["val/rfvd"][1] == pytest.approx(0, abs=1e-3)
