@@ -19,7 +19,6 @@ from nbp.config import GeneratorConfig, load_run
 from nbp.config.runs import Run
 from nbp.generator.model import Generator
 from nbp.planning.memory import Allocations, GpuRules
-from nbp.system.process import TRAINING_BLOCK, keep_freed_memory
 from nbp.training.flops import build_module, count_flops, loss_of, micro_batch_flops, micro_batches, num_steps
 from nbp.training.optim import build_optimizer
 from nbp.training.tokenizer import TokenizerModule
@@ -31,7 +30,6 @@ LossOf = Callable[[Generator, Tensor, Tensor], Tensor]
 
 def benchmark_training(*, out: str | None, repeats: int, device: str, size: str, recipes: list[str]) -> None:
     """Print what a step takes; the arguments are the command's."""
-    keep_freed_memory(TRAINING_BLOCK)       # as `nbp.train` does
     machine = measure_machine(device)
     lines = [*generator_steps(size, machine, repeats, device), memory_line(size)]
     for recipe in recipes:

@@ -45,30 +45,34 @@ class _ChunkedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, rows: int,  # noqa: ANN401 - torch's own
                 dtype: torch.dtype) -> Tensor:
         low, count = weight.to(dtype), len(hidden)
-        losses, hidden_grads = [], []
-        weight_grad = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        losses, hidden_grads, weight_grad = [], [], None
         for part, ids in zip(hidden.split(rows), target.split(rows)):                 # (rows, D), (rows,)
             logits = (part @ low.T).float()                                           # (rows, V)
-            total = logits.logsumexp(-1, keepdim=True)                                # (rows, 1)
-            losses.append((total - logits.gather(-1, ids[:, None])).sum())
+            best, true = logits.amax(-1, keepdim=True), logits.gather(-1, ids[:, None])
+            odds = logits.sub_(best).exp_()                                           # in place of the logits
+            total = odds.sum(-1, keepdim=True)                                        # (rows, 1)
+            losses.append((best + total.log() - true).sum())
             if not any(ctx.needs_input_grad):
                 continue
-            grad = logits.sub_(total).exp_()                                          # probabilities
-            grad.scatter_add_(-1, ids[:, None], torch.full_like(total, -1.0))
-            grad = grad.div_(count).to(dtype)
+            grad = odds.div_(total * count)                                           # a position's share
+            grad = grad.scatter_add_(-1, ids[:, None], torch.full_like(total, -1 / count)).to(dtype)
             hidden_grads.append(grad @ low)
-            if weight_grad is None:         # the head is frozen
+            if not ctx.needs_input_grad[1]:         # the head is frozen
                 continue
-            if dtype == weight.dtype:
+            if weight_grad is None:
+                weight_grad = (grad.T @ part).to(weight.dtype)
+            elif dtype == weight.dtype:
                 weight_grad.addmm_(grad.T, part)
             else:
                 weight_grad += grad.T @ part
-        if hidden_grads:
-            ctx.save_for_backward(torch.cat(hidden_grads), weight_grad)
+        ctx.grads = (torch.cat(hidden_grads), weight_grad) if hidden_grads else None
         return torch.stack(losses).sum() / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        hidden_grad, weight_grad = ctx.saved_tensors
-        weight_grad = None if weight_grad is None else weight_grad * grads[0]
-        return hidden_grad * grads[0].to(hidden_grad.dtype), weight_grad, None, None, None
+        if ctx.grads is None:
+            raise RuntimeError("the loss of this forward pass has been differentiated already")
+        # Given away instead of saved: of the head's gradient, the largest, there is never a second one.
+        (hidden_grad, weight_grad), ctx.grads = ctx.grads, None
+        weight_grad = None if weight_grad is None else weight_grad.mul_(grads[0])
+        return hidden_grad.mul_(grads[0].to(hidden_grad.dtype)), weight_grad, None, None, None

@@ -69,8 +69,8 @@ def span_masks(layout: Layout, end: int, hidden: Tensor | None = None, pad_visib
 def _spans(layout: Layout, end: int, device: torch.device | None) -> tuple[Span, ...]:
     """Spans where nothing is hidden: the same at every step, and a copy of masks to a GPU waits for it."""
     blocks, spans = layout.block_ids(end), []
-    for first in range(0, end, QUERIES):
-        last = min(first + QUERIES, end)
+    for first in range(0, end - QUERIES + 1, QUERIES):
+        last = first + QUERIES if end - first >= 2 * QUERIES else end       # a short one costs as much as a whole one
         keys = int((blocks <= blocks[last - 1]).sum())
         spans.append(Span(first, last, keys, visible(blocks[first:last], blocks[:keys]).to(device)))
     return tuple(spans)

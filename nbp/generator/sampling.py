@@ -9,11 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-SERIAL = 2 ** 15        # numbers that torch never divides among threads
+from nbp.generator.nucleus import ROWS_A_THREAD, edges, filter_logits, filters_nothing, places_of, rows_of
+from nbp.system.threads import for_each
+
 COLDEST = 1e-6          # far below what leaves one id, far above what makes logits infinite
+BELOW_ONE = 1 - 2.0 ** -24      # the largest float32: 1 is an infinite time, and an id that must not win could
 
 
 @dataclass(frozen=True)
@@ -66,102 +68,6 @@ class Sampling:
         return self.lookahead is None and not (self.multinomial or self.int8) or (self.lookahead or 1) > 1
 
 
-def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None,
-                  ties_by_id: bool = False) -> Tensor:
-    """Set every id outside top-k and then outside top-p (nucleus) to -inf.
-
-    Ties with the k-th id stay; ties at the edge of the nucleus stay until it is full. Only the k best ids are sorted,
-    not the whole vocabulary, and a GPU is never waited for.
-
-    Args:
-        logits: float32 (..., V).
-        top_k: number of ids, None or 0 for all.
-        top_p: probability in [0, 1], None or 1 for all.
-        ties_by_id: those at the edge stay in the order of their ids; else in that of `torch.sort`, as in the official
-            code, for which a CPU sorts the rows concerned: with logits from bfloat16 that is each of them.
-
-    Returns:
-        float32 (..., V), a new tensor unless nothing is filtered.
-    """
-    size = logits.shape[-1]
-    top_k = min(int(top_k or size), size)
-    if top_k == size and (top_p is None or top_p == 1):
-        return logits
-    ranked = _largest(logits, top_k)                                    # (..., k)
-    if top_p is None or top_p == 1:
-        return _at_least(logits, ranked[..., -1:])
-    return _nucleus(logits, ranked, top_p, ties_by_id)
-
-
-def _largest(logits: Tensor, k: int) -> Tensor:
-    """The k largest of each row in falling order, (..., V) -> (..., k)."""
-    if logits.device.type != "cpu":
-        return torch.topk(logits, k, dim=-1).values
-    # On a CPU numpy partitions and sorts with SIMD: 0.2 ms for 16,000 of 64,000, torch.topk needs 1.3 ms.
-    size = logits.shape[-1]
-    best = np.partition(logits.detach().numpy(), size - k, axis=-1)[..., size - k:]
-    best.sort(axis=-1)
-    return torch.from_numpy(best).flip(-1)
-
-
-def _at_least(logits: Tensor, edge: Tensor) -> Tensor:
-    """Logits (..., V) with -inf wherever they are below `edge` (..., 1)."""
-    if logits.device.type != "cpu":
-        return logits.masked_fill(logits < edge, -math.inf)
-    # A masked fill branches at every id, which mispredicts: 0.3 ms for 64,000 ids, a threshold 0.04 ms. In parts that
-    # torch does not divide among threads, since waking them takes longer.
-    kept, size = torch.empty(logits.shape, dtype=logits.dtype), logits.shape[-1]
-    below = torch.nextafter(edge, edge.new_tensor(-math.inf)).flatten().tolist()
-    for row, out, value in zip(logits.reshape(-1, size), kept.view(-1, size), below):
-        for part, kept_part in zip(row.split(SERIAL), out.split(SERIAL)):
-            torch.threshold(part, value, -math.inf, out=kept_part)
-    return kept
-
-
-def _count_at_least(logits: Tensor, edge: Tensor) -> Tensor:
-    """How many of each row (..., V) are not below `edge` (..., 1): int64 (..., 1)."""
-    if logits.device.type != "cpu":
-        return torch.count_nonzero(logits >= edge, -1)[..., None]
-    # Row by row in numpy, which counts bytes with SIMD: a quarter of the time.
-    rows = (logits.detach().numpy() >= edge.detach().numpy()).reshape(-1, logits.shape[-1])
-    return torch.tensor([int(np.count_nonzero(row)) for row in rows]).view(edge.shape)
-
-
-def _nucleus(logits: Tensor, ranked: Tensor, top_p: float, ties_by_id: bool) -> Tensor:
-    """Logits (..., V) with -inf outside the nucleus of `ranked` (..., k), the best of them in falling order."""
-    last = ranked[..., -1:]
-    on_cpu = logits.device.type == "cpu"
-    count = _count_at_least(logits, last)                                  # (..., 1): k, or more with ties
-    longest = int(count.max()) if on_cpu else logits.shape[-1]             # a GPU would have to be waited for
-    row, k = ranked, ranked.shape[-1]
-    if longest > k:
-        place = torch.arange(longest, device=logits.device)
-        row = torch.where((place >= k) & (place < count), last, F.pad(ranked, (0, longest - k), value=-math.inf))
-    mass = row.softmax(-1).cumsum(-1)
-    number = torch.searchsorted(mass, mass.new_full(last.shape, top_p), right=True) + 1
-    number = torch.minimum(number, count).clamp_(min=1)                    # (..., 1) ids in the nucleus; NaN has none
-    edge = row.gather(-1, number - 1)
-    kept = _at_least(logits, edge)
-    rising = row.neg()
-    room = number - torch.searchsorted(rising, -edge)                      # (..., 1) ids at the edge that are inside
-    if not on_cpu:
-        ties = logits == edge
-        return kept.masked_fill_(ties & (ties.cumsum(-1) > room), -math.inf)
-    crowded = torch.searchsorted(rising, -edge, right=True) > number
-    if ties_by_id and crowded.any():
-        tied = np.flatnonzero(kept.numpy() == edge.numpy())    # by row, then by id
-        rows = tied // kept.shape[-1]
-        first = np.searchsorted(rows, np.arange(room.numel()))
-        too_late = np.arange(len(rows)) - first[rows] >= room.numpy().reshape(-1)[rows]
-        kept.numpy().reshape(-1)[tied[too_late]] = -math.inf
-        return kept
-    for index in crowded[..., 0].nonzero():
-        at = tuple(index)
-        late = _at_least(logits[at], last[at]).sort(descending=True).indices[number[at]:]
-        kept[at][late] = -math.inf
-    return kept
-
-
 def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None, batch: int,
                    keep_single: bool = False, device: str | torch.device = "cpu") -> list[torch.Generator | None]:
     """One random stream per clip, so that a clip does not depend on the others in its batch.
@@ -203,46 +109,58 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     """
     if sampling.greedy:
         return logits.argmax(-1)
-    logits = filtered(logits, sampling)
     if sampling.multinomial:
-        rows = [_multinomial(row, generator) for row, generator in zip(logits.softmax(-1), generators, strict=True)]
+        kept = filter_logits(tempered(logits, sampling), sampling.top_k, sampling.top_p)
+        rows = [_multinomial(row, generator) for row, generator in zip(kept.softmax(-1), generators, strict=True)]
         return torch.stack(rows)
-    return winner(logits, uniforms(logits, generators))
+    return race(logits, sampling, uniforms(logits, generators))
 
 
-def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Logits (B, n, V) as they are drawn from: float32, divided by the temperature, -inf outside top-k and top-p."""
-    logits = logits.float()
-    if sampling.temperature != 1:
-        logits = logits / sampling.temperature
-    return filter_logits(logits, sampling.top_k, sampling.top_p, ties_by_id=not sampling.multinomial)
+def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Logits in float32, divided by the temperature."""
+    return logits.float() / sampling.temperature if sampling.temperature != 1 else logits.float()
 
 
-def winner(logits: Tensor, numbers: Tensor) -> Tensor:
-    """Whose arrival is the first, the filtered logits (..., V) taken for log probabilities, with the numbers of
-    `uniforms`: ids (...)."""
-    if logits.device.type != "cpu":
+def race(logits: Tensor, sampling: Sampling, numbers: Tensor) -> Tensor:
+    """Which of the ids that the filters leave arrives first: ids int64 (...) of logits (..., V), with the numbers of
+    `uniforms`, of the same shape."""
+    logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
+    if logits.device.type != "cpu" or filters_nothing(logits, *filters):
         times = log_arrivals(numbers)
-        return torch.sub(logits, times, out=times).max(-1).indices
-    # Numpy's argmax takes a quarter of the time of torch.max. Where few ids are left, only they have times.
-    size, inside = logits.shape[-1], logits.numpy() != -math.inf
-    if 2 * np.count_nonzero(inside) > inside.size:
-        return torch.from_numpy(np.asarray((logits - log_arrivals(numbers)).numpy().argmax(-1)))
-    inside[..., 0] |= ~inside.any(-1)                # of damaged weights, for which `Draft.check` has the error
-    left = np.flatnonzero(inside)                    # by row, then by id
-    times = log_arrivals(numbers.flatten()[left])
-    scores = logits.numpy().reshape(-1)[left] - times.numpy()
-    bounds = np.searchsorted(left, size * np.arange(logits.shape[:-1].numel() + 1))
-    best = [first + int(scores[first:last].argmax()) for first, last in zip(bounds, bounds[1:])]
-    return torch.from_numpy(left[best] % size).view(logits.shape[:-1])
+        scores = torch.sub(filter_logits(logits, *filters), times, out=times)
+        if scores.device.type != "cpu":
+            return scores.max(-1).indices
+        return torch.from_numpy(np.asarray(scores.numpy().argmax(-1)))      # in a quarter of the time
+    return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
+
+
+def _first_arrivals(rows: np.ndarray, numbers: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
+    """The same of rows (R, V) on a CPU, int64 (R,): only ids that are left have times."""
+    _, edge, number = edges(rows, top_k, top_p)
+    places, values, left = ([np.empty(0)] * len(rows) for _ in range(3))
+
+    def gather(index: int) -> None:
+        here = places[index] = places_of(rows[index], edge[index], int(number[index]))
+        values[index], left[index] = rows[index][here], numbers[index][here]
+
+    for_each(gather, len(rows), ROWS_A_THREAD)
+    scores = np.concatenate(values) - log_arrivals(torch.from_numpy(np.concatenate(left))).numpy()
+    ends = np.cumsum([len(here) for here in places])
+    return np.array([here[scores[end - len(here):end].argmax()] for here, end in zip(places, ends)])
 
 
 def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:
     """Random float32 numbers in [0, 1) of the shape (B, ...) and device of `like`, row i from generator i."""
     numbers = torch.empty(like.shape, device=like.device, dtype=torch.float32)
-    for row, generator in zip(numbers, generators, strict=True):
-        _fill_uniform(row, generator)
-    return numbers
+    clips = list(zip(numbers, generators, strict=True))
+    if {numbers.device.type} | {generator.device.type for generator in generators if generator is not None} == {"cpu"}:
+        streams = [_stream(generator) for generator in generators]
+        for_each(lambda index: _fill(clips[index][0].numpy(), streams[index]), len(clips))
+        return numbers
+    for row, generator in clips:
+        device = generator.device if generator is not None else row.device
+        row.copy_(torch.rand(row.shape, generator=generator, device=device, dtype=torch.float64))
+    return numbers.clamp_(max=BELOW_ONE)
 
 
 def log_arrivals(numbers: Tensor) -> Tensor:
@@ -257,21 +175,19 @@ def log_arrivals(numbers: Tensor) -> Tensor:
     return numbers.neg().log1p_().neg_().clamp_(min=2.0 ** -33).log_()
 
 
-def _fill_uniform(row: Tensor, generator: torch.Generator | None) -> None:
-    """Write numbers in [0, 1) into a float32 tensor: of the generator, or on a CPU of numpy's SFC64, which takes a
-    quarter of the time. Its seed comes from the generator, with the upper half of the generator's own, of which torch
-    takes the lower half only on a CPU."""
-    device = generator.device if generator is not None else row.device
-    below_one = 1 - torch.finfo(row.dtype).eps / 2     # 1 is an infinite time: an id that must not win could
-    if device.type != "cpu" or row.device.type != "cpu":
-        row.copy_(torch.rand(row.shape, generator=generator, device=device, dtype=torch.float64))
-        row.clamp_(max=below_one)
-        return
+def _stream(generator: torch.Generator | None) -> np.random.SFC64:
+    """Random bits for a step: numpy's SFC64 takes a quarter of the time of torch's generator. Its seed comes from the
+    generator, with the upper half of the generator's own, of which torch takes the lower half only on a CPU."""
     seed = int(torch.randint(2 ** 62, (), generator=generator))
     upper = (generator or torch.default_generator).initial_seed() >> 32
-    raw = np.random.SFC64([seed, upper] if upper else seed).random_raw((row.numel() + 1) // 2)
-    np.multiply(raw.view(np.uint32)[:row.numel()].reshape(row.shape), np.float32(2.0 ** -32 * below_one),
-                out=row.numpy(), casting="unsafe", dtype=np.float32)
+    return np.random.SFC64([seed, upper] if upper else seed)
+
+
+def _fill(row: np.ndarray, stream: np.random.SFC64) -> None:
+    """Write random numbers in [0, 1) into a float32 array."""
+    raw = stream.random_raw((row.size + 1) // 2)
+    np.multiply(raw.view(np.uint32)[:row.size].reshape(row.shape), np.float32(2.0 ** -32 * BELOW_ONE), out=row,
+                casting="unsafe", dtype=np.float32)
 
 
 def _multinomial(probabilities: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nbp.generator.decoding import Draft
-from nbp.generator.sampling import filtered, uniforms, winner
+from nbp.generator.sampling import race, uniforms
 
 ROWS = 16       # tokens of all clips that a pass draws by itself: more take longer on CPUs (docs/experiments.md)
 
@@ -70,10 +70,9 @@ class SpeculativeDraft(Draft):
         """As `sample`, with random numbers that are drawn step by step, once each: (B, n)."""
         if self._sampling.greedy:
             return logits.argmax(-1)
-        logits = filtered(logits, self._sampling)
         numbers = [] if self._numbers is None else [self._numbers]
         have = bounds[0] + sum(part.shape[1] for part in numbers)
         numbers += [uniforms(logits[:, :after - before], self._generators)
                     for before, after in zip(bounds, bounds[1:]) if before >= have]
         self._numbers = torch.cat(numbers, 1)
-        return winner(logits, self._numbers)
+        return race(logits, self._sampling, self._numbers)

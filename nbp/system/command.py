@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from nbp.system.process import PROGRAM, keep_freed_memory
+
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 # Import names of what `pip install .` leaves out, and the extra that brings it.
 EXTRAS = {"pytorch_lightning": "train", "deepspeed": "train", "wandb": "train", "decord": "train",
@@ -28,6 +30,7 @@ class UserError(RuntimeError):
 
 def run_command(main: Callable[[], object]) -> NoReturn:
     """Call `main` and end the process as the module header says; an int that it returns is the exit code."""
+    keep_freed_memory(*PROGRAM)
     try:
         code = main()
         _leave_group()

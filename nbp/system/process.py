@@ -11,9 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3      # of glibc's mallopt
-BLOCK = 2 ** 25         # bytes; glibc before 2.35 takes no more
-TOP = 2 ** 28           # bytes
-TRAINING_BLOCK = 2 ** 30        # bytes: tensors that a step on a CPU makes, frees and makes again
+BLOCK, TOP = 2 ** 25, 2 ** 28       # bytes; glibc before 2.35 takes no larger blocks
+PROGRAM = 2 ** 30, -1    # of our own commands, which make large tensors, free them and make them again: any free end
 
 
 def prepare_process() -> None:
@@ -51,15 +50,16 @@ def slow_numpy_features(facts: Mapping[str, str]) -> str:
     return "X86_V4 AVX512_ICL AVX512_SPR" if version >= (2, 4) else "AVX512_SKX AVX512_ICL AVX512_SPR"
 
 
-def keep_freed_memory(block: int = BLOCK) -> bool:
-    """Let glibc keep freed blocks of up to so many bytes instead of giving each back, to be faulted in again page by
-    page; larger ones go back. False where the environment decides, or the C library takes no such number."""
+def keep_freed_memory(block: int = BLOCK, top: int = TOP) -> bool:
+    """Let glibc keep freed blocks of up to so many bytes, and so many free bytes at its end (-1: any number), instead
+    of giving them back, to be faulted in again page by page. False where the environment decides, or the C library
+    takes no such numbers."""
     decided = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"} & set(os.environ)
     if sys.platform != "linux" or decided or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     mallopt = _mallopt()
     # In this order: where the first is refused, the second alone would freeze the first at 128 KiB.
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, block)) and bool(mallopt(TRIM_THRESHOLD, TOP))
+    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, block)) and bool(mallopt(TRIM_THRESHOLD, top))
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

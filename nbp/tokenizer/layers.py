@@ -12,6 +12,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 
+def laid_out(x: Tensor) -> Tensor:
+    """`x` as the convolutions read it: channels last where a CPU has bfloat16, which takes half the time there; other
+    layouts give sums in another order, so float32 keeps that of the official tokens."""
+    if x.device.type == "cpu" and x.dtype == torch.bfloat16:
+        return x.contiguous(memory_format=torch.channels_last_3d)
+    return x
+
+
 class CausalConv3d(nn.Module):
     """3x3x3 convolution with replicate padding: 1 on each side of H and W, 2 in front of T."""
 
@@ -90,5 +98,13 @@ class DepthToSpaceUpsample(nn.Module):
 
     def spread(self, x: Tensor) -> Tensor:
         """All frames, the one that `forward` drops included."""
-        t, h, w = self.stride
-        return rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)
+        return channels_to_space(self.conv(x), self.stride)
+
+
+def channels_to_space(x: Tensor, stride: Sequence[int]) -> Tensor:
+    """(B, st*sh*sw*C, T, H, W) -> (B, C, T*st, H*sh, W*sw), in the memory format of `x`."""
+    sizes = dict(zip(("st", "sh", "sw"), stride))
+    if x.is_contiguous(memory_format=torch.channels_last_3d):
+        last = rearrange(x, "b (st sh sw c) t h w -> b (t st) (h sh) (w sw) c", **sizes)
+        return last.movedim(-1, 1)
+    return rearrange(x, "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", **sizes)

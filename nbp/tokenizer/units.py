@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
+
+from nbp.tokenizer.layers import channels_to_space
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -91,5 +92,4 @@ class PointwiseUpsample(nn.Module):
 
     def spread(self, x: Tensor) -> Tensor:
         """All frames, the one that `forward` drops included."""
-        t, h, w = self.stride
-        return rearrange(self.conv(x), "b (st sh sw c) t h w -> b c (t st) (h sh) (w sw)", st=t, sh=h, sw=w)
+        return channels_to_space(self.conv(x), self.stride)

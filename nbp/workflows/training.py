@@ -15,7 +15,6 @@ from nbp.hub.about import About, read_about, write_about
 from nbp.hub.locating import WEIGHTS
 from nbp.planning.start import start_table
 from nbp.system.files import sha256
-from nbp.system.process import TRAINING_BLOCK, keep_freed_memory
 from nbp.training import checkpoints
 from nbp.training.fit import fit
 from nbp.training.logs import ProfiledSteps
@@ -33,7 +32,6 @@ def train_and_export(config: str | Path, overrides: Iterable[str] = (), minutes:
     steps. Returns the exit code: 0, or 128 and the number of the signal that stopped the run. ValueError, UserError: as
     `load_run` and `fit`."""
     run = load_run(config, overrides)
-    keep_freed_memory(TRAINING_BLOCK)
     model = Path(run.trainer.out) / "model"
     known = read_about(model)       # a damaged one is found before the run
     if (time := minutes or max_minutes) is not None:

@@ -6,7 +6,7 @@ import torch
 from nbp.benchmarking import official_method
 from nbp.config import GeneratorConfig
 from nbp.generator.model import Generator
-from nbp.generator.sampling import filter_logits
+from nbp.generator.nucleus import filter_logits
 
 MODELS = {
     "k600": dict(block_shape=[1, 1, 4], begin_token=False),

@@ -12,7 +12,8 @@ from generators import GRID, NUM_CODES, UNCONDITIONAL, VARIANTS, build, codes, c
 
 from nbp.generator import decoding, model
 from nbp.generator.model import Generator
-from nbp.generator.sampling import Sampling, filter_logits, log_arrivals, row_generators, sample, uniforms, winner
+from nbp.generator.nucleus import filter_logits
+from nbp.generator.sampling import Sampling, log_arrivals, race, row_generators, sample, uniforms
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -114,22 +115,53 @@ def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
     assert sample(torch.tensor([[[-10.0, 0.0]]]), everything, [seeded()]).item() == 0
 
 
-@pytest.mark.parametrize(("top_k", "top_p"), [(100, None), (100, 0.0), (100, 0.7), (400, None)])
-def test_times_of_the_ids_that_are_left_decide_as_all_do(top_k, top_p):
-    logits = filter_logits(2 * torch.randn(3, 4, 500, generator=seeded()), top_k, top_p)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])      # the second ties
+@pytest.mark.parametrize(("top_k", "top_p"), [(100, None), (100, 0.0), (100, 0.7), (400, None), (None, 0.9), (0, 1.0)])
+def test_times_of_the_ids_that_are_left_decide_as_all_do(top_k, top_p, dtype):
+    logits = (2 * torch.randn(3, 4, 500, generator=seeded())).to(dtype).float()
     numbers = uniforms(logits, [seeded(clip) for clip in range(3)])
-    before = numbers.clone()
-    assert torch.equal(winner(logits, numbers), (logits - log_arrivals(numbers)).argmax(-1))
-    assert torch.equal(numbers, before)
+    before = numbers.clone(), logits.clone()
+    left = filter_logits(logits / 0.7, top_k, top_p, ties_by_id=True)
+    drawn = race(logits, Sampling(temperature=0.7, top_k=top_k, top_p=top_p), numbers)
+    assert torch.equal(drawn, (left - log_arrivals(numbers)).argmax(-1))
+    assert torch.equal(numbers, before[0]) and torch.equal(logits, before[1])
 
 
-def test_rows_without_a_number_are_drawn_from_too():
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=3), Sampling(top_k=3, top_p=None),
+                                      Sampling(top_k=None, top_p=None)])
+def test_rows_without_a_number_are_drawn_from_too(sampling):
     """Of damaged weights: the error comes at the end of the clip."""
-    logits = torch.full((1, 3, 9), -math.inf)
-    logits[0, 1, 0], logits[0, 2, 1] = math.nan, 2.0
-    assert winner(logits, torch.full_like(logits, 0.5)).tolist() == [[0, 0, 1]]
-    logits[0, 2] = math.nan
-    assert winner(logits, torch.full_like(logits, 0.5)).tolist() == [[0, 0, 0]]
+    logits = torch.full((1, 4, 9), -math.inf)
+    logits[0, 1, 0], logits[0, 2, 1], logits[0, 3] = math.nan, 2.0, math.nan
+    drawn = race(logits, sampling, torch.full_like(logits, 0.5))
+    assert drawn[0, 2] == 1 and ((drawn >= 0) & (drawn < 9)).all()
+
+
+@pytest.mark.parametrize("ties_by_id", [False, True])
+def test_a_full_nucleus_drops_ties_as_it_is_told(ties_by_id):
+    """By id, or as torch.sort ranks them; a row does not depend on the others."""
+    logits = torch.randn(40, 300, generator=seeded()).round()
+    kept = filter_logits(logits, 100, 0.6, ties_by_id)
+    for row, result in zip(logits, kept):
+        left = result > -math.inf
+        assert torch.equal(filter_logits(row, 100, 0.6, ties_by_id), result)
+        edge = row[left].min()
+        tied, inside = (row == edge).nonzero()[:, 0], (left & (row == edge)).nonzero()[:, 0]
+        best = torch.where(row >= row.sort(descending=True).values[99], row, -math.inf)
+        ranked = best.sort(descending=True).indices[:int(left.sum())]
+        assert torch.equal(inside, tied[:len(inside)] if ties_by_id else ranked[row[ranked] == edge].sort().values)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_threads_change_no_draw(threads):
+    logits, streams = torch.randn(3, 20, 99, generator=seeded()), [seeded(clip) for clip in range(3)]
+    want = sample(logits, Sampling(top_k=30), [seeded(clip) for clip in range(3)])
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(sample(logits, Sampling(top_k=30), streams), want)
+    finally:
+        torch.set_num_threads(usual)
 
 
 def test_each_clip_needs_its_generator():

@@ -12,7 +12,7 @@ from parity.compare import close, same, tensor
 
 from nbp.download import load_transformer
 from nbp.generator.masks import attention_mask
-from nbp.generator.sampling import filter_logits
+from nbp.generator.nucleus import filter_logits
 
 PARITY = Path(__file__).parent
 SMALL = json.loads((PARITY / "generator_small.json").read_text())

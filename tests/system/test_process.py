@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from nbp.system import process
+from nbp.system.command import run_command
 from nbp.system.process import keep_freed_memory, prepare_process, processor_facts, slow_numpy_features
 
 ZEN4 = {"vendor_id": "AuthenticAMD", "cpu family": "25", "flags": "fpu avx2 avx512f avx512_bf16"}
@@ -77,12 +78,18 @@ def test_memory_is_the_environments_to_decide(name, value, environment, calls):
     assert not keep_freed_memory() and not calls
 
 
+def test_a_program_keeps_all_that_it_frees(environment, calls):
+    with pytest.raises(SystemExit):
+        run_command(lambda: 0)
+    assert calls == [(process.MMAP_THRESHOLD, 2 ** 30), (process.TRIM_THRESHOLD, -1)]
+
+
 def test_a_refused_threshold_leaves_the_other_alone(environment, monkeypatch):
     """Set alone it would make every block above 128 KiB slow."""
     refused = []
     monkeypatch.setattr(process, "_mallopt", lambda: lambda *arguments: refused.append(arguments) or 0)
     monkeypatch.setattr(sys, "platform", "linux")
-    assert not keep_freed_memory(2 ** 30) and refused == [(process.MMAP_THRESHOLD, 2 ** 30)]
+    assert not keep_freed_memory(*process.PROGRAM) and refused == [(process.MMAP_THRESHOLD, 2 ** 30)]
 
 
 def test_no_glibc_is_no_error(environment, monkeypatch):

@@ -1,0 +1,38 @@
+"""Work of numpy on a few threads: it lets others run during each call, and torch's own threads stay out of it."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+MOST = 4        # threads: more wait for the interpreter between calls
+
+
+def for_each(function: Callable[[int], None], count: int, at_least: int = 1) -> None:
+    """Call function(0), ..., function(count - 1), divided among as many threads as torch uses, up to `MOST`, each with
+    `at_least` calls. They must not call torch, which would start threads of its own from each."""
+    parts = min(torch.get_num_threads(), MOST, count // at_least)
+
+    def some(part: int) -> None:
+        for index in range(count * part // parts, count * (part + 1) // parts):
+            function(index)
+
+    if parts < 2:
+        for index in range(count):
+            function(index)
+        return
+    others = [_threads().submit(some, part) for part in range(1, parts)]
+    some(0)
+    for other in others:
+        other.result()
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MOST - 1, "nbp")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)       # threads do not come along

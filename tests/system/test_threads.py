@@ -1,0 +1,52 @@
+"""Work on a few threads."""
+
+import os
+import threading
+
+import pytest
+import torch
+
+from nbp.system.threads import MOST, for_each
+
+
+@pytest.fixture(params=[1, 2, 64])
+def threads(request):
+    usual = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(usual)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 100])
+@pytest.mark.parametrize("at_least", [1, 8])
+def test_each_number_is_called_once(threads, count, at_least):
+    called, where = [], set()
+
+    def call(index):
+        called.append(index)
+        where.add(threading.get_ident())
+
+    for_each(call, count, at_least)
+    assert sorted(called) == list(range(count))
+    assert len(where) <= max(1, min(threads, MOST, count // at_least))
+
+
+@pytest.mark.parametrize("bad", [0, 7])
+def test_an_error_of_any_part_is_the_callers(threads, bad):
+    def call(index):
+        if index == bad:
+            raise ValueError(f"number {index}")
+
+    with pytest.raises(ValueError, match=f"number {bad}"):
+        for_each(call, 8)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own(threads):
+    for_each(lambda index: None, 8)
+    child = os.fork()
+    if child == 0:
+        for_each(lambda index: None, 8)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
