@@ -400,7 +400,9 @@ def test_attention_in_spans_of_queries_changes_nothing(changes, monkeypatch):
     monkeypatch.setattr(model.transformer, "forward", partial(record, model.transformer.forward, asked))
     found = model.loss(codes(2), condition(model, 2))
     gradients = torch.autograd.grad(found, [*model.transformer.layers.parameters()])
-    assert isinstance(asked[-1], list) and max(span.last - span.first for span in asked[-1]) == 5
+    spans = asked[-1]
+    assert isinstance(spans, list) and len(spans) > 5 and all(5 <= span.last - span.first < 10 for span in spans)
+    assert [span.first for span in spans[1:]] == [span.last for span in spans[:-1]]
     want = model.nll(codes(2), condition(model, 2)).mean()
     assert not isinstance(asked[-1], list)
     torch.testing.assert_close(found, want)
