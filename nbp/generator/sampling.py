@@ -4,7 +4,7 @@ Legend: B batch, n tokens of a step, V ids that can be drawn.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,13 +96,28 @@ def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None
     return [torch.Generator(source if generator is not None else device).manual_seed(seed) for seed in seeds]
 
 
-def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator | None] = ()) -> Tensor:
+def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
+    """Which of the ids that the filters leave arrives first: ids int64 (...) of logits (..., V), with the numbers of
+    `uniforms`, of the same shape. A GPU is not waited for."""
+    logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
+    if logits.device.type != "cpu" or filters_nothing(logits, *filters):
+        times = log_arrivals(numbers)
+        scores = torch.sub(filter_logits(logits, *filters), times, out=times)
+        if scores.device.type != "cpu":
+            return scores.max(-1).indices
+        return torch.from_numpy(np.asarray(scores.numpy().argmax(-1)))      # in a quarter of the time
+    return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
+
+
+def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator | None] = (),
+           race: Callable[[Tensor, Tensor, Sampling], Tensor] = race) -> Tensor:
     """Draw ids.
 
     Args:
         logits: (B, n, V).
         sampling: `Sampling`.
         generators: one torch.Generator per row of the batch; unused when greedy.
+        race: what stands for `race`, as a recording of it.
 
     Returns:
         int64 (B, n).
@@ -113,25 +128,12 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
         kept = filter_logits(tempered(logits, sampling), sampling.top_k, sampling.top_p)
         rows = [_multinomial(row, generator) for row, generator in zip(kept.softmax(-1), generators, strict=True)]
         return torch.stack(rows)
-    return race(logits, sampling, uniforms(logits, generators))
+    return race(logits, uniforms(logits, generators), sampling)
 
 
 def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits in float32, divided by the temperature."""
     return logits.float() / sampling.temperature if sampling.temperature != 1 else logits.float()
-
-
-def race(logits: Tensor, sampling: Sampling, numbers: Tensor) -> Tensor:
-    """Which of the ids that the filters leave arrives first: ids int64 (...) of logits (..., V), with the numbers of
-    `uniforms`, of the same shape."""
-    logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
-    if logits.device.type != "cpu" or filters_nothing(logits, *filters):
-        times = log_arrivals(numbers)
-        scores = torch.sub(filter_logits(logits, *filters), times, out=times)
-        if scores.device.type != "cpu":
-            return scores.max(-1).indices
-        return torch.from_numpy(np.asarray(scores.numpy().argmax(-1)))      # in a quarter of the time
-    return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
 
 
 def _first_arrivals(rows: np.ndarray, numbers: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:

@@ -12,8 +12,10 @@ from generators import GRID, NUM_CODES, TEXT, UNCONDITIONAL, VARIANTS, build, co
 
 from nbp.generator import masks
 from nbp.generator.cuda_graph import Recorded
+from nbp.generator.decoding import CachedDecoder
 from nbp.generator.masks import attention_mask
 from nbp.generator.model import Generator
+from nbp.generator.sampling import race
 from nbp.generator.sequence import Layout, to_grid, to_steps
 
 TOTAL = math.prod(GRID)
@@ -207,17 +209,13 @@ def test_overfits_one_batch():
 
 
 @every_variant
-def test_cached_logits_equal_uncached(changes):
+def test_cached_logits_equal_uncached(changes, monkeypatch):
     generator = build(**changes)
     ids, given = condition(generator), prefix(generator)
     recorded = []
-    inner = generator._decoder
-
-    def recording(*arguments):
-        logits_of = inner(*arguments)
-        return lambda *step: recorded.append(logits_of(*step)) or recorded[-1]
-
-    generator._decoder = recording
+    inner = CachedDecoder.__call__
+    monkeypatch.setattr(CachedDecoder, "__call__",
+                        lambda self, *step: recorded.append(inner(self, *step)) or recorded[-1])
     clip = generator.generate(ids, given, generator=torch.Generator().manual_seed(0), lookahead=1)
     cached = torch.cat(recorded, dim=1)
     full = generator(clip, ids)[:, -cached.shape[1]:]
@@ -241,16 +239,22 @@ class Eager:
         return self.function(*inputs)
 
 
+FILTERS = [dict(top_k=None, top_p=None), dict(top_k=9, top_p=0.8)]
+
+
 @every_variant
-def test_steps_of_fixed_shapes_equal_growing_ones(changes, monkeypatch):
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_steps_of_fixed_shapes_equal_growing_ones(changes, filters, monkeypatch):
     """What is recorded on a GPU, run on the CPU."""
     generator = build(**changes)
-    arguments = dict(condition=condition(generator), prefix=prefix(generator), top_k=None, top_p=None,
+    arguments = dict(condition=condition(generator), prefix=prefix(generator), **filters,
                      cfg_scale=None if generator.config.condition == "none" else 2.0)
     want = generator.generate(**arguments, generator=torch.Generator().manual_seed(3))
+    made = []
     monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
-    monkeypatch.setattr("nbp.generator.decoding.Recorded", Eager)
+    monkeypatch.setattr("nbp.generator.decoding.Recorded", lambda function: made.append(function) or Eager(function))
     assert torch.equal(generator.generate(**arguments, generator=torch.Generator().manual_seed(3)), want)
+    assert any(function.func is race for function in made) == (not generator.config.multinomial)
 
 
 def test_steps_are_recorded_on_the_device_of_their_tensors(monkeypatch):
@@ -286,11 +290,12 @@ def test_weights_that_a_step_gathers_are_not_recorded(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @every_variant
-def test_replayed_steps_equal_launched_ones(changes, monkeypatch):
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_replayed_steps_equal_launched_ones(changes, filters, monkeypatch):
     generator = build(**changes).cuda()
     ids, given = condition(generator), prefix(generator)
     arguments = dict(condition=None if ids is None else ids.cuda(), prefix=None if given is None else given.cuda(),
-                     top_k=None, top_p=None)
+                     **filters)
     launched = generator.generate(**arguments, generator=torch.Generator("cuda").manual_seed(3))
     monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
     assert torch.equal(generator.generate(**arguments, generator=torch.Generator("cuda").manual_seed(3)), launched)

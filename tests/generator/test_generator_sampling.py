@@ -122,7 +122,7 @@ def test_times_of_the_ids_that_are_left_decide_as_all_do(top_k, top_p, dtype):
     numbers = uniforms(logits, [seeded(clip) for clip in range(3)])
     before = numbers.clone(), logits.clone()
     left = filter_logits(logits / 0.7, top_k, top_p, ties_by_id=True)
-    drawn = race(logits, Sampling(temperature=0.7, top_k=top_k, top_p=top_p), numbers)
+    drawn = race(logits, numbers, Sampling(temperature=0.7, top_k=top_k, top_p=top_p))
     assert torch.equal(drawn, (left - log_arrivals(numbers)).argmax(-1))
     assert torch.equal(numbers, before[0]) and torch.equal(logits, before[1])
 
@@ -133,7 +133,7 @@ def test_rows_without_a_number_are_drawn_from_too(sampling):
     """Of damaged weights: the error comes at the end of the clip."""
     logits = torch.full((1, 4, 9), -math.inf)
     logits[0, 1, 0], logits[0, 2, 1], logits[0, 3] = math.nan, 2.0, math.nan
-    drawn = race(logits, sampling, torch.full_like(logits, 0.5))
+    drawn = race(logits, torch.full_like(logits, 0.5), sampling)
     assert drawn[0, 2] == 1 and ((drawn >= 0) & (drawn < 9)).all()
 
 
