@@ -116,6 +116,10 @@ def test_bfloat16_weights(models, one_by_one, tmp_path):
     assert {name for name in meta[0] if meta[0][name] != meta[1][name]} == {"precision"}
     found = [clip_set.load(tmp_path / name)["indices"] for name in ("fp32", "bf16")]
     assert 0 <= found[1].min() and found[1].max() < 125 and 0.05 < (found[0] == found[1]).mean() < 1
+    tokenizer = Tokenizer.from_pretrained(models[models.index("--tokenizer") + 1])
+    exact = 255 * tokenizer.decode_from_code_indices(found[1]).detach().clamp(0, 1).movedim(1, -1).numpy()
+    difference = np.abs(clip_set.load(tmp_path / "bf16")["video"] - exact)
+    assert difference.max() < 6 and difference.mean() < 0.8
 
 
 def test_clips_beyond_the_trained_length(models, one_by_one, tmp_path, capsys):

@@ -26,6 +26,7 @@ from nbp.hub.models import model_hash
 from nbp.system.command import UserError
 from nbp.system.distributed import barrier, rank_and_world
 from nbp.system.files import read_json
+from nbp.system.processor import multiplies_bfloat16
 from nbp.system.profiling import Trace
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
@@ -81,6 +82,8 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
             check_length(prefix_frames, num_frames)
     if precision == "bf16":
         model.bfloat16()
+        if multiplies_bfloat16(torch.device(device).type):
+            tokens.decoder.bfloat16()       # not the encoder: tokens of given frames would be others
     model.pack(precision == "int8")
     parts = clip_set.Parts(out, settings)
     continued = None if dataset is None else Continued(dataset, prefix_frames)
