@@ -18,6 +18,7 @@ from nbp.data.video_writing import frame_rate
 from nbp.download import load_transformer
 from nbp.generator.arguments import guidance
 from nbp.generator.conditions import condition_encoder, text_ids_sha256
+from nbp.generator.model import Generator
 from nbp.generator.sampling import Sampling
 from nbp.generator.sequence import Layout, check_grid
 from nbp.hub.about import About, read_about
@@ -80,11 +81,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         check_window(model, tokens, num_frames, dataset is not None)
         if dataset is not None:
             check_length(prefix_frames, num_frames)
-    if precision == "bf16":
-        model.bfloat16()
-        if multiplies_bfloat16(torch.device(device).type):
-            tokens.decoder.bfloat16()       # not the encoder: tokens of given frames would be others
-    model.pack(precision == "int8")
+    _lower(model, tokens, precision)
     parts = clip_set.Parts(out, settings)
     continued = None if dataset is None else Continued(dataset, prefix_frames)
     if stream:
@@ -99,6 +96,14 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
             len(requests) / len(dataset))
         _merge(parts, fps, len(requests), bad)
     barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next
+
+
+def _lower(model: Generator, tokens: Tokenizer, precision: str) -> None:
+    if precision == "bf16":
+        model.bfloat16()
+        if multiplies_bfloat16(tokens.fsq.device.type):
+            tokens.decoder.bfloat16()       # not the encoder: tokens of given frames would be others
+    model.pack(precision == "int8")
 
 
 def _merge(parts: clip_set.Parts, fps: float, count: int, max_missing: int) -> None:
