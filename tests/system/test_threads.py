@@ -1,6 +1,7 @@
 """Work on a few threads."""
 
 import os
+import signal
 import threading
 
 import pytest
@@ -47,6 +48,7 @@ def test_a_forked_process_has_threads_of_its_own(threads):
     for_each(lambda index: None, 8)
     child = os.fork()
     if child == 0:
+        signal.alarm(30)        # without them it would wait for ever
         for_each(lambda index: None, 8)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
