@@ -54,8 +54,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                           "Default: as many as cost little more than one")
     sampling.add_argument("--greedy", action=argparse.BooleanOptionalAction)
     add("--precision", choices=("fp32", "bf16", "int8"), default="fp32", help="of the generator, and "
-        "bf16 of the decoder too; bf16 is up to 2.7 times as fast on a GPU and faster on CPUs with AMX, int8 up to 2 "
-        "times as fast on a CPU; a clip then depends a little on its batch")
+        "on CPUs that multiply bf16 of the decoder; bf16 is up to 2.7 times as fast on a GPU, int8 up to 2 times on a "
+        "CPU; a clip then depends a little on its batch")
     add("--fps", type=positive, help="frame rate of the mp4 files; default: the model's, or 8")
     add("--device", default=default_device(), help="default: a GPU for each rank, or cpu")
     options = parser.parse_args(arguments)

@@ -122,6 +122,23 @@ def test_bfloat16_weights(models, one_by_one, tmp_path):
     assert difference.max() < 6 and difference.mean() < 0.8
 
 
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_bfloat16_is_of_the_decoder_too_where_a_cpu_multiplies_it(models, multiplies, monkeypatch, tmp_path):
+    """Never of the encoder: the tokens of given frames would be others."""
+    monkeypatch.setattr(generating, "multiplies_bfloat16", lambda device: multiplies)
+    made = []
+
+    def stop(model, tokens, *rest, **options):
+        made.append(tokens)
+        raise KeyError
+
+    monkeypatch.setattr(generating, "generate_clips", stop)
+    with pytest.raises(KeyError):
+        generate.main([*models, "--precision", "bf16", "--out", str(tmp_path)])
+    dtypes = [{part.dtype for part in half.parameters()} for half in (made[0].encoder, made[0].decoder)]
+    assert dtypes == [{torch.float32}, {torch.bfloat16 if multiplies else torch.float32}]
+
+
 def test_clips_beyond_the_trained_length(models, one_by_one, tmp_path, capsys):
     long = [*models, "--num-frames", "30", "--out"]
     generate.main([*long, str(tmp_path / "whole")])

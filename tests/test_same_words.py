@@ -47,8 +47,10 @@ def pipe(folder):
 
 
 @pytest.fixture
-def command(capsys):
+def command(capsys, monkeypatch):
     """Function(main, arguments) -> the words of the last line on stderr; an option is named as the argument."""
+    monkeypatch.setattr("nbp.system.command.keep_freed_memory", lambda *numbers: True)      # of this process
+
     def run(main, *arguments):
         with pytest.raises(SystemExit) as stop:
             run_command(lambda: main([str(argument) for argument in arguments]))

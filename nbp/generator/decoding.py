@@ -16,7 +16,7 @@ from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Grid, Prefix
 from nbp.generator.cuda_graph import Recorded, can_record
 from nbp.generator.masks import attention_mask
-from nbp.generator.sampling import Sampling, race, sample
+from nbp.generator.sampling import Sampling, sample
 from nbp.generator.sequence import Layout, to_grid
 from nbp.generator.transformer import KVCache, Transformer
 
@@ -50,11 +50,6 @@ class CachedDecoder:
         if can_record(prefix.embeddings) and not sharded:
             hidden = prefix.pads if pad_visibility != "decoding" else None      # as behind the first step
             self._mask = attention_mask(layout, 0, self.cache.length, hidden, pad_visibility, prefix.embeddings.device)
-
-    @property
-    def replays(self) -> bool:
-        """Whether steps are replayed as CUDA graphs."""
-        return self._mask is not None
 
     def __call__(self, ids: Tensor, first: int, count: int) -> Tensor:
         """Decode.
@@ -113,7 +108,6 @@ class Draft:
         stream: token ids (B, positions) from `Layout.stream`, the first `known` video tokens in place.
         known: number of video tokens that are given.
         sampling, generators: as for `sample`.
-        replays: draw by CUDA graphs as well, one for each shape of logits.
 
     Attributes:
         known: number of video tokens of each clip that are there.
@@ -121,14 +115,13 @@ class Draft:
 
     def __init__(self, logits_of: Callable[[Tensor, int, int], Tensor], config: GeneratorConfig, layout: Layout,
                  grid: Grid, stream: Tensor, known: int, sampling: Sampling,
-                 generators: Sequence[torch.Generator | None], replays: bool = False) -> None:
+                 generators: Sequence[torch.Generator | None]) -> None:
         self.logits_of, self.config, self.layout, self.grid = logits_of, config, layout, grid
         self.known, self.total = known, math.prod(grid)
         self._stream, self._sampling, self._generators = stream, sampling, generators
         self._positions, self._first = layout.video_positions(self.total), 0
         # Id of the first one that is scored.
         self._offset = 0 if config.clamp_samples else layout.video_offset
-        self._recorded: dict[torch.Size, Recorded] | None = {} if replays else None
         self._sums: Tensor | None = None        # of all logits so far: not finite where one of them is not
 
     @torch.inference_mode(False)        # a draft may be begun in it and go on outside
@@ -140,8 +133,7 @@ class Draft:
         end, count = self.layout.known_positions(self.known), self.layout.next_tokens(self.known)
         logits = self._logits(end, count)
         start = int(self._positions[self.known])
-        drawn = sample(logits, self._sampling, self._generators, self._race)
-        self._stream[:, start:start + count] = drawn + self._offset
+        self._stream[:, start:start + count] = sample(logits, self._sampling, self._generators) + self._offset
         self.known += count
         self._first = end
         return True
@@ -152,14 +144,6 @@ class Draft:
         total = logits.sum(dtype=torch.float32)
         self._sums = total if self._sums is None else self._sums + total
         return logits
-
-    def _race(self, logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
-        """`race`, replayed where steps are."""
-        if self._recorded is None:
-            return race(logits, numbers, sampling)
-        if logits.shape not in self._recorded:
-            self._recorded[logits.shape] = Recorded(partial(race, sampling=sampling))
-        return self._recorded[logits.shape](logits, numbers)
 
     def check(self) -> None:
         """ValueError: the model has given NaN or infinity so far, and what was drawn means nothing."""

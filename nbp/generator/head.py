@@ -19,7 +19,8 @@ class Head(nn.Linear):
         super().__init__(width, size, bias=False)
 
     def forward(self, hidden: Tensor, target: Tensor | None = None) -> Tensor:
-        """Logits (B, P, V) of hidden states (B, P, D); with target ids (B, P) their mean negative log-likelihood."""
+        """Logits (B, P, V) of hidden states (B, P, D); with target ids (B, P) their mean negative log-likelihood, which
+        can be differentiated once where positions are many, `retain_graph` or not."""
         if target is None:
             return super().forward(hidden)
         rows = self.positions_at_a_time()
@@ -71,7 +72,8 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         if ctx.grads is None:
-            raise RuntimeError("the loss of this forward pass has been differentiated already")
+            raise RuntimeError("the loss of many positions can be differentiated once, also with retain_graph; call "
+                               "the model again")
         # Given away instead of saved: of the head's gradient, the largest, there is never a second one.
         (hidden_grad, weight_grad), ctx.grads = ctx.grads, None
         weight_grad = None if weight_grad is None else weight_grad.mul_(grads[0])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nbp.generator.sequence import Layout
 
-QUERIES = 256        # of a span
+QUERIES = 256        # of a span, at least
 
 
 class Span(NamedTuple):

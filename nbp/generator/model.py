@@ -230,7 +230,7 @@ class Generator(nn.Module):
         stream = layout.stream(F.pad(given, (0, total - given.shape[1])))         # (B, positions)
         decoder = self._decoder(condition, len(given), length, cfg_scale)
         make = SpeculativeDraft if sampling.guesses else Draft
-        return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators, decoder.replays)
+        return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
     def pack(self, int8: bool = False) -> None:
         """Lay the weights out as the CPU's products read them: faster steps, but from then on the model only samples.

@@ -22,7 +22,7 @@ def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None 
     """Set every id outside top-k and then outside top-p (nucleus) to -inf.
 
     Ties with the k-th id stay; ties at the edge of the nucleus stay until it is full. Only the k best ids are sorted,
-    not the whole vocabulary.
+    not the whole vocabulary. What is left of rows with NaN means nothing (`Draft.check` finds them).
 
     Args:
         logits: float32 (..., V).

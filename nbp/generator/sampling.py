@@ -4,7 +4,7 @@ Legend: B batch, n tokens of a step, V ids that can be drawn.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,28 +96,13 @@ def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None
     return [torch.Generator(source if generator is not None else device).manual_seed(seed) for seed in seeds]
 
 
-def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
-    """Which of the ids that the filters leave arrives first: ids int64 (...) of logits (..., V), with the numbers of
-    `uniforms`, of the same shape. A GPU is not waited for."""
-    logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
-    if logits.device.type != "cpu" or filters_nothing(logits, *filters):
-        times = log_arrivals(numbers)
-        scores = torch.sub(filter_logits(logits, *filters), times, out=times)
-        if scores.device.type != "cpu":
-            return scores.max(-1).indices
-        return torch.from_numpy(np.asarray(scores.numpy().argmax(-1)))      # in a quarter of the time
-    return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
-
-
-def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator | None] = (),
-           race: Callable[[Tensor, Tensor, Sampling], Tensor] = race) -> Tensor:
+def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator | None] = ()) -> Tensor:
     """Draw ids.
 
     Args:
         logits: (B, n, V).
         sampling: `Sampling`.
         generators: one torch.Generator per row of the batch; unused when greedy.
-        race: what stands for `race`, as a recording of it.
 
     Returns:
         int64 (B, n).
@@ -134,6 +119,21 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
 def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
     """Logits in float32, divided by the temperature."""
     return logits.float() / sampling.temperature if sampling.temperature != 1 else logits.float()
+
+
+def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
+    """Which of the ids that the filters leave arrives first: ids int64 (...) of logits (..., V), with the numbers of
+    `uniforms`, of the same shape. A GPU is not waited for."""
+    if not logits.numel():
+        return torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
+    logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
+    if logits.device.type != "cpu" or filters_nothing(logits, *filters):
+        times = log_arrivals(numbers)
+        scores = torch.sub(filter_logits(logits, *filters), times, out=times)
+        if scores.device.type != "cpu":
+            return scores.max(-1).indices
+        return torch.from_numpy(np.asarray(scores.numpy().argmax(-1)))      # in a quarter of the time
+    return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
 
 
 def _first_arrivals(rows: np.ndarray, numbers: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
@@ -157,7 +157,8 @@ def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tens
     clips = list(zip(numbers, generators, strict=True))
     if {numbers.device.type} | {generator.device.type for generator in generators if generator is not None} == {"cpu"}:
         streams = [_stream(generator) for generator in generators]
-        for_each(lambda index: _fill(clips[index][0].numpy(), streams[index]), len(clips))
+        rows = [row.numpy() for row, _ in clips]
+        for_each(lambda index: _fill(rows[index], streams[index]), len(rows))
         return numbers
     for row, generator in clips:
         device = generator.device if generator is not None else row.device

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nbp.generator.decoding import Draft
-from nbp.generator.sampling import uniforms
+from nbp.generator.sampling import race, uniforms
 
 ROWS = 16       # tokens of all clips that a pass draws by itself: more take longer on CPUs (docs/experiments.md)
 
@@ -75,4 +75,4 @@ class SpeculativeDraft(Draft):
         numbers += [uniforms(logits[:, :after - before], self._generators)
                     for before, after in zip(bounds, bounds[1:]) if before >= have]
         self._numbers = torch.cat(numbers, 1)
-        return self._race(logits, self._numbers, self._sampling)
+        return race(logits, self._numbers, self._sampling)

@@ -30,7 +30,8 @@ class UserError(RuntimeError):
 
 def run_command(main: Callable[[], object]) -> NoReturn:
     """Call `main` and end the process as the module header says; an int that it returns is the exit code."""
-    keep_freed_memory(*PROGRAM)
+    if not _has_gpu():
+        keep_freed_memory(*PROGRAM)
     try:
         code = main()
         _leave_group()
@@ -51,6 +52,12 @@ def run_command(main: Callable[[], object]) -> NoReturn:
         rank = f" (rank {os.environ['RANK']})" if several else ""
         print(f"error{rank}: {message}", file=sys.stderr, flush=True)
         sys.exit(EXIT_MISTAKE)
+
+
+def _has_gpu() -> bool:
+    """Whether tensors will be on one, so that this process has nothing to gain from memory that it keeps."""
+    torch = sys.modules.get("torch")
+    return torch is not None and torch.cuda.is_available()
 
 
 def _leave_group() -> None:

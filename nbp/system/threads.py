@@ -12,7 +12,7 @@ MOST = 4        # threads: more wait for the interpreter between calls
 
 def for_each(function: Callable[[int], None], count: int, at_least: int = 1) -> None:
     """Call function(0), ..., function(count - 1), divided among as many threads as torch uses, up to `MOST`, each with
-    `at_least` calls. They must not call torch, which would start threads of its own from each."""
+    `at_least` calls. They must not compute with torch, which would start threads of its own from each."""
     parts = min(torch.get_num_threads(), MOST, count // at_least)
 
     def some(part: int) -> None:
@@ -23,8 +23,14 @@ def for_each(function: Callable[[int], None], count: int, at_least: int = 1) -> 
         for index in range(count):
             function(index)
         return
-    others = [_threads().submit(some, part) for part in range(1, parts)]
-    some(0)
+    others, mine = [], [0]
+    for part in range(1, parts):
+        try:
+            others.append(_threads().submit(some, part))
+        except RuntimeError:        # the interpreter is ending, but for the thread that calls
+            mine.append(part)
+    for part in mine:
+        some(part)
     for other in others:
         other.result()
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """`x` as the convolutions read it: channels last where a CPU has bfloat16, which takes half the time there; other
-    layouts give sums in another order, so float32 keeps that of the official tokens."""
+    """`x` as a convolution reads it: in bfloat16 on a CPU channels last, which takes half the time; norms, slices and
+    joined parts lose it. Layouts differ in the order of sums, so float32 keeps that of the official tokens."""
     if x.device.type == "cpu" and x.dtype == torch.bfloat16:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x
@@ -32,7 +32,7 @@ class CausalConv3d(nn.Module):
         """(B, C, T, H, W) -> (B, C', ceil(T / st), ceil(H / sh), ceil(W / sw))."""
         if x.shape[2] == 1:
             return self._single_frame(x)
-        return self.conv(F.pad(x, (1, 1, 1, 1, 2, 0), mode="replicate"))
+        return self.conv(laid_out(F.pad(x, (1, 1, 1, 1, 2, 0), mode="replicate")))
 
     def _single_frame(self, x: Tensor) -> Tensor:
         """All three time taps see the same frame, so their sum is a 2D kernel: a third of the work for images."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nbp.config import TokenizerConfig
 from nbp.hub import models
 from nbp.tokenizer.fsq import FSQ
-from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish, laid_out
+from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, FrameGroupNorm, ResidualUnit, Swish
 from nbp.tokenizer.patches import PatchEmbed, PatchExpand
 from nbp.tokenizer.units import ChannelLayerNorm, CheapUnit, PointwiseUpsample, ZeroPaddedConv3d
 
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
                                   nn.Conv3d(widths[-1], len(config.fsq_levels), 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(laid_out(x))              # (B, widths[0], T, H, W)
+        x = self.conv_in(x)                        # (B, widths[0], T, H, W)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.downsamples):
@@ -93,7 +93,7 @@ class Decoder(nn.Module):
         self.head = nn.Sequential(*_norm_and_activation(config, widths[-1]), conv_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(laid_out(x))              # (B, widths[-1], t, h, w)
+        x = self.conv_in(x)                        # (B, widths[-1], t, h, w)
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index < len(self.upsamples):

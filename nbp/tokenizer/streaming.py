@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample
+from nbp.tokenizer.layers import CausalConv3d, DepthToSpaceUpsample, laid_out
 from nbp.tokenizer.model import Tokenizer
 from nbp.tokenizer.patches import PatchEmbed, PatchExpand
 from nbp.tokenizer.units import PointwiseUpsample, ZeroPaddedConv3d
@@ -84,7 +84,7 @@ class _Convolution(nn.Module):
         if self.replicate:
             x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="replicate")
         past = [self.past] if self.past is not None else [x[:, :, :1]] * (self.conv.kernel_size[0] - 1)
-        x = torch.cat([*past, x], dim=2)
+        x = laid_out(torch.cat([*past, x], dim=2))
         out = self.conv(x)
         self.past = x[:, :, out.shape[2] * self.conv.stride[0]:].clone()      # a view would keep all of x
         return out

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nbp.tokenizer.layers import channels_to_space
+from nbp.tokenizer.layers import channels_to_space, laid_out
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -47,7 +47,7 @@ class ZeroPaddedConv3d(nn.Module):
         if front:
             # An expanded frame would lose channels-last and take ten times as long.
             x = torch.cat([x[:, :, :1]] * front + [x], 2)
-        return self.conv(x)
+        return self.conv(laid_out(x))
 
     def _single_frame(self, x: Tensor) -> Tensor:
         """All taps in time see the same frame: their sum does."""

@@ -101,7 +101,7 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
 def _lower(model: Generator, tokens: Tokenizer, precision: str) -> None:
     if precision == "bf16":
         model.bfloat16()
-        if multiplies_bfloat16(tokens.fsq.device.type):
+        if tokens.fsq.device.type == "cpu" and multiplies_bfloat16("cpu"):
             tokens.decoder.bfloat16()       # not the encoder: tokens of given frames would be others
     model.pack(precision == "int8")
 

@@ -164,6 +164,13 @@ def test_threads_change_no_draw(threads):
         torch.set_num_threads(usual)
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 9), (2, 0, 9)])
+@pytest.mark.parametrize("top_k, top_p", [(3, None), (3, 0.9), (None, None)])
+def test_nothing_to_draw(shape, top_k, top_p):
+    drawn = sample(torch.zeros(shape), Sampling(top_k=top_k, top_p=top_p), [seeded()] * shape[0])
+    assert drawn.shape == shape[:-1] and drawn.dtype == torch.int64
+
+
 def test_each_clip_needs_its_generator():
     with pytest.raises(ValueError, match="zip"):
         sample(torch.zeros(2, 3, 9), Sampling(), [seeded()])

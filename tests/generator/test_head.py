@@ -52,6 +52,16 @@ def test_close_under_autocast(monkeypatch):
         assert torch.nn.functional.cosine_similarity(found[name].flatten(), gradient.flatten(), 0) > 0.999, name
 
 
+def test_a_second_backward_pass_is_refused(monkeypatch):
+    """Not a wrong gradient."""
+    monkeypatch.setattr(head, "MAX_LOGITS", 4 * 9)
+    layer, hidden = head.Head(8, 9), torch.randn(2, 6, 8, requires_grad=True)
+    loss = layer(hidden, torch.zeros(2, 6, dtype=torch.long))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once, also with retain_graph"):
+        loss.backward()
+
+
 def test_one_chunk_is_the_plain_path_bit_for_bit():
     generator = build()
     hidden, target = torch.randn(2, 5, 16, requires_grad=True), torch.randint(40, (2, 5))

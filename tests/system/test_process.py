@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from nbp.system import process
 from nbp.system.command import run_command
@@ -78,10 +79,12 @@ def test_memory_is_the_environments_to_decide(name, value, environment, calls):
     assert not keep_freed_memory() and not calls
 
 
-def test_a_program_keeps_all_that_it_frees(environment, calls):
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_program_on_a_cpu_keeps_what_it_frees(gpu, environment, calls, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     with pytest.raises(SystemExit):
         run_command(lambda: 0)
-    assert calls == [(process.MMAP_THRESHOLD, 2 ** 30), (process.TRIM_THRESHOLD, -1)]
+    assert calls == ([] if gpu else [(process.MMAP_THRESHOLD, 2 ** 30), (process.TRIM_THRESHOLD, -1)])
 
 
 def test_a_refused_threshold_leaves_the_other_alone(environment, monkeypatch):

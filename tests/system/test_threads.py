@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -40,6 +42,34 @@ def test_an_error_of_any_part_is_the_callers(threads, bad):
 
     with pytest.raises(ValueError, match=f"number {bad}"):
         for_each(call, 8)
+
+
+def test_two_threads_work_at_once():
+    """Each waits for the other, which one thread would do for ever."""
+    usual, meeting = torch.get_num_threads(), threading.Barrier(2, timeout=30)
+    torch.set_num_threads(2)
+    try:
+        for_each(lambda index: meeting.wait(), 2)
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_a_thread_may_outlive_the_main_one():
+    """Python takes no more work for its pools by then."""
+    code = """
+import threading, time
+import torch
+from nbp.system.threads import for_each
+torch.set_num_threads(2)
+def late():
+    time.sleep(0.5)
+    done = []
+    for_each(done.append, 5)
+    print(sorted(done))
+threading.Thread(target=late).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "[0, 1, 2, 3, 4]" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

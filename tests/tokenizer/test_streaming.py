@@ -45,6 +45,22 @@ def test_chunks_equal_the_whole(tokenizer, video, lengths):
     torch.testing.assert_close(torch.cat(decoded, dim=2), pixels, rtol=0, atol=1e-5)
 
 
+def test_bfloat16_is_channels_last_all_the_way(tokenizer, video):
+    """In other layouts a CPU copies the input and the result of every convolution."""
+    seen = []
+    for layer in tokenizer.modules():
+        if isinstance(layer, torch.nn.Conv3d) and layer.kernel_size != (1, 1, 1):
+            layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    tokenizer.bfloat16()
+    with torch.no_grad():
+        indices = tokenizer.encode(video.bfloat16())[1]
+        tokenizer.decode_from_code_indices(indices)
+    list(decode_chunks(tokenizer, encode_chunks(tokenizer, video.bfloat16().split([9, 16], dim=2))))
+    convolved = [x for x in seen if x.shape[1] > 1]
+    assert len(convolved) > 10
+    assert all(x.is_contiguous(memory_format=torch.channels_last_3d) for x in convolved)
+
+
 def test_two_streams_and_the_whole_do_not_disturb_each_other(tokenizer, video):
     first, second = (encode_chunks(tokenizer, v.split([9, 16], dim=2)) for v in (video, 1 - video))
     pieces = [(next(first), next(second)) for _ in range(2)]
