@@ -7,22 +7,18 @@ from functools import cache
 
 import torch
 
-MOST = 4        # threads: more wait for the interpreter between calls
+MOST = 4        # threads: already with 4 on two cores they wait for the interpreter between calls
 
 
 def for_each(function: Callable[[int], None], count: int, at_least: int = 1) -> None:
     """Call function(0), ..., function(count - 1), divided among as many threads as torch uses, up to `MOST`, each with
     `at_least` calls. They must not compute with torch, which would start threads of its own from each."""
-    parts = min(torch.get_num_threads(), MOST, count // at_least)
+    parts = max(1, min(torch.get_num_threads(), MOST, count // at_least))
 
     def some(part: int) -> None:
         for index in range(count * part // parts, count * (part + 1) // parts):
             function(index)
 
-    if parts < 2:
-        for index in range(count):
-            function(index)
-        return
     others, mine = [], [0]
     for part in range(1, parts):
         try:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """`x` as a convolution reads it: in bfloat16 on a CPU channels last, which takes half the time; norms, slices and
-    joined parts lose it. Layouts differ in the order of sums, so float32 keeps that of the official tokens."""
+    """`x` as a convolution reads it: in bfloat16 on a CPU channels last, which takes half the time (AMX); norms, slices
+    and joined parts lose it. Layouts differ in the order of sums, so float32 keeps that of the official tokens."""
     if x.device.type == "cpu" and x.dtype == torch.bfloat16:
         return x.contiguous(memory_format=torch.channels_last_3d)
     return x
