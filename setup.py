@@ -1,6 +1,9 @@
+import platform
+import sys
+import zlib
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 # Lightning and what else only training needs; decord reads videos as the official results did, PyAV otherwise.
 TRAIN = [
@@ -12,6 +15,19 @@ TRAIN = [
 DEMO = ["gradio>=6,<7"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30,<2"]
 
+# The step of sampling on CPUs, once for each kind of x86 processor: which one is asked when it runs. Without a compiler
+# pip goes on, and clips are sampled by PyTorch alone.
+NATIVE = Path("nbp/generator/native")
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]
+BUILDS = {
+    "float32_avx2": ["-mavx2", "-mfma"],
+    "float32_avx512": AVX512,
+    "bfloat16_avx512": [*AVX512, "-mavx512bf16", "-DNUMBER=nbp::bfloat16"],
+}
+SOURCES = ["products.h", "step.cpp", "vectors.h"]
+CHECKSUM = zlib.crc32(b"".join((Path(__file__).parent / NATIVE / name).read_bytes() for name in SOURCES))
+COMPILED = sys.platform == "linux" and platform.machine() == "x86_64"
+
 setup(
     name="nbp",
     version="0.1.0",
@@ -21,7 +37,11 @@ setup(
     license="MIT",
     python_requires=">=3.10",
     packages=find_packages(include=["nbp", "nbp.*"]),
-    package_data={"nbp.reporting": ["*.css"]},
+    package_data={"nbp.reporting": ["*.css"], "nbp.generator.native": ["*.cpp", "*.h"]},
+    ext_modules=[Extension(
+        f"nbp.generator.native.{name}", [str(NATIVE / "step.cpp")], depends=[str(NATIVE / source) for source in SOURCES],
+        extra_compile_args=["-std=c++20", "-O3", "-fno-math-errno", "-fopenmp", f"-DSOURCE={CHECKSUM}u", *flags],
+        extra_link_args=["-fopenmp"], optional=True) for name, flags in BUILDS.items()] if COMPILED else [],
     # Models, generation, evaluation.
     install_requires=[
         "torch>=2.6,<2.14",

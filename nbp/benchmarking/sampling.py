@@ -18,8 +18,8 @@ from nbp.benchmarking import official_method
 from nbp.benchmarking.blocks import benchmark_blocks
 from nbp.benchmarking.machine import PRECISIONS, Line, Machine, in_turns, line, measure_machine, report
 from nbp.config import GeneratorConfig
+from nbp.generator.int8 import multiplies_int8
 from nbp.generator.model import Generator
-from nbp.generator.packed import multiplies_int8
 
 # Layers, heads, width, codes.
 SIZES = {"smoke": (2, 2, 32, 500), "paper": (12, 12, 768, 64000), "700M": (24, 16, 1536, 64000),

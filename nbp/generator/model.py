@@ -20,9 +20,10 @@ from nbp.config import GeneratorConfig
 from nbp.generator.arguments import Prefix, condition_ids, given_codes, guidance, to_step_order
 from nbp.generator.decoding import CachedDecoder, Draft
 from nbp.generator.head import Head
+from nbp.generator.int8 import Int8Linear, round_linears
 from nbp.generator.levels import share_levels
 from nbp.generator.masks import attention_mask, span_masks
-from nbp.generator.packed import Int8Linear, PackedLinear, can_pack, pack_linears
+from nbp.generator.packed import PackedHead, can_pack, pack_layers
 from nbp.generator.sampling import Sampling, row_generators
 from nbp.generator.sequence import Layout, check_grid
 from nbp.generator.speculation import SpeculativeDraft
@@ -52,7 +53,7 @@ class Generator(nn.Module):
             self.register_buffer("uncond_embedding", unconditional)
         self.transformer = Transformer(config)
         self.head = Head(config.width, self.layout.vocab_size if config.full_head else config.num_codes)
-        self._packed_head: PackedLinear | Int8Linear | None = None
+        self._packed_head: PackedHead | Int8Linear | None = None
         self.reset_parameters()
         if config.code_levels is not None:
             share_levels(self.token_embedding, config.code_levels, self.layout.video_offset)
@@ -233,18 +234,17 @@ class Generator(nn.Module):
         return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
     def pack(self, int8: bool = False) -> None:
-        """Lay the weights out as the CPU's products read them: faster steps, but from then on the model only samples.
+        """Compute steps as `nbp.generator.packed` does: two to three times as fast, but the model then only samples.
 
-        Changes nothing on other devices, and for models that draw the official samples to the bit: such products differ
-        in the order of their sums. With `int8` weights are rounded to 8 bits, for any model. ValueError: not on this
-        device.
+        Changes nothing where `can_pack` is False, and for models that draw the official samples to the bit: packed
+        products differ in the order of their sums. `int8`: weights in 8 bits, for any model (ValueError: not here).
         """
         if int8:
             self._packed_head = Int8Linear(self._drawn_head(), None)
-            return pack_linears(self.transformer, Int8Linear)
-        if can_pack(self.head.weight) and not self.config.multinomial:
-            self._packed_head = PackedLinear(self._drawn_head(), None)
-            pack_linears(self.transformer, PackedLinear)
+            round_linears(self.transformer)
+        elif can_pack(self.head.weight, self.config.width) and not self.config.multinomial:
+            self._packed_head = PackedHead(self._drawn_head())
+            pack_layers(self.transformer)
 
     def _decoder(self, condition: Tensor | None, batch: int, length: int, cfg_scale: float | None) -> CachedDecoder:
         config, layout = self.config, self.layout

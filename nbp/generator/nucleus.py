@@ -40,7 +40,7 @@ def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None 
         return _filter_on_gpu(logits, top_k, top_p)
     rows = rows_of(logits)
     kept = np.full_like(rows, -math.inf)
-    for row, out, last, edge, number in zip(rows, kept, *edges(rows, top_k, top_p)):
+    for row, out, _, last, edge, number in zip(rows, kept, *edges(rows, top_k, top_p)):
         places = places_of(row, edge, int(number)) if ties_by_id else _places_by_sort(row, last, edge, int(number))
         out[places] = row[places]
     return torch.from_numpy(kept).view(logits.shape)
@@ -52,8 +52,10 @@ def filters_nothing(logits: Tensor, top_k: int | None, top_p: float | None) -> b
     return min(int(top_k or size), size) == size and (top_p is None or top_p == 1)
 
 
-def edges(rows: np.ndarray, top_k: int | None, top_p: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row of logits (R, V) the k-th best, the last in the nucleus, and how many ids are in it: (R,) each."""
+def edges(rows: np.ndarray, top_k: int | None,
+          top_p: float | None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row of logits (R, V) the best, the k-th best, the last in the nucleus, and how many ids are in it: (R,)
+    each."""
     size = rows.shape[1]
     k = min(int(top_k or size), size)
     ranked = np.empty((len(rows), k), rows.dtype)                           # (R, k), in falling order
@@ -67,9 +69,9 @@ def edges(rows: np.ndarray, top_k: int | None, top_p: float | None) -> tuple[np.
 
     for_each(rank, len(rows), ROWS_A_THREAD)
     if top_p is None or top_p == 1:
-        return ranked[:, -1], ranked[:, -1], count[:, 0]
+        return ranked[:, 0], ranked[:, -1], ranked[:, -1], count[:, 0]
     edge, number = _nucleus(torch.from_numpy(ranked), torch.from_numpy(count), top_p, int(count.max()))
-    return ranked[:, -1], edge[:, 0].numpy(), number[:, 0].numpy()
+    return ranked[:, 0], ranked[:, -1], edge[:, 0].numpy(), number[:, 0].numpy()
 
 
 def places_of(row: np.ndarray, edge: float, number: int) -> np.ndarray:

@@ -4,7 +4,7 @@ Legend: B batch, n tokens of a step, V ids that can be drawn.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from nbp.generator.nucleus import ROWS_A_THREAD, edges, filter_logits, filters_n
 from nbp.system.threads import for_each
 
 COLDEST = 1e-6          # far below what leaves one id, far above what makes logits infinite
+EARLY = 2.0 ** -8        # numbers below it win mostly, where many ids are left
 BELOW_ONE = 1 - 2.0 ** -24      # the largest float32: 1 is an infinite time, and an id that must not win could
 
 
@@ -138,17 +139,42 @@ def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
 
 def _first_arrivals(rows: np.ndarray, numbers: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:
     """The same of rows (R, V) on a CPU, int64 (R,): only ids that are left have times."""
-    _, edge, number = edges(rows, top_k, top_p)
-    places, values, left = ([np.empty(0)] * len(rows) for _ in range(3))
+    best, _, edge, number = edges(rows, top_k, top_p)
 
-    def gather(index: int) -> None:
-        here = places[index] = places_of(rows[index], edge[index], int(number[index]))
-        values[index], left[index] = rows[index][here], numbers[index][here]
+    def early(index: int) -> np.ndarray:
+        places = np.flatnonzero(numbers[index] < EARLY)
+        values = rows[index][places]
+        # Which of those tied at the edge stay is not asked here.
+        return places[:0] if (values == edge[index]).any() else places[values > edge[index]]
 
-    for_each(gather, len(rows), ROWS_A_THREAD)
+    ids, scores = _winners(rows, numbers, np.arange(len(rows)), early)
+    # No other id scores more than the best one would with a number of EARLY, whose time is at least as long.
+    rest = np.flatnonzero(~(scores > best - math.log(EARLY) + 1e-3))
+    if len(rest):
+        ids[rest], _ = _winners(rows, numbers, rest,
+                                lambda index: places_of(rows[index], edge[index], int(number[index])))
+    return ids
+
+
+def _winners(rows: np.ndarray, numbers: np.ndarray, indices: np.ndarray,
+             chosen: Callable[[int], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Of some rows the first of the ids that `chosen` gives, int64 (r,), and its score; -inf where there is none."""
+    places, values, left = ([np.empty(0)] * len(indices) for _ in range(3))
+
+    def gather(place: int) -> None:
+        index = int(indices[place])
+        here = places[place] = chosen(index)
+        values[place], left[place] = rows[index][here], numbers[index][here]
+
+    for_each(gather, len(indices), ROWS_A_THREAD)
     scores = np.concatenate(values) - log_arrivals(torch.from_numpy(np.concatenate(left))).numpy()
+    ids, best = np.zeros(len(indices), np.int64), np.full(len(indices), -math.inf, np.float32)
     ends = np.cumsum([len(here) for here in places])
-    return np.array([here[scores[end - len(here):end].argmax()] for here, end in zip(places, ends)])
+    for place, (here, end) in enumerate(zip(places, ends)):
+        if len(here):
+            winner = scores[end - len(here):end].argmax()
+            ids[place], best[place] = here[winner], scores[end - len(here) + winner]
+    return ids, best
 
 
 def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:

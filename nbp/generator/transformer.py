@@ -109,7 +109,7 @@ class Transformer(nn.Module):
         self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.norm: nn.Module = nn.LayerNorm(config.width)
         turns = None
         if config.rotary:
             where = places(Layout(config), config.grid, config.block_shape, config.max_seq_len)

@@ -1,14 +1,60 @@
-"""Packed weights: the same clips, and no way to store or train them."""
+"""Packed weights and the step in C++: what PyTorch computes, the same clips, and no way to store or train them."""
+
+import copy
+import warnings
 
 import pytest
 import torch
 from generators import VARIANTS, build, codes, condition, prefix
 
 from nbp.generator import packed
+from nbp.generator.native import library
+from nbp.generator.transformer import KVCache
 
-pytestmark = pytest.mark.skipif(not packed.can_pack(torch.ones(1)), reason="no oneDNN")
+BUILDS = {"float32_avx2": torch.float32, "float32_avx512": torch.float32, "bfloat16_avx512": torch.bfloat16}
+MOST = {torch.float32: 1e-5, torch.bfloat16: 0.05}         # relative error
 
 
+def runs_here(build):
+    flags = (line.split(":")[1].split() for line in open("/proc/cpuinfo") if line.startswith("flags"))
+    needed = {"float32_avx2": {"avx2", "fma"}, "float32_avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
+              "bfloat16_avx512": {"avx512_bf16"}}
+    return needed[build] <= set(next(flags, ()))
+
+
+HERE = [pytest.param(name, marks=pytest.mark.skipif(not runs_here(name), reason="not on this processor"))
+        for name in BUILDS]
+PACKS = pytest.mark.skipif(library.build_name(torch.float32) is None, reason="no build for this processor")
+
+
+def pack(generator, build):
+    """Pack with a build that may not be the one that this processor would take."""
+    generator._packed_head = packed.PackedHead(generator._drawn_head(), build)
+    packed.pack_layers(generator.transformer, build)
+    return generator
+
+
+def made(build_of, **changes):
+    """A generator of the build's type, and the same packed; every weight, bias and norm is one that shows."""
+    dtype = BUILDS[build_of]
+    generator = build(**{"width": 32 if dtype == torch.bfloat16 else 16, **changes})
+    with torch.no_grad():
+        for name, tensor in generator.named_parameters():
+            if name.endswith("bias") or ".norm" in name:
+                tensor += torch.randn_like(tensor) * 0.3
+            elif tensor.ndim == 2:
+                tensor *= (16 / generator.config.width) ** 0.5      # else a large model's softmax is all or nothing
+    generator.to(dtype)
+    return generator, pack(copy.deepcopy(generator), build_of)
+
+
+def close(found, plain, exact):
+    """Whether it is about as near to what float64 gives as PyTorch is in the same type, and near."""
+    errors = [float((result.double() - exact).norm() / exact.norm()) for result in (found, plain)]
+    return errors[0] < 4 * errors[1] + 1e-7 and errors[0] < MOST[plain.dtype]
+
+
+@PACKS
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 @pytest.mark.parametrize("cfg_scale", [None, 1.5])
 def test_same_clips(changes, cfg_scale):
@@ -22,92 +68,117 @@ def test_same_clips(changes, cfg_scale):
 
     want = generate()
     generator.pack()
-    exact = generator.config.multinomial
-    assert isinstance(generator.transformer.layers[0].attention.qkv, packed.PackedLinear) is not exact
+    assert isinstance(generator.transformer.layers[0], packed.PackedLayers) is not generator.config.multinomial
     assert torch.equal(generate(), want)
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 on this processor")
-@pytest.mark.parametrize("changes", [VARIANTS["plain 4"], VARIANTS["rotary"]])
-def test_close_in_bfloat16(changes, monkeypatch):
-    """Products in bfloat16 may be packed where the processor multiplies it; they are the same up to rounding."""
-    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: True)
-    generator = build(**changes).bfloat16()
-    ids = codes()
+@pytest.mark.parametrize("build_of", HERE)
+@pytest.mark.parametrize("name", ["plain 4", "plain frame", "hybrid 4", "rotary", "text, pads hidden",
+                                  "text hybrid, pads causal"])
+def test_what_the_layers_compute(build_of, name):
+    plain, fast = made(build_of, **VARIANTS[name])
+    ids, given, exact = codes(), condition(plain), copy.deepcopy(plain).double()
     with torch.no_grad():
-        want = generator(ids, condition(generator)).float()
-        packed.pack_linears(generator.transformer, packed.PackedLinear)
-        found = generator(ids, condition(generator)).float()
-    assert (found - want).abs().max() < 0.05 * want.abs().max()
+        hidden = [model._hidden(model._steps(ids), given) for model in (fast, plain, exact)]
+        assert close(*hidden)
+        assert close(fast._packed_head(hidden[1]), plain.head(hidden[1]), exact.head(hidden[1].double()))
 
 
-def test_a_gelu_is_part_of_the_product():
-    mlp = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.GELU(), torch.nn.Linear(32, 8))
-    x = torch.randn(3, 8)
+@pytest.mark.parametrize("build_of", HERE)
+@pytest.mark.parametrize("heads, width", [(1, 32), (4, 32), (3, 96), (1, 544), (2, 160)])
+@pytest.mark.parametrize("clips, rows", [(1, 1), (2, 3), (1, 16), (3, 35)])
+def test_sizes(build_of, heads, width, clips, rows):
+    """Heads of any size, more rows than registers and tiles hold, columns that fill no whole piece."""
+    plain, fast = made(build_of, num_heads=heads, width=width, num_codes=77)
+    exact = copy.deepcopy(plain).double()
+    x = torch.randn(clips, rows, width).to(BUILDS[build_of])
+    mask = torch.rand(clips, 1, rows, rows) < 0.5
+    mask[..., 0] = True
     with torch.no_grad():
-        want = mlp(x)
-        packed.pack_linears(mlp, packed.PackedLinear)
-        assert isinstance(mlp[1], torch.nn.Identity) and mlp[0].after == "gelu" and mlp[2].after == "none"
-        torch.testing.assert_close(mlp(x), want)
+        for seen in (None, mask, mask[0, 0]):
+            states = [model.transformer(x.to(model.head.weight.dtype), seen) for model in (fast, plain, exact)]
+            assert close(*states)
+        logits = fast._packed_head(x)
+        assert logits.dtype == torch.float32 and close(logits, plain.head(x), exact.head(x.double()))
 
 
-@pytest.mark.parametrize("batch, rows", [(1, 1), (2, 1), (2, 16), (2, 33)])
-@pytest.mark.parametrize("out", [80, 128, 7])
-@pytest.mark.parametrize("bias", [True, False])
-def test_same_products(batch, rows, out, bias):
-    linear = torch.nn.Linear(48, out, bias)
-    x = torch.randn(batch, rows, 48)
+@pytest.mark.parametrize("build_of", HERE)
+@pytest.mark.parametrize("rotary", [False, True])
+def test_nothing_but_a_position_s_own_past_counts(build_of, rotary):
+    """To the bit: whatever the batch, the number of positions in a call, and the number of threads; and a cache that
+    is written over from an earlier position on."""
+    _, fast = made(build_of, rotary=rotary, block_shape=[1, 1, 1])
+    layers, width = fast.transformer, fast.config.width
+    x = torch.randn(3, 40, width).to(BUILDS[build_of])
+    causal = torch.ones(40, 40).tril().bool()
+    threads = torch.get_num_threads()
     with torch.no_grad():
-        torch.testing.assert_close(packed.PackedLinear(linear.weight, linear.bias)(x), linear(x))
+        whole = layers(x, causal)
+        assert torch.equal(layers(x[1:2], causal), whole[1:2])
+        cache = KVCache(1, 64)
+        layers(torch.randn_like(x), causal, cache)
+        for start, end in [(0, 33), (10, 11), (11, 12), (12, 28), (28, 40)]:
+            part = layers(x[:, start:end], causal[start:end, :end], cache, start)
+            assert torch.equal(part, whole[:, start:end])
+        try:
+            for count in (1, 3, 8):
+                torch.set_num_threads(count)
+                assert torch.equal(layers(x, causal), whole)
+        finally:
+            torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("build_of", HERE)
+def test_damaged_weights_show(build_of):
+    """NaN comes out where it goes in, for `Draft.check` to find, and only in its own clip."""
+    _, fast = made(build_of)
+    x = torch.randn(2, 8, fast.config.width)
+    x[0, 3, 5] = float("nan")
+    with torch.no_grad():
+        states = fast.transformer(x, None)
+        logits = fast._packed_head(states)
+    assert states[0].isnan().all() and states[1].isfinite().all()
+    assert logits[0].isnan().all() and logits[1].isfinite().all()
+
+
+@PACKS
 def test_nothing_to_store_or_train(tmp_path):
     generator = build(block_shape=[1, 1, 4])
     generator.pack()
     with pytest.raises(RuntimeError, match="sampling only"):
         generator.save_pretrained(tmp_path / "model")
-
-
-INT8 = pytest.mark.skipif(not packed.multiplies_int8("cpu"), reason="no products of 8 bits")
-
-
-@INT8
-@pytest.mark.parametrize("rows", [1, 16])
-def test_the_stated_error_of_8_bits(rows):
-    torch.manual_seed(0)
-    linear = torch.nn.Linear(256, 512)
-    x = torch.randn(2, rows, 256)
-    with torch.no_grad():
-        want, found = linear(x), packed.Int8Linear(linear.weight, linear.bias)(x)
-    assert found.shape == want.shape and 0.001 < (found - want).norm() / want.norm() < 0.03
-
-
-@INT8
-@pytest.mark.parametrize("changes", [VARIANTS["plain 1"], VARIANTS["hybrid 4"], dict(full_head=True, multinomial=True)])
-def test_clips_in_8_bits(changes):
-    generator = build(**changes)
-    ids, given = condition(generator), prefix(generator)
-    generator.pack(int8=True)
-    clips = [generator.generate(ids, given, generator=torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
-    assert torch.equal(clips[0], clips[1]) and not torch.equal(clips[0], clips[2])
-    assert 0 <= clips[0].min() and clips[0].max() < generator.config.num_codes
-    assert isinstance(generator.transformer.layers[0].mlp[0], packed.Int8Linear)
-    assert isinstance(generator._packed_head, packed.Int8Linear)
-    with pytest.raises(RuntimeError, match="sampling only"):
-        generator.state_dict()
-
-
-@INT8
-def test_8_bits_where_they_cannot_be():
-    generator = build()
-    generator.pack(int8=True)
-    with pytest.raises(ValueError, match="lookahead=2 with int8"):
-        generator.generate(torch.tensor([0]), lookahead=2)
-    with pytest.raises(ValueError, match="weights in float32; got torch.bfloat16 on cpu"):
-        build().bfloat16().pack(int8=True)
+    assert torch.equal(copy.deepcopy(generator).generate(torch.tensor([0]), greedy=True),
+                       generator.generate(torch.tensor([0]), greedy=True))
 
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_when_bfloat16_is_packed(fast, monkeypatch):
-    monkeypatch.setattr(packed, "multiplies_bfloat16", lambda device: fast)
-    assert packed.can_pack(torch.ones(1, dtype=torch.bfloat16)) is fast
+    monkeypatch.setattr(library, "multiplies_bfloat16", lambda device: fast)
+    able = fast and torch.cpu._is_avx512_bf16_supported()
+    assert packed.can_pack(torch.ones(1, dtype=torch.bfloat16), 32) is able
+    assert not packed.can_pack(torch.ones(1, dtype=torch.bfloat16), 16) and not packed.can_pack(torch.ones(1), 24)
+    assert not packed.can_pack(torch.ones(1, dtype=torch.float64), 32)
+
+
+@PACKS
+@pytest.mark.parametrize("fault, message", [("missing", "was not built"), ("old", "from other sources")])
+def test_a_build_that_is_not_there(fault, message, tmp_path, monkeypatch):
+    """Said once, with what to do; clips are sampled by PyTorch."""
+    if fault == "missing":
+        monkeypatch.setattr(library, "FOLDER", tmp_path)
+    else:
+        monkeypatch.setattr(library, "source", lambda: 1)
+    library.load.cache_clear()
+    try:
+        generator = build()
+        want = generator.generate(torch.tensor([0]), generator=torch.Generator().manual_seed(0))
+        with pytest.warns(UserWarning, match=f"{message}.*sh setup.sh"):
+            generator.pack()
+        assert not isinstance(generator.transformer.layers[0], packed.PackedLayers)
+        found = generator.generate(torch.tensor([0]), generator=torch.Generator().manual_seed(0))
+        assert torch.equal(found, want)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            build().pack()
+    finally:
+        library.load.cache_clear()

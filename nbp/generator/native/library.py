@@ -1,0 +1,75 @@
+"""The transformer's step in C++ (`step.cpp`), as setup.py has built it for this processor."""
+
+import ctypes
+import sysconfig
+import warnings
+import zlib
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from nbp.system.processor import multiplies_bfloat16
+
+NUMBERS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+FOLDER, SOURCES = Path(__file__).parent, ("products.h", "step.cpp", "vectors.h")
+SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
+
+
+class Layer(ctypes.Structure):
+    """Addresses of a layer's weights and cache, as in `step.cpp`."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in (
+        "norm1_weight", "norm1_bias", "qkv", "qkv_bias", "proj", "proj_bias", "norm2_weight", "norm2_bias", "up",
+        "up_bias", "down", "down_bias", "keys", "values")]
+
+
+class Step(ctypes.Structure):
+    """Arguments of `transform`, as in `step.cpp`."""
+
+    _fields_ = [*((name, ctypes.c_int) for name in ("clips", "rows", "start", "length", "width", "heads", "layers",
+                                                    "threads")),
+                ("x", ctypes.c_void_p), ("mask", ctypes.c_void_p), ("mask_stride", ctypes.c_int64),
+                *((name, ctypes.c_void_p) for name in ("turn", "norm_weight", "norm_bias"))]
+
+
+def build_name(dtype: torch.dtype) -> str | None:
+    """Which of setup.py's builds computes in `dtype` on this processor; None: none does, or PyTorch is as fast. So it
+    is where torch itself was kept from AVX2 or AVX-512 by ATEN_CPU_CAPABILITY."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if dtype == torch.bfloat16:
+        able = multiplies_bfloat16("cpu") and torch.cpu._is_avx512_bf16_supported()
+        return "bfloat16_avx512" if able else None
+    if dtype == torch.float32 and capability in ("AVX2", "AVX512"):
+        return f"float32_{capability.lower()}"
+    return None
+
+
+@cache
+def load(name: str) -> ctypes.CDLL | None:
+    """A build with its functions `transform` and `multiply`; None, with a warning that says what to do, where it was
+    not built or is one of other sources."""
+    path = FOLDER / f"{name}{SUFFIX}"
+    if not path.exists():
+        _warn(f"{path} was not built, which takes g++ 11 or newer")
+        return None
+    library = ctypes.CDLL(str(path))
+    library.source.restype = ctypes.c_uint
+    if library.source() != source():
+        _warn(f"{path} was built from other sources than those beside it")
+        return None
+    library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
+    library.transform.restype = library.multiply.restype = None
+    library.multiply.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
+                                 ctypes.c_void_p, ctypes.c_int]
+    return library
+
+
+def source() -> int:
+    """Checksum of the sources, which setup.py compiles into each build."""
+    return zlib.crc32(b"".join((FOLDER / name).read_bytes() for name in SOURCES))
+
+
+def _warn(why: str) -> None:
+    warnings.warn(f"clips take two to three times as long to sample as they could: {why}. Install NBP again: "
+                  "sh setup.sh")
