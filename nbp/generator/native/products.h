@@ -7,6 +7,7 @@
 
 #include "vectors.h"
 
+#include <algorithm>
 #include <cstddef>
 
 #ifdef __AVX512BF16__
@@ -21,6 +22,7 @@ constexpr int ROWS = 6, GROUP = 4;      // of a piece of the result that registe
 #else
 constexpr int ROWS = 3, GROUP = 2;
 #endif
+constexpr int PART = 96;                // depths that stay in the first cache
 
 // Where column n of depth k is, of `depth` in all.
 template <class Number>
@@ -49,11 +51,18 @@ struct Columns {
     Columns from(int first, int count) const { return {start + first * block, block, depth, count}; }
 };
 
+// Depths first to last - 1, added to the sums so far; meanwhile fetches as many of 0 to 2 blocks of columns from `ahead`.
 template <class Number, int R, int G>
-inline void multiply_piece(const Number* a, int stride, Columns<Number> columns, float* out, int out_stride) {
+inline void multiply_piece(const Number* a, int stride, Columns<Number> columns, int first, int last, float* out,
+                           int out_stride, const Number* ahead, int fetched) {
     constexpr int VECTORS = BLOCK / LANES;
     Vector sums[R][G * VECTORS] = {};
-    for (int k = 0; k < columns.depth; k += PAIR<Number>) {
+    if (first > 0)
+        for (int r = 0; r < R; r++)
+            for (int g = 0; g < G * VECTORS; g++) sums[r][g] = load(out + size_t(r) * out_stride + g * LANES);
+    for (int k = first; k < last; k += PAIR<Number>) {
+        if (fetched > 0) _mm_prefetch(reinterpret_cast<const char*>(ahead + size_t(k) * BLOCK), _MM_HINT_T1);
+        if (fetched > 1) _mm_prefetch(reinterpret_cast<const char*>(ahead + size_t(k) * BLOCK + columns.block), _MM_HINT_T1);
         const Number* here = columns.start + size_t(k) * BLOCK;
         Vector read[G * VECTORS];
 #pragma GCC unroll 8
@@ -69,16 +78,29 @@ inline void multiply_piece(const Number* a, int stride, Columns<Number> columns,
 }
 
 template <class Number, int G, int R = ROWS>
-void multiply_rows(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) {
-    if constexpr (R > 1)
-        if (rows < R) return multiply_rows<Number, G, R - 1>(a, rows, stride, columns, out, out_stride);
-    for (int r = 0; r + R <= rows; r += R)
-        multiply_piece<Number, R, G>(a + size_t(r) * stride, stride, columns, out + size_t(r) * out_stride,
-                                     out_stride);
+void multiply_rows(const Number* a, int rows, int stride, Columns<Number> columns, int first, int last, float* out,
+                   int out_stride, const Number* ahead, int left_to_fetch) {
+    const int fetched = rows < G * R ? 2 : 1;       // spread over the rows where they are many
+    for (int r = 0; r + R <= rows; r += R) {
+        multiply_piece<Number, R, G>(a + size_t(r) * stride, stride, columns, first, last, out + size_t(r) * out_stride,
+                                     out_stride, ahead, std::min(fetched, left_to_fetch));
+        ahead += fetched * columns.block;
+        left_to_fetch -= std::min(fetched, left_to_fetch);
+    }
     if constexpr (R > 1)
         if (const int left = rows % R)
-            multiply_rows<Number, G, R - 1>(a + size_t(rows - left) * stride, left, stride, columns,
-                                            out + size_t(rows - left) * out_stride, out_stride);
+            multiply_rows<Number, G, R - 1>(a + size_t(rows - left) * stride, left, stride, columns, first, last,
+                                            out + size_t(rows - left) * out_stride, out_stride, ahead, left_to_fetch);
+}
+
+// All rows pass a part of the depths before the next one, which is fetched meanwhile: memory would wait otherwise.
+template <class Number, int G>
+void multiply_group(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) {
+    for (int k = 0; k < columns.depth; k += PART) {
+        const bool more = k + PART < columns.depth;
+        multiply_rows<Number, G>(a, rows, stride, columns, k, std::min(k + PART, columns.depth), out, out_stride,
+                                 columns.start + size_t(PART) * BLOCK, more ? G : 0);
+    }
 }
 
 #ifdef __AVX512BF16__
@@ -133,7 +155,7 @@ struct Products {
     template <class Number>
     void multiply(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) const {
         for (int g = 0; g < columns.blocks; g += GROUP) {
-            const int count = columns.blocks - g < GROUP ? columns.blocks - g : GROUP;
+            const int count = std::min(GROUP, columns.blocks - g);
             const Columns<Number> part = columns.from(g, count);
 #ifdef __AVX512BF16__
             if constexpr (PAIR<Number> == 2)
@@ -144,10 +166,10 @@ struct Products {
                 }
 #endif
             if (count == GROUP)
-                multiply_rows<Number, GROUP>(a, rows, stride, part, out + g * BLOCK, out_stride);
+                multiply_group<Number, GROUP>(a, rows, stride, part, out + g * BLOCK, out_stride);
             else
                 for (int i = 0; i < count; i++)
-                    multiply_rows<Number, 1>(a, rows, stride, part.from(i, 1), out + (g + i) * BLOCK, out_stride);
+                    multiply_group<Number, 1>(a, rows, stride, part.from(i, 1), out + (g + i) * BLOCK, out_stride);
         }
     }
 };
