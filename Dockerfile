@@ -10,7 +10,7 @@ FROM python:3.11-slim-bookworm
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1
 
-# g++ compiles DeepSpeed's parts on first use.
+# g++ compiles the step of sampling when nbp is installed, and DeepSpeed's parts on first use.
 RUN apt-get update \
     && apt-get install -y --no-install-recommends g++ git ninja-build \
     && rm -rf /var/lib/apt/lists/*

@@ -4,7 +4,7 @@ if [ -z "${VIRTUAL_ENV:-}" ] && [ "${CONDA_DEFAULT_ENV:-base}" = base ]; then
     source .venv/bin/activate
 fi
 stamp="$(python -c 'import sys; print(sys.prefix)')/.nbp-installed"
-state="$PWD $(cat setup.py setup.sh | cksum)"
+state="$PWD $(cat setup.py setup.sh nbp/generator/native/*.{h,cpp} | cksum)"
 if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     sh setup.sh
     echo "$state" > "$stamp"

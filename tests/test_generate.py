@@ -170,7 +170,8 @@ def test_streamed_frames_are_the_whole_clip_s(models, tmp_path, monkeypatch, len
 def test_a_profile_of_the_first_batch(models, one_by_one, tmp_path, capsys):
     generate.main([*models, "--out", str(tmp_path), "--batch-size", "2", "--profile"])
     trace = json.loads((tmp_path / "profile" / "trace.json").read_text())
-    assert "aten::scaled_dot_product_attention" in {event.get("name") for event in trace["traceEvents"]}
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"aten::scaled_dot_product_attention", "nbp::layers"} & names      # of PyTorch, or packed
     assert "Self CPU" in capsys.readouterr().out and "aten::" in (tmp_path / "profile" / "top.txt").read_text()
     assert np.array_equal(clip_set.load(tmp_path)["indices"], one_by_one["indices"])
 

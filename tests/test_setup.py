@@ -1,6 +1,7 @@
 """What setup.py asks for is what the code imports and what is installed here, and the base works without the extras."""
 
 import ast
+import platform
 import runpy
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from nbp.config import GeneratorConfig, TokenizerConfig
 from nbp.generator.model import Generator
+from nbp.generator.native import library
 from nbp.system.command import EXTRAS
 from nbp.tokenizer.model import Tokenizer
 
@@ -73,6 +75,19 @@ def test_the_ranges_hold_what_is_installed(declared):
         if requirement.marker is None or requirement.marker.evaluate():
             version = metadata.version(name)
             assert requirement.specifier.contains(version, prereleases=True), f"{name} {version} is not {requirement}"
+
+
+def test_every_source_of_the_step_in_c_is_compiled_checked_and_shipped(declared):
+    folder = ROOT / "nbp/generator/native"
+    names = {path.name for path in folder.iterdir() if path.suffix in (".h", ".cpp")}
+    assert names == set(library.SOURCES)
+    assert all(any(Path(name).match(pattern) for pattern in declared["package_data"]["nbp.generator.native"])
+               for name in names)
+    for extension in declared["ext_modules"]:
+        assert extension.optional and {Path(path).name for path in [*extension.sources, *extension.depends]} == names
+        assert f"-DSOURCE={library.source()}u" in extension.extra_compile_args
+    able = sys.platform == "linux" and platform.machine() == "x86_64"
+    assert len(declared["ext_modules"]) == (3 if able else 0)
 
 
 def without_extras(code, folder, *arguments):

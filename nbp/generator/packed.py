@@ -78,7 +78,8 @@ class PackedLayers(nn.Module):
                             _address(turn), *map(_address, self.norm))
         table = [library.Layer(*map(_address, weights), keys.data_ptr(), values.data_ptr())
                  for weights, (keys, values) in zip(self.weights, entry)]
-        _loaded(self.build).transform(ctypes.byref(step), (library.Layer * len(table))(*table))
+        with torch.profiler.record_function("nbp::layers"):
+            _loaded(self.build).transform(ctypes.byref(step), (library.Layer * len(table))(*table))
         return out
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
@@ -104,8 +105,9 @@ class PackedHead(nn.Module):
         x = hidden.detach().float().contiguous()
         columns = len(self.packed) * BLOCK
         out = torch.empty(rows + -rows % BLOCK, columns)
-        _loaded(self.build).multiply(x.data_ptr(), rows, depth, self.packed.data_ptr(), columns, out.data_ptr(),
-                                     torch.get_num_threads())
+        with torch.profiler.record_function("nbp::head"):
+            _loaded(self.build).multiply(x.data_ptr(), rows, depth, self.packed.data_ptr(), columns, out.data_ptr(),
+                                         torch.get_num_threads())
         return out[:rows, :self.size].reshape(*hidden.shape[:-1], self.size)
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:

@@ -1,6 +1,8 @@
 """Packed weights and the step in C++: what PyTorch computes, the same clips, and no way to store or train them."""
 
 import copy
+import shutil
+import sys
 import warnings
 
 import pytest
@@ -16,15 +18,22 @@ MOST = {torch.float32: 1e-5, torch.bfloat16: 0.05}         # relative error
 
 
 def runs_here(build):
+    if sys.platform != "linux":
+        return False
     flags = (line.split(":")[1].split() for line in open("/proc/cpuinfo") if line.startswith("flags"))
     needed = {"float32_avx2": {"avx2", "fma"}, "float32_avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
               "bfloat16_avx512": {"avx512_bf16"}}
     return needed[build] <= set(next(flags, ()))
 
 
-HERE = [pytest.param(name, marks=pytest.mark.skipif(not runs_here(name), reason="not on this processor"))
+def built(build):
+    return runs_here(build) and (shutil.which("g++") or library.load(build))      # with g++ it must be there
+
+
+HERE = [pytest.param(name, marks=pytest.mark.skipif(not built(name), reason="no such processor, or no compiler"))
         for name in BUILDS]
-PACKS = pytest.mark.skipif(library.build_name(torch.float32) is None, reason="no build for this processor")
+BEST = library.build_name(torch.float32)
+PACKS = pytest.mark.skipif(BEST is None or not built(BEST), reason="no build for this processor, or no compiler")
 
 
 def pack(generator, build):
