@@ -234,11 +234,11 @@ class Generator(nn.Module):
         return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
     def pack(self, int8: bool = False) -> None:
-        """Compute steps as `nbp.generator.packed` does: two to three times as fast, but the model then only samples.
-
-        Changes nothing where `can_pack` is False, and for models that draw the official samples to the bit: packed
-        products differ in the order of their sums. `int8`: weights in 8 bits, for any model (ValueError: not here).
-        """
+        """Compute steps as `nbp.generator.packed` does, small ones up to five times as fast; then it only samples.
+        Nothing changes where `can_pack` is False or it is packed already, or for models that draw the official samples
+        to the bit: packed products differ in the order of sums. `int8`: weights in 8 bits (ValueError: not here)."""
+        if self._packed_head is not None:
+            return
         if int8:
             self._packed_head = Int8Linear(self._drawn_head(), None)
             round_linears(self.transformer)

@@ -1,7 +1,8 @@
-"""The transformer and the head as a CPU computes them fastest: weights packed once, all layers in one call of C++.
+"""The transformer and the head as a CPU computes steps fastest: weights packed once, all layers in one call of C++.
 
 For sampling only: what is packed has neither gradients nor weights that could be stored. A clip does not depend, to the
-bit, on its batch, on how many positions a step has or on what was cached (`native/products.h`).
+bit, on its batch, on how many positions a step has or on what was cached (`native/products.h`). Steps of few positions
+gain most (16 of width 768 two to five times), those of a thousand nothing.
 Legend: B batch, n positions of this call, D width, V ids.
 """
 
@@ -39,7 +40,7 @@ class PackedLayers(nn.Module):
     have the type of its weights.
 
     Args:
-        transformer: whose weights are copied; see `can_pack`.
+        transformer: whose layers it takes away, one by one as it packs them; see `can_pack`.
         build: of `native/library.py`; None: the processor's.
     """
 
@@ -49,30 +50,32 @@ class PackedLayers(nn.Module):
 
     def __init__(self, transformer: Transformer, build: str | None = None) -> None:
         super().__init__()
-        layers = [layer for layer in transformer.layers if isinstance(layer, TransformerLayer)]
-        self.num_heads, self.dtype = layers[0].attention.num_heads, layers[0].attention.qkv.weight.dtype
+        first = transformer.layers[0]
+        assert isinstance(first, TransformerLayer)
+        self.num_heads, self.dtype = first.attention.num_heads, first.attention.qkv.weight.dtype
         self.build = build or library.build_name(self.dtype) or ""
         self.fill = BLOCK if self.dtype == torch.float32 else KEYS        # of a head's channels
-        self.weights = [_weights(layer) for layer in layers]
+        self.weights = []
+        while len(transformer.layers):
+            self.weights.append(_weights(transformer.layers.pop(0)))
         self.norm = _norm(transformer.norm)
 
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
-        """As a layer: (B, n, D) -> float32 (B, n, D)."""
-        if isinstance(mask, list) or isinstance(start, Tensor):
+        """As a layer: (B, n, D) -> float32 (B, n, D). RuntimeError: gradients, spans or positions as a tensor, another
+        device, or a mask or cache that does not fit."""
+        if isinstance(mask, list) or isinstance(start, Tensor) or (x.requires_grad and torch.is_grad_enabled()):
             raise RuntimeError(ONLY_SAMPLES)
         clips, rows, width = x.shape
-        cache = cache or KVCache(1, rows)
-        length = cache.length + -cache.length % KEYS
-        entry = cache.entries[layer]
-        if entry is None:       # zeros, since what is not written yet takes part with weight 0
-            size = width // self.num_heads
-            entry = cache.entries[layer] = torch.zeros(len(self.weights), 2, clips * self.num_heads, length,
-                                                       size + -size % self.fill, dtype=self.dtype)
+        masks = [(rows, start + rows), (1, 1, rows, start + rows), (clips, 1, rows, start + rows)]
+        if x.device.type != "cpu" or (mask is not None and mask.shape not in masks):
+            raise RuntimeError(f"packed layers take embeddings on a CPU and a mask of {masks}, got {x.device} and "
+                               f"{None if mask is None else tuple(mask.shape)}")
+        entry = self._entry(cache, layer, clips, start + rows, width)
         out = x.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         seen = None if mask is None else mask.contiguous()
         turn = None if turn is None else turn.float().contiguous()      # as `to` may have rounded it
-        step = library.Step(clips, rows, start, length, width, self.num_heads, len(self.weights),
+        step = library.Step(clips, rows, start, entry.shape[3], width, self.num_heads, len(self.weights),
                             torch.get_num_threads(), out.data_ptr(), _address(seen),
                             rows * (start + rows) if seen is not None and seen.ndim == 4 and len(seen) > 1 else 0,
                             _address(turn), *map(_address, self.norm))
@@ -82,13 +85,29 @@ class PackedLayers(nn.Module):
             _loaded(self.build).transform(ctypes.byref(step), (library.Layer * len(table))(*table))
         return out
 
+    def _entry(self, cache: KVCache | None, layer: int, clips: int, end: int, width: int) -> Tensor:
+        """Keys and values of all layers (layers, 2, clips * heads, positions, channels), packed as `step.cpp` says."""
+        size, length = width // self.num_heads, end if cache is None else cache.length
+        shape = (len(self.weights), 2, clips * self.num_heads, length + -length % KEYS, size + -size % self.fill)
+        entry = None if cache is None else cache.entries[layer]
+        if entry is None:       # zeros, since what is not written yet takes part with weight 0
+            # Without a cache each layer writes all that it reads, and they share one.
+            entry = torch.zeros(1 if cache is None else shape[0], *shape[1:], dtype=self.dtype).expand(shape)
+        if entry.shape != shape or entry.dtype != self.dtype or end > length:
+            raise RuntimeError(f"a cache {tuple(entry.shape)} of {length} positions does not fit {clips} clips up to "
+                               f"position {end}, which takes {shape}")
+        if cache is not None:
+            cache.entries[layer] = entry
+        return entry
+
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
         raise RuntimeError(ONLY_SAMPLES)
 
 
 def pack_layers(transformer: Transformer, build: str | None = None) -> None:
     """Replace all layers and the last norm by `PackedLayers`."""
-    transformer.layers = nn.ModuleList([PackedLayers(transformer, build)])
+    layers = PackedLayers(transformer, build)
+    transformer.layers.append(layers)
     transformer.norm = nn.Identity()
 
 
@@ -97,11 +116,13 @@ class PackedHead(nn.Module):
 
     def __init__(self, weight: Tensor, build: str | None = None) -> None:
         super().__init__()
-        self.size, self.build = len(weight), build or library.build_name(weight.dtype) or ""
+        (self.size, self.depth), self.build = weight.shape, build or library.build_name(weight.dtype) or ""
         self.packed = pack(weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
         rows, depth = hidden.numel() // hidden.shape[-1], hidden.shape[-1]
+        if hidden.device.type != "cpu" or depth != self.depth:
+            raise RuntimeError(f"a packed head takes {self.depth} channels on a CPU, got {depth} on {hidden.device}")
         x = hidden.detach().float().contiguous()
         columns = len(self.packed) * BLOCK
         out = torch.empty(rows + -rows % BLOCK, columns)
@@ -114,8 +135,9 @@ class PackedHead(nn.Module):
         raise RuntimeError(ONLY_SAMPLES)
 
 
-def _weights(layer: TransformerLayer) -> list[Tensor]:
+def _weights(layer: nn.Module) -> list[Tensor]:
     """In the order of `library.Layer`."""
+    assert isinstance(layer, TransformerLayer)
     attention, mlp = layer.attention, layer.mlp
     return [*_norm(layer.norm1), *_linear(attention.qkv), *_linear(attention.proj), *_norm(layer.norm2),
             *_linear(mlp[0]), *_linear(mlp[2])]

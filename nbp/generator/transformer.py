@@ -29,7 +29,8 @@ class KVCache:
 
     def __init__(self, num_layers: int, length: int) -> None:
         self.length = length
-        self.entries: list[Tensor | None] = [None] * num_layers     # (2, B, H, S, D/H) each: keys, values
+        # (2, B, H, S, D/H) each: keys, values. Packed layers keep theirs in another layout (`packed.py`).
+        self.entries: list[Tensor | None] = [None] * num_layers
 
     def update(self, layer: int, start: int | Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (B, H, n, D/H) and return views of what queries may read.

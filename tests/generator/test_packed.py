@@ -12,6 +12,7 @@ from generators import VARIANTS, build, codes, condition, prefix
 from nbp.generator import packed
 from nbp.generator.native import library
 from nbp.generator.transformer import KVCache
+from nbp.system.processor import has_amx
 
 BUILDS = {"float32_avx2": torch.float32, "float32_avx512": torch.float32, "bfloat16_avx512": torch.bfloat16}
 MOST = {torch.float32: 1e-5, torch.bfloat16: 0.05}         # relative error
@@ -27,7 +28,22 @@ def runs_here(build):
 
 
 def built(build):
+    if BUILDS[build] == torch.bfloat16 and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False            # there PyTorch, which it is compared with, cannot do it
     return runs_here(build) and (shutil.which("g++") or library.load(build))      # with g++ it must be there
+
+
+@pytest.fixture(params=[True, False], ids=["tiles", "no tiles"], autouse=True)
+def tiles(request):
+    """With AMX where the processor has it, and as on one without."""
+    if request.param is False and not has_amx():
+        pytest.skip("no AMX to turn off")
+    libraries = [library.load(name) for name in BUILDS if has_amx() and built(name)]
+    for found in libraries:
+        found.use_tiles(request.param)
+    yield
+    for found in libraries:
+        found.use_tiles(True)
 
 
 HERE = [pytest.param(name, marks=pytest.mark.skipif(not built(name), reason="no such processor, or no compiler"))
@@ -95,7 +111,7 @@ def test_what_the_layers_compute(build_of, name):
 
 @pytest.mark.parametrize("build_of", HERE)
 @pytest.mark.parametrize("heads, width", [(1, 32), (4, 32), (3, 96), (1, 544), (2, 160)])
-@pytest.mark.parametrize("clips, rows", [(1, 1), (2, 3), (1, 16), (3, 35)])
+@pytest.mark.parametrize("clips, rows", [(1, 1), (2, 3), (1, 16), (3, 35), (2, 101)])
 def test_sizes(build_of, heads, width, clips, rows):
     """Heads of any size, more rows than registers and tiles hold, columns that fill no whole piece."""
     plain, fast = made(build_of, num_heads=heads, width=width, num_codes=77)
@@ -150,6 +166,37 @@ def test_damaged_weights_show(build_of):
     assert logits[0].isnan().all() and logits[1].isfinite().all()
 
 
+@pytest.mark.parametrize("build_of", HERE)
+def test_what_does_not_fit_is_refused(build_of):
+    """Before its addresses go to C++."""
+    _, fast = made(build_of)
+    x, layers = torch.randn(2, 8, fast.config.width), fast.transformer.layers[0]
+    cache = KVCache(1, 8)
+    with torch.no_grad():
+        layers(x, None, cache, 0, 0)
+        for states, mask, start in [(x, torch.ones(1, 8).bool(), 0), (x, torch.ones(3, 1, 8, 8).bool(), 0),
+                                    (x.to("meta"), None, 0)]:
+            with pytest.raises(RuntimeError, match="a mask of"):
+                layers(states, mask, None, 0, start)
+        for states, start in [(x, 1), (x[:1], 0)]:
+            with pytest.raises(RuntimeError, match="cache .* does not fit"):
+                layers(states, None, cache, 0, start)
+        with pytest.raises(RuntimeError, match="packed head"):
+            fast._packed_head(x[..., :16].repeat(1, 1, 7))
+    with pytest.raises(RuntimeError, match="sampling only"):
+        layers(x.requires_grad_(), None, None, 0, 0)
+
+
+@PACKS
+def test_packed_twice():
+    generator = build()
+    want = generator.generate(torch.tensor([0]), greedy=True)
+    generator.pack()
+    generator.pack()
+    generator.pack(int8=True)
+    assert torch.equal(generator.generate(torch.tensor([0]), greedy=True), want)
+
+
 @PACKS
 def test_nothing_to_store_or_train(tmp_path):
     generator = build(block_shape=[1, 1, 4])
@@ -170,11 +217,14 @@ def test_when_bfloat16_is_packed(fast, monkeypatch):
 
 
 @PACKS
-@pytest.mark.parametrize("fault, message", [("missing", "was not built"), ("old", "from other sources")])
+@pytest.mark.parametrize("fault, message", [("missing", "was not built"), ("old", "from other sources"),
+                                            ("damaged", "cannot be used")])
 def test_a_build_that_is_not_there(fault, message, tmp_path, monkeypatch):
-    """Said once, with what to do; clips are sampled by PyTorch."""
-    if fault == "missing":
+    """Said once, with what to do; PyTorch takes its place."""
+    if fault != "old":
         monkeypatch.setattr(library, "FOLDER", tmp_path)
+        if fault == "damaged":
+            (tmp_path / f"{BEST}{library.SUFFIX}").write_bytes(b"no library")
     else:
         monkeypatch.setattr(library, "source", lambda: 1)
     library.load.cache_clear()

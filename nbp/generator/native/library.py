@@ -53,13 +53,19 @@ def load(name: str) -> ctypes.CDLL | None:
     if not path.exists():
         _warn(f"{path} was not built, which takes g++ 11 or newer")
         return None
-    library = ctypes.CDLL(str(path))
-    library.source.restype = ctypes.c_uint
-    if library.source() != source():
+    try:
+        library = ctypes.CDLL(str(path))
+        library.source.restype = ctypes.c_uint
+        same = library.source() == source()
+    except (OSError, AttributeError) as error:
+        _warn(f"{path} cannot be used ({error})")
+        return None
+    if not same:
         _warn(f"{path} was built from other sources than those beside it")
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
-    library.transform.restype = library.multiply.restype = None
+    library.transform.restype = library.multiply.restype = library.use_tiles.restype = None
+    library.use_tiles.argtypes = [ctypes.c_int]
     library.multiply.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
                                  ctypes.c_void_p, ctypes.c_int]
     return library
@@ -71,5 +77,5 @@ def source() -> int:
 
 
 def _warn(why: str) -> None:
-    warnings.warn(f"clips take two to three times as long to sample as they could: {why}. Install NBP again: "
-                  "sh setup.sh")
+    warnings.warn(f"steps of sampling take up to five times as long as they could on this CPU: {why}. Install NBP "
+                  "again: sh setup.sh")

@@ -22,7 +22,8 @@ constexpr int ROWS = 6, GROUP = 4;      // of a piece of the result that registe
 #else
 constexpr int ROWS = 3, GROUP = 2;
 #endif
-constexpr int PART = 96;                // depths that stay in the first cache
+constexpr int PART = 96;                // depths of a group of columns that stay in the first cache
+constexpr int MANY = 96;                // rows that stay in the second one
 
 // Where column n of depth k is, of `depth` in all.
 template <class Number>
@@ -51,7 +52,8 @@ struct Columns {
     Columns from(int first, int count) const { return {start + first * block, block, depth, count}; }
 };
 
-// Depths first to last - 1, added to the sums so far; meanwhile fetches as many of 0 to 2 blocks of columns from `ahead`.
+// Depths first to last - 1 of R rows and G blocks, added to the sums so far. Meanwhile fetches as many depths of up to
+// two blocks, of those that begin at `ahead`; where it points may be past the end.
 template <class Number, int R, int G>
 inline void multiply_piece(const Number* a, int stride, Columns<Number> columns, int first, int last, float* out,
                            int out_stride, const Number* ahead, int fetched) {
@@ -61,9 +63,10 @@ inline void multiply_piece(const Number* a, int stride, Columns<Number> columns,
         for (int r = 0; r < R; r++)
             for (int g = 0; g < G * VECTORS; g++) sums[r][g] = load(out + size_t(r) * out_stride + g * LANES);
     for (int k = first; k < last; k += PAIR<Number>) {
-        if (fetched > 0) _mm_prefetch(reinterpret_cast<const char*>(ahead + size_t(k) * BLOCK), _MM_HINT_T1);
-        if (fetched > 1) _mm_prefetch(reinterpret_cast<const char*>(ahead + size_t(k) * BLOCK + columns.block), _MM_HINT_T1);
-        const Number* here = columns.start + size_t(k) * BLOCK;
+        const size_t depth = size_t(k) * BLOCK;
+        const Number* here = columns.start + depth;
+        if (fetched > 0) _mm_prefetch(reinterpret_cast<const char*>(ahead + depth), _MM_HINT_T1);
+        if (fetched > 1) _mm_prefetch(reinterpret_cast<const char*>(ahead + depth + columns.block), _MM_HINT_T1);
         Vector read[G * VECTORS];
 #pragma GCC unroll 8
         for (int g = 0; g < G * VECTORS; g++)
@@ -80,7 +83,7 @@ inline void multiply_piece(const Number* a, int stride, Columns<Number> columns,
 template <class Number, int G, int R = ROWS>
 void multiply_rows(const Number* a, int rows, int stride, Columns<Number> columns, int first, int last, float* out,
                    int out_stride, const Number* ahead, int left_to_fetch) {
-    const int fetched = rows < G * R ? 2 : 1;       // spread over the rows where they are many
+    const int fetched = rows < G * R ? 2 : 1;       // blocks by each piece: the work is spread where rows are many
     for (int r = 0; r + R <= rows; r += R) {
         multiply_piece<Number, R, G>(a + size_t(r) * stride, stride, columns, first, last, out + size_t(r) * out_stride,
                                      out_stride, ahead, std::min(fetched, left_to_fetch));
@@ -93,23 +96,26 @@ void multiply_rows(const Number* a, int rows, int stride, Columns<Number> column
                                             out + size_t(rows - left) * out_stride, out_stride, ahead, left_to_fetch);
 }
 
-// All rows pass a part of the depths before the next one, which is fetched meanwhile: memory would wait otherwise.
+// All rows pass a part of the depths before the next part, which is fetched meanwhile: otherwise the processor would
+// wait for memory and then memory for the processor.
 template <class Number, int G>
 void multiply_group(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) {
     for (int k = 0; k < columns.depth; k += PART) {
         const bool more = k + PART < columns.depth;
         multiply_rows<Number, G>(a, rows, stride, columns, k, std::min(k + PART, columns.depth), out, out_stride,
-                                 columns.start + size_t(PART) * BLOCK, more ? G : 0);
+                                 columns.start + size_t(PART) * BLOCK, more ? G : 0);    // `ahead` by a part
     }
 }
 
 #ifdef __AVX512BF16__
+inline bool wanted = true;      // tests turn tiles off
+
 #define WITH_TILES __attribute__((target("amx-tile,amx-bf16")))
 
 // Whether the processor has AMX and the kernel lets this process use it (docs.kernel.org/arch/x86/xstate.html).
 inline bool tiles() {
     static const bool allowed = __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, 0x1023, 18) == 0;
-    return allowed;
+    return allowed && wanted;
 }
 
 WITH_TILES inline void begin_tiles() {
@@ -123,7 +129,8 @@ WITH_TILES inline void begin_tiles() {
 WITH_TILES inline void end_tiles() { _tile_release(); }
 
 // 16 rows and up to 4 blocks of columns; tiles 0 to 3 are the sums. Tiles are named in the code, not by a variable.
-WITH_TILES inline void multiply_tiles(const bfloat16* a, int stride, Columns<bfloat16> columns, float* out, int out_stride) {
+WITH_TILES inline void multiply_tiles(const bfloat16* a, int stride, Columns<bfloat16> columns, float* out,
+                                      int out_stride) {
     const bfloat16* b = columns.start;
     const size_t next = columns.block;
     const int row = stride * 2, out_row = out_stride * 4, blocks = columns.blocks;
@@ -141,19 +148,30 @@ WITH_TILES inline void multiply_tiles(const bfloat16* a, int stride, Columns<bfl
     if (blocks > 3) _tile_stored(3, out + 3 * BLOCK, out_row);
 }
 #else
+inline bool wanted = false;
 inline bool tiles() { return false; }
 inline void begin_tiles() {}
 inline void end_tiles() {}
 #endif
 
 // A thread's turn at products.
-struct Products {
+class Products {
+public:
     Products() { if (tiles()) begin_tiles(); }
     ~Products() { if (tiles()) end_tiles(); }
 
     // `a` and `out` have rows up to a multiple of BLOCK, whose contents mean nothing.
     template <class Number>
     void multiply(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) const {
+        for (int r = 0; r < rows; r += MANY)
+            multiply_some(a + size_t(r) * stride, std::min(MANY, rows - r), stride, columns,
+                          out + size_t(r) * out_stride, out_stride);
+    }
+
+private:
+    template <class Number>
+    void multiply_some(const Number* a, int rows, int stride, Columns<Number> columns, float* out,
+                       int out_stride) const {
         for (int g = 0; g < columns.blocks; g += GROUP) {
             const int count = std::min(GROUP, columns.blocks - g);
             const Columns<Number> part = columns.from(g, count);
@@ -161,7 +179,8 @@ struct Products {
             if constexpr (PAIR<Number> == 2)
                 if (tiles()) {
                     for (int r = 0; r < rows; r += 16)
-                        multiply_tiles(a + size_t(r) * stride, stride, part, out + size_t(r) * out_stride + g * BLOCK, out_stride);
+                        multiply_tiles(a + size_t(r) * stride, stride, part, out + size_t(r) * out_stride + g * BLOCK,
+                                       out_stride);
                     continue;
                 }
 #endif

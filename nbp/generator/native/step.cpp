@@ -26,7 +26,10 @@ struct Layer {
     const float *norm2_weight, *norm2_bias;
     const NUMBER* up; const float* up_bias;
     const NUMBER* down; const float* down_bias;
-    NUMBER *keys, *values;      // of each clip and head `length` packed columns, and as many depths
+    // Of each clip and head, one behind the other: keys as `length` packed columns, with a head's channels as depths;
+    // values as packed columns of channels, with `length` depths. Channels are filled up with zeros, to a multiple of
+    // 16 in float32 and 32 in bfloat16; what is not written yet is zero as well.
+    NUMBER *keys, *values;
 };
 
 struct Step {
@@ -43,7 +46,7 @@ namespace nbp {
 namespace {
 
 using Number = NUMBER;
-constexpr int TASK = 4;         // blocks of columns that a thread takes at a time
+constexpr int TASK = 4, LARGE_TASK = 12;    // blocks of columns that a thread takes at a time; of many rows
 constexpr int STAGES = 7;       // of a layer
 constexpr int SPINS = 2000;     // before a thread that waits sleeps: about 0.1 ms
 
@@ -89,7 +92,8 @@ public:
         };
         for (const Layer* l = layers; l < layers + step.layers; l++) {
             norm(stage++, l->norm1_weight, l->norm1_bias, normed.data(), own);
-            linear(stage++, products, own, normed.data(), width, l->qkv, 3 * width, [&](const float* part, int r, int c, int n) {
+            linear(stage++, products, own, normed.data(), width, l->qkv, 3 * width,
+                   [&](const float* part, int r, int c, int n) {
                 float* to = projected.data() + size_t(r) * 3 * width + c;
                 for (int i = 0; i < n; i += LANES) store(to + i, load(part + i) + load(l->qkv_bias + c + i));
             });
@@ -99,7 +103,8 @@ public:
             });
             linear(stage++, products, own, attended.data(), width, l->proj, width, into_stream(l->proj_bias));
             norm(stage++, l->norm2_weight, l->norm2_bias, normed.data(), own);
-            linear(stage++, products, own, normed.data(), width, l->up, 4 * width, [&](float* part, int r, int c, int n) {
+            linear(stage++, products, own, normed.data(), width, l->up, 4 * width,
+                   [&](float* part, int r, int c, int n) {
                 for (int i = 0; i < n; i += LANES) store(part + i, gelu(load(part + i) + load(l->up_bias + c + i)));
                 convert(part, hidden.data() + size_t(r) * 4 * width + c, n);
             });
@@ -113,7 +118,9 @@ private:
     struct Scratch {
         explicit Scratch(const Run& run)
             : row(std::max(run.width, filled_up(run.size, 32))), scores(size_t(BLOCK) * run.keys),
-              out(BLOCK * filled_up(run.size, BLOCK)), piece(size_t(filled_up(run.rows, BLOCK)) * TASK * BLOCK), low(row.size()), odds(scores.size()),
+              out(BLOCK * filled_up(run.size, BLOCK)),
+              piece(size_t(filled_up(run.rows, BLOCK)) * run.blocks_a_task() * BLOCK), low(row.size()),
+              odds(scores.size()),
               queries(size_t(filled_up(run.step.rows, BLOCK)) * run.depth()) {}
         std::vector<float> row, scores, out, piece;
         std::vector<Number> low, odds, queries;
@@ -122,7 +129,8 @@ private:
     // Call f(0) to f(count - 1), each by the thread that comes first, and wait until all are done.
     template <class Function>
     void each(int stage, int count, Function f) {
-        for (int i = next[stage]++; i < count; i = next[stage]++) f(i);
+        std::atomic<int>& task = next.at(stage);
+        for (int i = task++; i < count; i = task++) f(i);
         barrier.wait(omp_get_num_threads());
     }
 
@@ -135,17 +143,19 @@ private:
 
     // Product of all rows; `after` takes each row of each piece of the result.
     template <class After>
-    void linear(int stage, const Products& products, Scratch& own, const Number* a, int depth, const Number* packed, int columns,
-                After after) {
-        const int blocks = columns / BLOCK;
-        each(stage, (blocks + TASK - 1) / TASK, [&](int task) {
-            const int first = task * TASK, count = std::min(TASK, blocks - first), column = first * BLOCK;
+    void linear(int stage, const Products& products, Scratch& own, const Number* a, int depth, const Number* packed,
+                int columns, After after) {
+        const int blocks = columns / BLOCK, most = blocks_a_task();
+        each(stage, (blocks + most - 1) / most, [&](int task) {
+            const int first = task * most, count = std::min(most, blocks - first), column = first * BLOCK;
             const Columns<Number> all{packed, size_t(depth) * BLOCK, depth, blocks};
-            products.multiply(a, rows, depth, all.from(first, count), own.piece.data(), TASK * BLOCK);
-            for (int r = 0; r < rows; r++) after(own.piece.data() + r * TASK * BLOCK, r, column, count * BLOCK);
+            const int stride = most * BLOCK;
+            products.multiply(a, rows, depth, all.from(first, count), own.piece.data(), stride);
+            for (int r = 0; r < rows; r++) after(own.piece.data() + size_t(r) * stride, r, column, count * BLOCK);
         });
     }
 
+    int blocks_a_task() const { return rows > MANY ? LARGE_TASK : TASK; }
     int depth() const { return filled_up(size, DEPTH<Number>); }
 
     Number* cached(Number* of_layer, int task) const {
@@ -192,31 +202,54 @@ private:
     // Attention of 16 queries of a head, from row `first` on.
     void attend(int task, int first, const Layer& layer, const Products& products, Scratch& own) {
         const int clip = task / step.heads, head = task % step.heads, count = std::min(BLOCK, step.rows - first);
+        const int keys = filled_up(last_seen(clip, first, count) + 1, 32);
         const Columns<Number> keys_of{cached(layer.keys, task), size_t(depth()) * BLOCK, depth(), keys / BLOCK};
-        const Columns<Number> values_of{cached(layer.values, task), size_t(step.length) * BLOCK, keys, filled_up(size, BLOCK) / BLOCK};
-        products.multiply(own.queries.data() + size_t(first) * depth(), count, depth(), keys_of, own.scores.data(), keys);
+        const Columns<Number> values_of{cached(layer.values, task), size_t(step.length) * BLOCK, keys,
+                                        filled_up(size, BLOCK) / BLOCK};
+        const Number* queries = own.queries.data() + size_t(first) * depth();
+        products.multiply(queries, count, depth(), keys_of, own.scores.data(), keys);
         float totals[BLOCK];
         for (int r = 0; r < count; r++) {
             float* scores = own.scores.data() + size_t(r) * keys;
-            hide(scores, clip, first + r);
+            hide(scores, clip, first + r, keys);
             totals[r] = exponentials(scores, keys);
             convert(scores, own.odds.data() + size_t(r) * keys, keys);
         }
         const int stride = values_of.blocks * BLOCK;
         products.multiply(own.odds.data(), count, keys, values_of, own.out.data(), stride);
         for (int r = 0; r < count; r++) {
-            for (int j = 0; j < stride; j += LANES) store(own.row.data() + j, load(own.out.data() + r * stride + j) / totals[r]);
+            const float* sums = own.out.data() + r * stride;
+            for (int j = 0; j < stride; j += LANES) store(own.row.data() + j, load(sums + j) / totals[r]);
             convert(own.row.data(), own.low.data(), stride);
-            std::copy_n(own.low.data(), size, attended.data() + size_t(clip * step.rows + first + r) * width + head * size);
+            const size_t row = size_t(clip * step.rows + first + r);
+            std::copy_n(own.low.data(), size, attended.data() + row * width + head * size);
         }
     }
 
+    const uint8_t* seen_by(int clip, int i) const {
+        return step.mask + clip * step.mask_stride + size_t(i) * (step.start + step.rows);
+    }
+
+    // The last key that one of these rows sees: those behind it would only be multiplied by 0.
+    int last_seen(int clip, int first, int count) const {
+        int last = step.start + step.rows - 1;
+        if (step.mask)
+            while (last > 0 && !sees(clip, first, count, last)) last--;
+        return last;
+    }
+
+    bool sees(int clip, int first, int count, int key) const {
+        for (int r = 0; r < count; r++)
+            if (seen_by(clip, first + r)[key]) return true;
+        return false;
+    }
+
     // Scores of keys that row i must not see, or that are none.
-    void hide(float* scores, int clip, int i) const {
-        const int end = step.start + step.rows;
+    void hide(float* scores, int clip, int i, int keys) const {
+        const int end = std::min(keys, step.start + step.rows);
         const float hidden_score = -std::numeric_limits<float>::infinity();
         if (step.mask) {
-            const uint8_t* seen = step.mask + clip * step.mask_stride + size_t(i) * end;
+            const uint8_t* seen = seen_by(clip, i);
             for (int k = 0; k < end; k++) scores[k] = seen[k] ? scores[k] : hidden_score;
         }
         std::fill(scores + end, scores + keys, hidden_score);
@@ -237,6 +270,8 @@ private:
 extern "C" {
 
 unsigned source() { return SOURCE; }
+
+void use_tiles(int wanted) { nbp::wanted = wanted; }
 
 void transform(const Step* step, const Layer* layers) {
     nbp::Run run(*step, layers);
