@@ -26,6 +26,7 @@ BUILDS = {
 }
 SOURCES = ["products.h", "step.cpp", "vectors.h"]
 CHECKSUM = zlib.crc32(b"".join((Path(__file__).parent / NATIVE / name).read_bytes() for name in SOURCES))
+FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden", f"-DSOURCE={CHECKSUM}u"]
 COMPILED = sys.platform == "linux" and platform.machine() == "x86_64"
 
 setup(
@@ -39,9 +40,9 @@ setup(
     packages=find_packages(include=["nbp", "nbp.*"]),
     package_data={"nbp.reporting": ["*.css"], "nbp.generator.native": ["*.cpp", "*.h"]},
     ext_modules=[Extension(
-        f"nbp.generator.native.{name}", [str(NATIVE / "step.cpp")], depends=[str(NATIVE / source) for source in SOURCES],
-        extra_compile_args=["-std=c++20", "-O3", "-fno-math-errno", "-fopenmp", f"-DSOURCE={CHECKSUM}u", *flags],
-        extra_link_args=["-fopenmp"], optional=True) for name, flags in BUILDS.items()] if COMPILED else [],
+        f"nbp.generator.native.{name}", [str(NATIVE / "step.cpp")], depends=[str(NATIVE / path) for path in SOURCES],
+        extra_compile_args=[*FLAGS, *flags], extra_link_args=["-fopenmp"], optional=True)
+        for name, flags in BUILDS.items()] if COMPILED else [],
     # Models, generation, evaluation.
     install_requires=[
         "torch>=2.6,<2.14",

@@ -187,6 +187,14 @@ def test_what_does_not_fit_is_refused(build_of):
         layers(x.requires_grad_(), None, None, 0, 0)
 
 
+@pytest.mark.skipif(not all(map(built, BUILDS)), reason="not all builds run here")
+def test_builds_share_nothing():
+    """One of them must not see what another one is set to, whichever was loaded first."""
+    first, _, last = [library.load(name) for name in BUILDS]
+    last.use_tiles(True)
+    assert first.use_tiles(False) == 0 and last.use_tiles(-1) == has_amx()
+
+
 @PACKS
 def test_packed_twice():
     generator = build()

@@ -64,7 +64,7 @@ def load(name: str) -> ctypes.CDLL | None:
         _warn(f"{path} was built from other sources than those beside it")
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
-    library.transform.restype = library.multiply.restype = library.use_tiles.restype = None
+    library.transform.restype = library.multiply.restype = None
     library.use_tiles.argtypes = [ctypes.c_int]
     library.multiply.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
                                  ctypes.c_void_p, ctypes.c_int]

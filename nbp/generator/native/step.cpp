@@ -16,6 +16,9 @@
 #define NUMBER float
 #endif
 
+// All else is hidden: builds for several processors are in one process, and the linker would take one for another.
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
 extern "C" {
 
 // Pointers of a layer; weights are packed (products.h), the rest is float32.
@@ -267,20 +270,22 @@ private:
 }  // namespace
 }  // namespace nbp
 
-extern "C" {
+EXPORT unsigned source() { return SOURCE; }
 
-unsigned source() { return SOURCE; }
+// Turn tiles on or off, for tests, or only ask (-1); returns whether they are used.
+EXPORT int use_tiles(int wanted) {
+    if (wanted >= 0) nbp::wanted = wanted;
+    return nbp::tiles();
+}
 
-void use_tiles(int wanted) { nbp::wanted = wanted; }
-
-void transform(const Step* step, const Layer* layers) {
+EXPORT void transform(const Step* step, const Layer* layers) {
     nbp::Run run(*step, layers);
 #pragma omp parallel num_threads(step->threads)
     run.work();
 }
 
 // Product of x (rows, depth) with packed columns into out (rows up to a multiple of 16, columns).
-void multiply(const float* x, int rows, int depth, const NUMBER* packed, int columns, float* out, int threads) {
+EXPORT void multiply(const float* x, int rows, int depth, const NUMBER* packed, int columns, float* out, int threads) {
     std::vector<NUMBER> low(size_t(nbp::filled_up(rows, nbp::BLOCK)) * depth);
     nbp::convert(x, low.data(), rows * depth);
     const nbp::Columns<NUMBER> all{packed, size_t(depth) * nbp::BLOCK, depth, columns / nbp::BLOCK};
@@ -294,5 +299,4 @@ void multiply(const float* x, int rows, int depth, const NUMBER* packed, int col
             products.multiply(low.data(), rows, depth, all.from(first, count), out + first * nbp::BLOCK, columns);
         }
     }
-}
 }
