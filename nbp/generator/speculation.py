@@ -18,8 +18,8 @@ ROWS = 16       # tokens of all clips that a pass draws by itself: more take lon
 
 class SpeculativeDraft(Draft):
     """A `Draft` whose steps draw up to `sampling.lookahead` blocks, or those that have `ROWS` rows together; the same
-    clips but for rounding, as products of more rows may add in another order. Clips of a batch go on together: the
-    slowest decides."""
+    clips, but for rounding where the model is not packed and products of more rows add in another order. Clips of a
+    batch go on together: the slowest decides."""
 
     _numbers: Tensor | None = None      # (B, n, V): random numbers of the tokens from `known` on, as far as drawn
     _guessed = 0                        # video tokens in the stream, guesses included
@@ -43,7 +43,8 @@ class SpeculativeDraft(Draft):
         self.known = bounds[bounds.index(last) + 1]
         self._first = self.layout.known_positions(last)
         if self._numbers is not None:
-            self._numbers = self._numbers[:, self.known - start:]
+            left = self._numbers[:, self.known - start:]
+            self._numbers = left if left.shape[1] else None
         return True
 
     def _bounds(self) -> list[int]:
@@ -74,5 +75,5 @@ class SpeculativeDraft(Draft):
         have = bounds[0] + sum(part.shape[1] for part in numbers)
         numbers += [uniforms(logits[:, :after - before], self._generators)
                     for before, after in zip(bounds, bounds[1:]) if before >= have]
-        self._numbers = torch.cat(numbers, 1)
+        self._numbers = torch.cat(numbers, 1) if len(numbers) > 1 else numbers[0]
         return race(logits, self._numbers, self._sampling)
