@@ -68,9 +68,9 @@ class PackedLayers(nn.Module):
             raise RuntimeError(ONLY_SAMPLES)
         clips, rows, width = x.shape
         masks = [(rows, start + rows), (1, 1, rows, start + rows), (clips, 1, rows, start + rows)]
-        if x.device.type != "cpu" or (mask is not None and mask.shape not in masks):
-            raise RuntimeError(f"packed layers take embeddings on a CPU and a mask of {masks}, got {x.device} and "
-                               f"{None if mask is None else tuple(mask.shape)}")
+        if x.device.type != "cpu" or (mask is not None and (mask.shape not in masks or mask.dtype != torch.bool)):
+            raise RuntimeError(f"packed layers take embeddings on a CPU and a bool mask of {masks}, got {x.device} and "
+                               f"{None if mask is None else (tuple(mask.shape), mask.dtype)}")
         entry = self._entry(cache, layer, clips, start + rows, width)
         out = x.detach().to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         seen = None if mask is None else mask.contiguous()

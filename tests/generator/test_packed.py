@@ -175,8 +175,8 @@ def test_what_does_not_fit_is_refused(build_of):
     with torch.no_grad():
         layers(x, None, cache, 0, 0)
         for states, mask, start in [(x, torch.ones(1, 8).bool(), 0), (x, torch.ones(3, 1, 8, 8).bool(), 0),
-                                    (x.to("meta"), None, 0)]:
-            with pytest.raises(RuntimeError, match="a mask of"):
+                                    (x, torch.ones(8, 8), 0), (x.to("meta"), None, 0)]:
+            with pytest.raises(RuntimeError, match="a bool mask of"):
                 layers(states, mask, None, 0, start)
         for states, start in [(x, 1), (x[:1], 0)]:
             with pytest.raises(RuntimeError, match="cache .* does not fit"):
