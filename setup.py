@@ -4,6 +4,7 @@ import zlib
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 # Lightning and what else only training needs; decord reads videos as the official results did, PyAV otherwise.
 TRAIN = [
@@ -29,6 +30,15 @@ CHECKSUM = zlib.crc32(b"".join((Path(__file__).parent / NATIVE / name).read_byte
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden", f"-DSOURCE={CHECKSUM}u"]
 COMPILED = sys.platform == "linux" and platform.machine() == "x86_64"
 
+
+class OneByOne(build_ext):
+    """Builds of one source for several processors write the same object file, one after the other."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = None
+
+
 setup(
     name="nbp",
     version="0.1.0",
@@ -39,6 +49,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nbp", "nbp.*"]),
     package_data={"nbp.reporting": ["*.css"], "nbp.generator.native": ["*.cpp", "*.h"]},
+    cmdclass={"build_ext": OneByOne},
     ext_modules=[Extension(
         f"nbp.generator.native.{name}", [str(NATIVE / "step.cpp")], depends=[str(NATIVE / path) for path in SOURCES],
         extra_compile_args=[*FLAGS, *flags], extra_link_args=["-fopenmp"], optional=True)
