@@ -120,6 +120,7 @@ class PackedHead(nn.Module):
         self.packed = pack(weight)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """(B, n, D) -> float32 (B, n, V). RuntimeError: another device or width."""
         rows, depth = hidden.numel() // hidden.shape[-1], hidden.shape[-1]
         if hidden.device.type != "cpu" or depth != self.depth:
             raise RuntimeError(f"a packed head takes {self.depth} channels on a CPU, got {depth} on {hidden.device}")

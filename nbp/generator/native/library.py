@@ -11,7 +11,6 @@ import torch
 
 from nbp.system.processor import multiplies_bfloat16
 
-NUMBERS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 FOLDER, SOURCES = Path(__file__).parent, ("products.h", "step.cpp", "vectors.h")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 
@@ -34,8 +33,8 @@ class Step(ctypes.Structure):
 
 
 def build_name(dtype: torch.dtype) -> str | None:
-    """Which of setup.py's builds computes in `dtype` on this processor; None: none does, or PyTorch is as fast. So it
-    is where torch itself was kept from AVX2 or AVX-512 by ATEN_CPU_CAPABILITY."""
+    """Which of setup.py's builds computes in `dtype` on this processor; None: none does. ATEN_CPU_CAPABILITY counts as
+    it does for torch."""
     capability = torch.backends.cpu.get_cpu_capability()
     if dtype == torch.bfloat16:
         able = multiplies_bfloat16("cpu") and torch.cpu._is_avx512_bf16_supported()

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 
 namespace nbp {
 
@@ -57,7 +58,7 @@ inline float largest_of(Vector value) {
     return largest;
 }
 
-// e^x for x <= 0, to 2e-7 of it; 0 below -87. Source: the polynomial of Cephes' expf (netlib.org/cephes).
+// e^x for x <= 0, to 1e-7 of it; 0 below -87. Source: the polynomial of Cephes' expf (netlib.org/cephes).
 inline Vector exponential(Vector x) {
     Whole nothing = x < -87.f;
     x = nothing ? all(-87.f) : x;
@@ -72,7 +73,7 @@ inline Vector exponential(Vector x) {
     return nothing ? Vector{} : sum * (Vector)((power + 127) << 23);
 }
 
-// x * Phi(x), to 2e-7. Source: formula 7.1.26 of Abramowitz and Stegun, Handbook of Mathematical Functions.
+// x * Phi(x), to 5e-7 between -12 and 12. Source: formula 7.1.26 of Abramowitz and Stegun, Handbook of Mathematical Functions.
 inline Vector gelu(Vector x) {
     Vector z = x * 0.70710678f, size = z < 0.f ? -z : z;
     Vector t = 1.f / (1.f + 0.3275911f * size);
