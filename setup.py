@@ -25,7 +25,7 @@ BUILDS = {
     "float32_avx512": AVX512,
     "bfloat16_avx512": [*AVX512, "-mavx512bf16", "-DNUMBER=nbp::bfloat16"],
 }
-SOURCES = ["products.h", "step.cpp", "vectors.h"]
+SOURCES = ["draw.cpp", "products.h", "step.cpp", "vectors.h"]
 CHECKSUM = zlib.crc32(b"".join((Path(__file__).parent / NATIVE / name).read_bytes() for name in SOURCES))
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden", f"-DSOURCE={CHECKSUM}u"]
 COMPILED = sys.platform == "linux" and platform.machine() == "x86_64"
@@ -51,7 +51,8 @@ setup(
     package_data={"nbp.reporting": ["*.css"], "nbp.generator.native": ["*.cpp", "*.h"]},
     cmdclass={"build_ext": OneByOne},
     ext_modules=[Extension(
-        f"nbp.generator.native.{name}", [str(NATIVE / "step.cpp")], depends=[str(NATIVE / path) for path in SOURCES],
+        f"nbp.generator.native.{name}", [str(NATIVE / path) for path in SOURCES if path.endswith(".cpp")],
+        depends=[str(NATIVE / path) for path in SOURCES],
         extra_compile_args=[*FLAGS, *flags], extra_link_args=["-fopenmp"], optional=True)
         for name, flags in BUILDS.items()] if COMPILED else [],
     # Models, generation, evaluation.

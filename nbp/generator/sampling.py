@@ -3,6 +3,7 @@
 Legend: B batch, n tokens of a step, V ids that can be drawn.
 """
 
+import ctypes
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nbp.generator.native import library
 from nbp.generator.nucleus import ROWS_A_THREAD, edges, filter_logits, filters_nothing, places_of, rows_of
 from nbp.system.threads import for_each
 
@@ -128,6 +130,9 @@ def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
     if not logits.numel():
         return torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
+    build = library.build_name(torch.float32) if logits.device.type == "cpu" else None
+    if build is not None and (found := library.load(build)) is not None:
+        return _race_in_cpp(found, logits.detach().contiguous(), numbers.contiguous(), *filters)
     if logits.device.type != "cpu" or filters_nothing(logits, *filters):
         times = log_arrivals(numbers)
         scores = torch.sub(filter_logits(logits, *filters), times, out=times)
@@ -135,6 +140,17 @@ def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
             return scores.max(-1).indices
         return torch.from_numpy(np.asarray(scores.numpy().argmax(-1)))      # in a quarter of the time
     return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
+
+
+def _race_in_cpp(found: ctypes.CDLL, logits: Tensor, numbers: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """The same in a quarter of the time (`native/draw.cpp`)."""
+    if numbers.shape != logits.shape or (numbers.device, numbers.dtype) != (logits.device, logits.dtype):
+        raise RuntimeError(f"random numbers must be as the logits, {tuple(logits.shape)} in {logits.dtype} on a CPU, "
+                           f"got {tuple(numbers.shape)} in {numbers.dtype} on {numbers.device}")
+    size, ids = logits.shape[-1], torch.empty(logits.shape[:-1], dtype=torch.int64)
+    found.draw(logits.data_ptr(), numbers.data_ptr(), ids.numel(), size, min(int(top_k or size), size),
+               1.0 if top_p is None else top_p, torch.get_num_threads(), ids.data_ptr())
+    return ids
 
 
 def _first_arrivals(rows: np.ndarray, numbers: np.ndarray, top_k: int | None, top_p: float | None) -> np.ndarray:

@@ -8,14 +8,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from builds import BUILDS, built
 from generators import GRID, NUM_CODES, UNCONDITIONAL, VARIANTS, build, codes, condition, config, prefix
 
 from nbp.generator import decoding, model
 from nbp.generator.model import Generator
+from nbp.generator.native import library
 from nbp.generator.nucleus import filter_logits
 from nbp.generator.sampling import Sampling, log_arrivals, race, row_generators, sample, uniforms
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+@pytest.fixture(params=[None, *BUILDS])
+def build_of_draws(request, monkeypatch):
+    """Draws in C++ by each build, or without."""
+    if request.param is not None and not built(request.param):
+        pytest.skip("no such processor, or no compiler")
+    monkeypatch.setattr(library, "build_name", lambda dtype: request.param)
 
 
 def seeded(seed=0):
@@ -77,6 +87,7 @@ def test_filter_keeps_ties_with_the_last_of_top_k():
     assert int((filter_logits(torch.zeros(1, 10), 3, 0.45) > -math.inf).sum()) == 5
 
 
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("multinomial", [False, True])
 def test_draws_follow_the_filtered_distribution(multinomial):
     logits = torch.tensor([2.0, 1.5, 1.0, 0.0, -1.0, -8.0]).expand(1, 20000, 6)
@@ -88,6 +99,7 @@ def test_draws_follow_the_filtered_distribution(multinomial):
     assert ((found - want).abs() <= 4.5 * deviation).all()
 
 
+@pytest.mark.usefixtures("build_of_draws")
 def test_draws_of_improbable_ids():
     """One in a million still happens as often as it should, which coarse random numbers get wrong."""
     logits = torch.zeros(1, 200, 4001)
@@ -96,6 +108,7 @@ def test_draws_of_improbable_ids():
     assert 4 <= int((ids > 0).sum()) <= 45         # 20 expected
 
 
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("bits", [0, 2 ** 64 - 1])
 def test_random_numbers_at_their_limits_let_no_filtered_id_win(monkeypatch, bits):
     """One that rounds to 1 is an infinite time, 0 the logarithm of nothing."""
@@ -106,6 +119,7 @@ def test_random_numbers_at_their_limits_let_no_filtered_id_win(monkeypatch, bits
     assert sample(logits, Sampling(top_k=2, top_p=None), [seeded()]).item() == 2
 
 
+@pytest.mark.usefixtures("build_of_draws")
 def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
     """A time of 0 would win against any probability."""
     bits = np.full(1, 2 ** 31 << 32, dtype=np.uint64)           # the first number is 0, the second a half
@@ -115,6 +129,7 @@ def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
     assert sample(torch.tensor([[[-10.0, 0.0]]]), everything, [seeded()]).item() == 0
 
 
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])      # the second ties
 @pytest.mark.parametrize(("top_k", "top_p"), [(100, None), (100, 0.0), (100, 0.7), (400, None), (None, 0.9), (0, 1.0)])
 def test_times_of_the_ids_that_are_left_decide_as_all_do(top_k, top_p, dtype):
@@ -127,6 +142,32 @@ def test_times_of_the_ids_that_are_left_decide_as_all_do(top_k, top_p, dtype):
     assert torch.equal(numbers, before[0]) and torch.equal(logits, before[1])
 
 
+# Of what samples of a row tell nothing about the rest of it, and rows of one value or two.
+ROWS = {"random": lambda x: x, "rising": lambda x: x.sort(-1).values, "falling": lambda x: -x.sort(-1).values,
+        "one value": torch.zeros_like, "two values": lambda x: (x > 1.5).float(), "whole numbers": torch.round,
+        "one far above": lambda x: x + 80 * (x == x.max(-1, keepdim=True).values),
+        "some below all": lambda x: torch.where(x > 0, x, -math.inf),
+        "every tenth above": lambda x: x + 9 * (torch.arange(x.shape[-1]) % 10 == 0)}
+
+
+@pytest.mark.usefixtures("build_of_draws")
+@pytest.mark.parametrize("size", [1, 3, 16, 63, 64, 65, 130, 3001])
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS.keys())
+def test_draws_of_any_row(size, rows):
+    """All ids that stay can be drawn and no others: each is made the first to arrive in turn, or one that may not."""
+    row = rows(torch.randn(size, generator=seeded(size)))
+    for top_k, top_p in [(1, None), (size // 2, None), (None, 0.77), (size // 3, 0.43), (size, 1.0), (size, 0.999)]:
+        left = filter_logits(row, top_k, top_p, ties_by_id=True) > -math.inf
+        asked = torch.cat([where.nonzero()[:, 0][:20] for where in (left, ~left)] +
+                          [where.nonzero()[:, 0][-20:] for where in (left, ~left)])
+        numbers = 0.5 + 0.4 * torch.rand(len(asked), size, generator=seeded())
+        numbers[torch.arange(len(asked)), asked] = 1e-9
+        drawn = race(row.expand_as(numbers), numbers, Sampling(top_k=top_k, top_p=top_p))
+        times = torch.where(left, row - log_arrivals(numbers), -math.inf)
+        assert torch.equal(drawn, times.argmax(-1)), (top_k, top_p)
+
+
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_k=3), Sampling(top_k=3, top_p=None),
                                       Sampling(top_k=None, top_p=None)])
 def test_rows_without_a_number_are_drawn_from_too(sampling):
@@ -152,6 +193,7 @@ def test_a_full_nucleus_drops_ties_as_it_is_told(ties_by_id):
         assert torch.equal(inside, tied[:len(inside)] if ties_by_id else ranked[row[ranked] == edge].sort().values)
 
 
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_threads_change_no_draw(threads):
     logits, streams = torch.randn(3, 20, 99, generator=seeded()), [seeded(clip) for clip in range(3)]
@@ -164,6 +206,7 @@ def test_threads_change_no_draw(threads):
         torch.set_num_threads(usual)
 
 
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("shape", [(0, 3, 9), (2, 0, 9)])
 @pytest.mark.parametrize("top_k, top_p", [(3, None), (3, 0.9), (None, None)])
 def test_nothing_to_draw(shape, top_k, top_p):
@@ -176,6 +219,7 @@ def test_each_clip_needs_its_generator():
         sample(torch.zeros(2, 3, 9), Sampling(), [seeded()])
 
 
+@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("sampling", [dict(greedy=True), dict(top_p=1.0), dict(), dict(lookahead=3)])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_logits_that_are_not_finite_are_an_error(sampling, bad):
@@ -186,6 +230,7 @@ def test_logits_that_are_not_finite_are_an_error(sampling, bad):
         generator.generate(condition(generator), generator=seeded(), **sampling)
 
 
+@pytest.mark.usefixtures("build_of_draws")
 def test_greedy_ignores_filters_and_seeds():
     logits = torch.randn(2, 3, 9, generator=seeded())
     assert torch.equal(sample(logits, Sampling(greedy=True, top_k=1)), logits.argmax(-1))

@@ -1,12 +1,11 @@
 """Packed weights and the step in C++: what PyTorch computes, the same clips, and no way to store or train them."""
 
 import copy
-import shutil
-import sys
 import warnings
 
 import pytest
 import torch
+from builds import BUILDS, built
 from generators import VARIANTS, build, codes, condition, prefix
 
 from nbp.generator import packed
@@ -14,23 +13,7 @@ from nbp.generator.native import library
 from nbp.generator.transformer import KVCache
 from nbp.system.processor import has_amx
 
-BUILDS = {"float32_avx2": torch.float32, "float32_avx512": torch.float32, "bfloat16_avx512": torch.bfloat16}
 MOST = {torch.float32: 1e-5, torch.bfloat16: 0.05}         # relative error
-
-
-def runs_here(build):
-    if sys.platform != "linux":
-        return False
-    flags = (line.split(":")[1].split() for line in open("/proc/cpuinfo") if line.startswith("flags"))
-    needed = {"float32_avx2": {"avx2", "fma"}, "float32_avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},
-              "bfloat16_avx512": {"avx512_bf16"}}
-    return needed[build] <= set(next(flags, ()))
-
-
-def built(build):
-    if BUILDS[build] == torch.bfloat16 and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
-        return False            # there PyTorch, which it is compared with, cannot do it
-    return runs_here(build) and (shutil.which("g++") or library.load(build))      # with g++ it must be there
 
 
 @pytest.fixture(params=[True, False], ids=["tiles", "no tiles"], autouse=True)
@@ -228,7 +211,9 @@ def test_when_bfloat16_is_packed(fast, monkeypatch):
 @pytest.mark.parametrize("fault, message", [("missing", "was not built"), ("old", "from other sources"),
                                             ("damaged", "cannot be used")])
 def test_a_build_that_is_not_there(fault, message, tmp_path, monkeypatch):
-    """Said once, with what to do; PyTorch takes its place."""
+    """Said once, with what to do; PyTorch and numpy take its place."""
+    generator = build()
+    want = generator.generate(torch.tensor([0]), generator=torch.Generator().manual_seed(0))
     if fault != "old":
         monkeypatch.setattr(library, "FOLDER", tmp_path)
         if fault == "damaged":
@@ -237,8 +222,6 @@ def test_a_build_that_is_not_there(fault, message, tmp_path, monkeypatch):
         monkeypatch.setattr(library, "source", lambda: 1)
     library.load.cache_clear()
     try:
-        generator = build()
-        want = generator.generate(torch.tensor([0]), generator=torch.Generator().manual_seed(0))
         with pytest.warns(UserWarning, match=f"{message}.*sh setup.sh"):
             generator.pack()
         assert not isinstance(generator.transformer.layers[0], packed.PackedLayers)

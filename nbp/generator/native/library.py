@@ -1,4 +1,4 @@
-"""The transformer's step in C++ (`step.cpp`), as setup.py has built it for this processor."""
+"""Steps of sampling in C++ (`step.cpp`, `draw.cpp`), as setup.py has built it for this processor."""
 
 import ctypes
 import sysconfig
@@ -11,7 +11,7 @@ import torch
 
 from nbp.system.processor import multiplies_bfloat16
 
-FOLDER, SOURCES = Path(__file__).parent, ("products.h", "step.cpp", "vectors.h")
+FOLDER, SOURCES = Path(__file__).parent, ("draw.cpp", "products.h", "step.cpp", "vectors.h")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 
 
@@ -46,7 +46,7 @@ def build_name(dtype: torch.dtype) -> str | None:
 
 @cache
 def load(name: str) -> ctypes.CDLL | None:
-    """A build with its functions `transform` and `multiply`; None, with a warning that says what to do, where it was
+    """A build with its functions `transform`, `multiply` and `draw`; None, with a warning that says what to do, where it was
     not built or is one of other sources."""
     path = FOLDER / f"{name}{SUFFIX}"
     if not path.exists():
@@ -63,10 +63,12 @@ def load(name: str) -> ctypes.CDLL | None:
         _warn(f"{path} was built from other sources than those beside it")
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
-    library.transform.restype = library.multiply.restype = None
+    library.transform.restype = library.multiply.restype = library.draw.restype = None
     library.use_tiles.argtypes = [ctypes.c_int]
     library.multiply.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
                                  ctypes.c_void_p, ctypes.c_int]
+    library.draw.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_float,
+                             ctypes.c_int, ctypes.c_void_p]
     return library
 
 

@@ -26,6 +26,34 @@ typedef int Whole __attribute__((vector_size(LANES * 4)));
 inline Vector load(const float* from) { return *reinterpret_cast<const Anywhere*>(from); }
 inline void store(float* to, Vector value) { *reinterpret_cast<Anywhere*>(to) = value; }
 inline Vector all(float value) { return Vector{} + value; }
+
+// The first `count` numbers, and NaN behind them.
+inline Vector load_some(const float* from, int count) {
+    if (count >= LANES) return load(from);
+    Vector some = all(NAN);
+    for (int i = 0; i < count; i++) some[i] = from[i];
+    return some;
+}
+
+// A bit for each number that a comparison is true for.
+inline unsigned bits_of(Whole chosen) {
+#ifdef __AVX512F__
+    return _mm512_movepi32_mask((__m512i)chosen);
+#else
+    return _mm256_movemask_ps((__m256)chosen);
+#endif
+}
+
+// Write the numbers that have a bit side by side; up to a whole vector is written. Returns how many they are.
+inline int compress(Vector numbers, unsigned bits, float* to) {
+#ifdef __AVX512F__
+    store(to, (Vector)_mm512_maskz_compress_ps(bits, (__m512)numbers));
+#else
+    for (int i = 0, n = 0; i < LANES; n += bits >> i++ & 1) to[n] = numbers[i];
+#endif
+    return __builtin_popcount(bits);
+}
+
 inline int filled_up(int count, int to) { return (count + to - 1) / to * to; }
 
 struct bfloat16 { uint16_t bits; };
