@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_LOGITS = 2 ** 25     # that exist at a time: 128 MiB in float32
+MAX_LOGITS = 3 * 2 ** 24     # that exist at a time: 192 MiB in float32
 
 
 class Head(nn.Linear):
@@ -47,7 +47,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 dtype: torch.dtype) -> Tensor:
         low, count = weight.to(dtype), len(hidden)
         losses, hidden_grads, weight_grad = [], [], None
-        for part, ids in zip(hidden.split(rows), target.split(rows)):                 # (rows, D), (rows,)
+        chunks = -(-count // rows)
+        for part, ids in zip(hidden.chunk(chunks), target.chunk(chunks)):             # (rows, D), (rows,)
             logits = (part @ low.T).float()                                           # (rows, V)
             best, true = logits.amax(-1, keepdim=True), logits.gather(-1, ids[:, None])
             odds = logits.sub_(best).exp_()                                           # in place of the logits

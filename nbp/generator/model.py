@@ -125,11 +125,11 @@ class Generator(nn.Module):
         Raises:
             ValueError: wrong shape, dtype or range of an argument; a clip longer than max_seq_len.
         """
-        return self.head(self._hidden(self._steps(indices), condition))
+        return self.head(self._hidden(indices, condition))
 
     def targets(self, indices: Tensor) -> Tensor:
         """Codes that `forward` predicts, int64 (B, P), in step order."""
-        return self._steps(indices)[:, self.layout.first_predicted:]
+        return to_step_order(indices, self.config, self.layout)[:, self.layout.first_predicted:]
 
     def nll(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Negative log-likelihood in nats of each predicted token, float32 (B, P) in step order."""
@@ -141,7 +141,7 @@ class Generator(nn.Module):
         Returns:
             (nll float32 (B, P), rank int64 (B, P) = number of ids that were thought more likely).
         """
-        hidden, target = self._hidden(self._steps(indices), condition), self._target_ids(indices)
+        hidden, target = self._hidden(indices, condition), self._target_ids(indices)
         parts, rows = [], max(1, self.head.positions_at_a_time() // len(target))
         for states, ids in zip(hidden.split(rows, 1), target.split(rows, 1)):
             logits = self.head(states).float()                          # (B, rows, V)
@@ -152,20 +152,19 @@ class Generator(nn.Module):
 
     def loss(self, indices: Tensor, condition: Tensor | None = None) -> Tensor:
         """Mean negative log-likelihood of the predicted video tokens, in nats; arguments as for `forward`."""
-        return self.head(self._hidden(self._steps(indices), condition, spans=True), self._target_ids(indices))
+        return self.head(self._hidden(indices, condition, spans=True), self._target_ids(indices))
 
     def _target_ids(self, indices: Tensor) -> Tensor:
         """Where on the last axis of the logits the codes to predict are, int64 (B, P)."""
         return self.targets(indices) + (self.layout.video_offset if self.config.full_head else 0)
 
-    def _hidden(self, steps: Tensor, condition: Tensor | None, spans: bool = False) -> Tensor:
+    def _hidden(self, indices: Tensor, condition: Tensor | None, spans: bool = False) -> Tensor:
         """Hidden states (B, P, D) of the stream positions that predict a token of the clip."""
-        layout = self.layout
-        ids = layout.stream(steps)[:, :layout.num_inputs(steps.shape[1])]
-        self._check_seq_len(ids.shape[1])
-        prefix = self._condition(condition, len(steps))
-        x = torch.cat([prefix.embeddings, self.token_embedding(ids)], dim=1)      # (B, C + P, D)
-        about = (x.shape[1], prefix.pads, self.config.pad_visibility, x.device)
+        layout, steps = self.layout, to_step_order(indices, self.config, self.layout)
+        self._check_seq_len(length := layout.num_inputs(steps.shape[1]))
+        ids = layout.stream(steps)[:, :length]
+        x, pads = self._condition(condition, len(steps), ids)                     # (B, C + P, D)
+        about = (x.shape[1], pads, self.config.pad_visibility, x.device)
         mask = span_masks(layout, *about) if spans else attention_mask(layout, 0, *about)
         return self.transformer(x, mask)[:, layout.condition_len:]
 
@@ -266,9 +265,6 @@ class Generator(nn.Module):
             return self.head.weight[start:start + config.num_codes]
         return self.head.weight
 
-    def _steps(self, indices: Tensor) -> Tensor:
-        return to_step_order(indices, self.config, self.layout)
-
     def _given(self, prefix: Tensor | None, grid: tuple[int, ...], batch: int) -> Tensor:
         """The codes that generation starts from, int64 (B, n) in step order; n is 0 without a prefix."""
         if prefix is not None:
@@ -278,21 +274,24 @@ class Generator(nn.Module):
                              f"{self.layout.block} codes")
         return torch.empty(batch, 0, dtype=torch.int64, device=self.head.weight.device)
 
-    def _condition(self, condition: Tensor | None, batch: int) -> Prefix:
-        """Embed condition ids, or the unconditional embedding; in training some clips see the latter anyway."""
+    def _condition(self, condition: Tensor | None, batch: int, ids: Tensor | None = None) -> Prefix:
+        """Embed condition ids, or the unconditional embedding; in training some clips see the latter anyway. Stream ids
+        (B, n) behind are looked up in the same call, since each call's gradient is as large as the table."""
         config = self.config
         # DeepSpeed in bfloat16 leaves buffers in float32, and this one may be a buffer.
         unconditional = self.uncond_embedding.to(self.token_embedding.weight.dtype).expand(batch, -1, -1)
+        ids = unconditional.new_empty(batch, 0, dtype=torch.int64) if ids is None else ids
         if condition is None:
-            return Prefix(unconditional, None)
+            return Prefix(torch.cat([unconditional, self.token_embedding(ids)], 1), None)
         condition = condition_ids(condition, config, batch)                       # (B, C)
-        embedded = self.token_embedding(condition + self.layout.condition_offset)     # (B, C, D)
+        looked_up = self.token_embedding(torch.cat([condition + self.layout.condition_offset, ids], 1))
+        embedded, behind = looked_up.tensor_split([condition.shape[1]], 1)        # (B, C, D), (B, n, D)
         pads = condition == config.pad_token if config.pad_token is not None else None
         if self.training and config.condition_dropout:
             dropped = torch.rand(batch, 1, device=condition.device) < config.condition_dropout
             embedded = torch.where(dropped[..., None], unconditional, embedded)
             pads = pads & ~dropped if pads is not None else None
-        return Prefix(embedded, pads)
+        return Prefix(torch.cat([embedded, behind], 1), pads)
 
     def _check_seq_len(self, length: int) -> None:
         if self.config.condition_len + length > self.config.max_seq_len:

@@ -76,13 +76,13 @@ class PackedLayers(nn.Module):
         seen = None if mask is None else mask.contiguous()
         turn = None if turn is None else turn.float().contiguous()      # as `to` may have rounded it
         step = library.Step(clips, rows, start, entry.shape[3], width, self.num_heads, len(self.weights),
-                            torch.get_num_threads(), out.data_ptr(), _address(seen),
+                            torch.get_num_threads(), out.data_ptr(), library.address(seen),
                             rows * (start + rows) if seen is not None and seen.ndim == 4 and len(seen) > 1 else 0,
-                            _address(turn), *map(_address, self.norm))
-        table = [library.Layer(*map(_address, weights), keys.data_ptr(), values.data_ptr())
+                            library.address(turn), *map(library.address, self.norm))
+        table = [library.Layer(*map(library.address, weights), keys.data_ptr(), values.data_ptr())
                  for weights, (keys, values) in zip(self.weights, entry)]
         with torch.profiler.record_function("nbp::layers"):
-            _loaded(self.build).transform(ctypes.byref(step), (library.Layer * len(table))(*table))
+            library.loaded(self.build).transform(ctypes.byref(step), (library.Layer * len(table))(*table))
         return out
 
     def _entry(self, cache: KVCache | None, layer: int, clips: int, end: int, width: int) -> Tensor:
@@ -128,8 +128,8 @@ class PackedHead(nn.Module):
         columns = len(self.packed) * BLOCK
         out = torch.empty(rows + -rows % BLOCK, columns)
         with torch.profiler.record_function("nbp::head"):
-            _loaded(self.build).multiply(x.data_ptr(), rows, depth, self.packed.data_ptr(), columns, out.data_ptr(),
-                                         torch.get_num_threads())
+            library.loaded(self.build).multiply(x.data_ptr(), rows, depth, self.packed.data_ptr(), columns,
+                                                out.data_ptr(), torch.get_num_threads())
         return out[:rows, :self.size].reshape(*hidden.shape[:-1], self.size)
 
     def _save_to_state_dict(self, destination: dict[str, object], prefix: str, keep_vars: bool) -> None:
@@ -152,14 +152,3 @@ def _linear(linear: nn.Module) -> tuple[Tensor, Tensor]:
 def _norm(norm: nn.Module) -> tuple[Tensor, Tensor]:
     assert isinstance(norm, nn.LayerNorm)
     return norm.weight.detach().float().contiguous(), norm.bias.detach().float().contiguous()
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _loaded(build: str) -> ctypes.CDLL:
-    loaded = library.load(build)
-    if loaded is None:
-        raise RuntimeError(f"the build {build or 'for this processor'} is gone; install NBP again: sh setup.sh")
-    return loaded

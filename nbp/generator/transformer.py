@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from nbp.config import GeneratorConfig
+from nbp.generator import attention
 from nbp.generator.masks import Span
 from nbp.generator.rotary import places, rotate, rotations
 from nbp.generator.sequence import Layout
@@ -65,17 +66,21 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
         """(B, n, D) -> (B, n, D); with a cache the n positions, from `start` on, also see those it holds of `layer`."""
+        projected = self.qkv(x)                                                   # (B, n, 3D)
+        if isinstance(mask, list) and attention.in_cpp(projected):
+            return self.drop(self.proj(attention.attend(projected, self.num_heads, mask, turn)))
         # Plain views, since einops takes as long as a small step's attention: (B, n, 3D) -> three of (B, H, n, D/H)
-        query, key, value = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         if cache is not None:
             key, value = cache.update(layer, start, key, value)
         # query (B, H, n, D/H); key and value of all positions so far
         if isinstance(mask, list):
-            out = torch.cat([F.scaled_dot_product_attention(
+            parts = [F.scaled_dot_product_attention(
                 query[:, :, first:last], key[:, :, :keys], value[:, :, :keys], attn_mask=part)
-                for first, last, keys, part in mask], dim=2)
+                for first, last, keys, part in mask]
+            out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
         else:
             out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.drop(self.proj(out.transpose(1, 2).flatten(2)))

@@ -3,6 +3,7 @@
 import shutil
 import sys
 
+import pytest
 import torch
 
 from nbp.generator.native import library
@@ -23,3 +24,7 @@ def built(build):
     if BUILDS[build] == torch.bfloat16 and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
         return False            # there PyTorch, which it is compared with, cannot do it
     return runs_here(build) and (shutil.which("g++") or library.load(build))      # with g++ it must be there
+
+
+HERE = [pytest.param(name, marks=pytest.mark.skipif(not built(name), reason="no such processor, or no compiler"))
+        for name in BUILDS]

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from builds import BUILDS, built
+from builds import BUILDS, HERE, built
 from generators import VARIANTS, build, codes, condition, prefix
 
 from nbp.generator import packed
@@ -16,21 +16,7 @@ from nbp.system.processor import has_amx
 MOST = {torch.float32: 1e-5, torch.bfloat16: 0.05}         # relative error
 
 
-@pytest.fixture(params=[True, False], ids=["tiles", "no tiles"], autouse=True)
-def tiles(request):
-    """With AMX where the processor has it, and as on one without."""
-    if request.param is False and not has_amx():
-        pytest.skip("no AMX to turn off")
-    libraries = [library.load(name) for name in BUILDS if has_amx() and built(name)]
-    for found in libraries:
-        found.use_tiles(request.param)
-    yield
-    for found in libraries:
-        found.use_tiles(True)
-
-
-HERE = [pytest.param(name, marks=pytest.mark.skipif(not built(name), reason="no such processor, or no compiler"))
-        for name in BUILDS]
+pytestmark = pytest.mark.usefixtures("tiles")
 BEST = library.build_name(torch.float32)
 PACKS = pytest.mark.skipif(BEST is None or not built(BEST), reason="no build for this processor, or no compiler")
 
@@ -87,7 +73,7 @@ def test_what_the_layers_compute(build_of, name):
     plain, fast = made(build_of, **VARIANTS[name])
     ids, given, exact = codes(), condition(plain), copy.deepcopy(plain).double()
     with torch.no_grad():
-        hidden = [model._hidden(model._steps(ids), given) for model in (fast, plain, exact)]
+        hidden = [model._hidden(ids, given) for model in (fast, plain, exact)]
         assert close(*hidden)
         assert close(fast._packed_head(hidden[1]), plain.head(hidden[1]), exact.head(hidden[1].double()))
 

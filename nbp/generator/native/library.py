@@ -8,10 +8,11 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nbp.system.processor import multiplies_bfloat16
 
-FOLDER, SOURCES = Path(__file__).parent, ("draw.cpp", "products.h", "step.cpp", "vectors.h")
+FOLDER, SOURCES = Path(__file__).parent, ("attention.cpp", "draw.cpp", "products.h", "step.cpp", "vectors.h")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 
 
@@ -32,6 +33,27 @@ class Step(ctypes.Structure):
                 *((name, ctypes.c_void_p) for name in ("turn", "norm_weight", "norm_bias"))]
 
 
+class Span(ctypes.Structure):
+    """Queries and what they see, as in `attention.cpp`."""
+
+    _fields_ = [*((name, ctypes.c_int) for name in ("first", "last", "keys")), ("mask", ctypes.c_void_p),
+                ("stride", ctypes.c_int64)]
+
+
+class Attention(ctypes.Structure):
+    """Arguments of `attend` and `attend_backward`, as in `attention.cpp`."""
+
+    _fields_ = [*((name, ctypes.c_int) for name in ("clips", "rows", "heads", "size", "spans", "threads")),
+                ("span", ctypes.POINTER(Span)),
+                *((name, ctypes.c_void_p) for name in ("projected", "turn", "out", "sums", "out_grad",
+                                                       "projected_grad"))]
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Of a tensor's numbers; None for no tensor."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 def build_name(dtype: torch.dtype) -> str | None:
     """Which of setup.py's builds computes in `dtype` on this processor; None: none does. ATEN_CPU_CAPABILITY counts as
     it does for torch."""
@@ -46,8 +68,8 @@ def build_name(dtype: torch.dtype) -> str | None:
 
 @cache
 def load(name: str) -> ctypes.CDLL | None:
-    """A build with its functions `transform`, `multiply` and `draw`; None, with a warning that says what to do, where it was
-    not built or is one of other sources."""
+    """A build and its functions; None, with a warning that says what to do, where it was not built or is one of other
+    sources."""
     path = FOLDER / f"{name}{SUFFIX}"
     if not path.exists():
         _warn(f"{path} was not built, which takes g++ 11 or newer")
@@ -63,13 +85,22 @@ def load(name: str) -> ctypes.CDLL | None:
         _warn(f"{path} was built from other sources than those beside it")
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
-    library.transform.restype = library.multiply.restype = library.draw.restype = None
+    for function in (library.transform, library.multiply, library.draw, library.attend, library.attend_backward):
+        function.restype = None
+    library.attend.argtypes = library.attend_backward.argtypes = [ctypes.POINTER(Attention)]
     library.use_tiles.argtypes = [ctypes.c_int]
     library.multiply.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
                                  ctypes.c_void_p, ctypes.c_int]
     library.draw.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_float,
                              ctypes.c_int, ctypes.c_void_p]
     return library
+
+
+def loaded(build: str) -> ctypes.CDLL:
+    """`load` of what must be there. RuntimeError: it is not."""
+    if (found := load(build)) is None:
+        raise RuntimeError(f"the build {build or 'for this processor'} is gone; install NBP again: sh setup.sh")
+    return found
 
 
 def source() -> int:

@@ -52,14 +52,14 @@ struct Columns {
     Columns from(int first, int count) const { return {start + first * block, block, depth, count}; }
 };
 
-// Depths first to last - 1 of R rows and G blocks, added to the sums so far. Meanwhile fetches as many depths of up to
+// Depths first to last - 1 of R rows and G blocks, added to what is there or not. Meanwhile fetches as many depths of up to
 // two blocks, of those that begin at `ahead`; where it points may be past the end.
 template <class Number, int R, int G>
 inline void multiply_piece(const Number* a, int stride, Columns<Number> columns, int first, int last, float* out,
-                           int out_stride, const Number* ahead, int fetched) {
+                           int out_stride, bool add, const Number* ahead, int fetched) {
     constexpr int VECTORS = BLOCK / LANES;
     Vector sums[R][G * VECTORS] = {};
-    if (first > 0)
+    if (add)
         for (int r = 0; r < R; r++)
             for (int g = 0; g < G * VECTORS; g++) sums[r][g] = load(out + size_t(r) * out_stride + g * LANES);
     for (int k = first; k < last; k += PAIR<Number>) {
@@ -82,28 +82,30 @@ inline void multiply_piece(const Number* a, int stride, Columns<Number> columns,
 
 template <class Number, int G, int R = ROWS>
 void multiply_rows(const Number* a, int rows, int stride, Columns<Number> columns, int first, int last, float* out,
-                   int out_stride, const Number* ahead, int left_to_fetch) {
+                   int out_stride, bool add, const Number* ahead, int left_to_fetch) {
     const int fetched = rows < G * R ? 2 : 1;       // blocks by each piece: the work is spread where rows are many
     for (int r = 0; r + R <= rows; r += R) {
         multiply_piece<Number, R, G>(a + size_t(r) * stride, stride, columns, first, last, out + size_t(r) * out_stride,
-                                     out_stride, ahead, std::min(fetched, left_to_fetch));
+                                     out_stride, add, ahead, std::min(fetched, left_to_fetch));
         ahead += fetched * columns.block;
         left_to_fetch -= std::min(fetched, left_to_fetch);
     }
     if constexpr (R > 1)
         if (const int left = rows % R)
             multiply_rows<Number, G, R - 1>(a + size_t(rows - left) * stride, left, stride, columns, first, last,
-                                            out + size_t(rows - left) * out_stride, out_stride, ahead, left_to_fetch);
+                                            out + size_t(rows - left) * out_stride, out_stride, add, ahead,
+                                            left_to_fetch);
 }
 
 // All rows pass a part of the depths before the next part, which is fetched meanwhile: otherwise the processor would
 // wait for memory and then memory for the processor.
 template <class Number, int G>
-void multiply_group(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) {
+void multiply_group(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride,
+                    bool add) {
     for (int k = 0; k < columns.depth; k += PART) {
         const bool more = k + PART < columns.depth;
         multiply_rows<Number, G>(a, rows, stride, columns, k, std::min(k + PART, columns.depth), out, out_stride,
-                                 columns.start + size_t(PART) * BLOCK, more ? G : 0);    // `ahead` by a part
+                                 add || k > 0, columns.start + size_t(PART) * BLOCK, more ? G : 0);   // `ahead` by a part
     }
 }
 
@@ -130,11 +132,18 @@ WITH_TILES inline void end_tiles() { _tile_release(); }
 
 // 16 rows and up to 4 blocks of columns; tiles 0 to 3 are the sums. Tiles are named in the code, not by a variable.
 WITH_TILES inline void multiply_tiles(const bfloat16* a, int stride, Columns<bfloat16> columns, float* out,
-                                      int out_stride) {
+                                      int out_stride, bool add) {
     const bfloat16* b = columns.start;
     const size_t next = columns.block;
     const int row = stride * 2, out_row = out_stride * 4, blocks = columns.blocks;
-    _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    if (add) {
+        _tile_loadd(0, out, out_row);
+        if (blocks > 1) _tile_loadd(1, out + BLOCK, out_row);
+        if (blocks > 2) _tile_loadd(2, out + 2 * BLOCK, out_row);
+        if (blocks > 3) _tile_loadd(3, out + 3 * BLOCK, out_row);
+    } else {
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    }
     for (int k = 0; k < columns.depth; k += 32, b += 32 * BLOCK) {
         _tile_loadd(4, a + k, row);
         _tile_loadd(5, b, 64); _tile_dpbf16ps(0, 4, 5);
@@ -160,18 +169,19 @@ public:
     Products() { if (tiles()) begin_tiles(); }
     ~Products() { if (tiles()) end_tiles(); }
 
-    // `a` and `out` have rows up to a multiple of BLOCK, whose contents mean nothing.
+    // `a` and `out` have rows up to a multiple of BLOCK, whose contents mean nothing. With `add` to what is in `out`.
     template <class Number>
-    void multiply(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride) const {
+    void multiply(const Number* a, int rows, int stride, Columns<Number> columns, float* out, int out_stride,
+                  bool add = false) const {
         for (int r = 0; r < rows; r += MANY)
             multiply_some(a + size_t(r) * stride, std::min(MANY, rows - r), stride, columns,
-                          out + size_t(r) * out_stride, out_stride);
+                          out + size_t(r) * out_stride, out_stride, add);
     }
 
 private:
     template <class Number>
     void multiply_some(const Number* a, int rows, int stride, Columns<Number> columns, float* out,
-                       int out_stride) const {
+                       int out_stride, bool add) const {
         for (int g = 0; g < columns.blocks; g += GROUP) {
             const int count = std::min(GROUP, columns.blocks - g);
             const Columns<Number> part = columns.from(g, count);
@@ -180,15 +190,15 @@ private:
                 if (tiles()) {
                     for (int r = 0; r < rows; r += 16)
                         multiply_tiles(a + size_t(r) * stride, stride, part, out + size_t(r) * out_stride + g * BLOCK,
-                                       out_stride);
+                                       out_stride, add);
                     continue;
                 }
 #endif
             if (count == GROUP)
-                multiply_group<Number, GROUP>(a, rows, stride, part, out + g * BLOCK, out_stride);
+                multiply_group<Number, GROUP>(a, rows, stride, part, out + g * BLOCK, out_stride, add);
             else
                 for (int i = 0; i < count; i++)
-                    multiply_group<Number, 1>(a, rows, stride, part.from(i, 1), out + (g + i) * BLOCK, out_stride);
+                    multiply_group<Number, 1>(a, rows, stride, part.from(i, 1), out + (g + i) * BLOCK, out_stride, add);
         }
     }
 };

@@ -211,11 +211,11 @@ private:
                                         filled_up(size, BLOCK) / BLOCK};
         const Number* queries = own.queries.data() + size_t(first) * depth();
         products.multiply(queries, count, depth(), keys_of, own.scores.data(), keys);
-        float totals[BLOCK];
+        float totals[BLOCK], top;
         for (int r = 0; r < count; r++) {
             float* scores = own.scores.data() + size_t(r) * keys;
             hide(scores, clip, first + r, keys);
-            totals[r] = exponentials(scores, keys);
+            totals[r] = exponentials(scores, keys, 1, top);
             convert(scores, own.odds.data() + size_t(r) * keys, keys);
         }
         const int stride = values_of.blocks * BLOCK;

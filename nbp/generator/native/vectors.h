@@ -64,7 +64,7 @@ template <> constexpr int DEPTH<bfloat16> = 32;
 
 // Write `count` numbers, a multiple of BLOCK, rounded to the nearest.
 inline void convert(const float* from, float* to, int count) {
-    if (from != to) std::memcpy(to, from, count * sizeof(float));
+    for (int i = 0; i < count && from != to; i += LANES) store(to + i, load(from + i));
 }
 
 #ifdef __AVX512BF16__
@@ -73,6 +73,22 @@ inline void convert(const float* from, bfloat16* to, int count) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
 }
 #endif
+
+inline void widen(const float* from, float* to, int count) { std::memcpy(to, from, count * sizeof(float)); }
+
+inline void widen(const bfloat16* from, float* to, int count) {
+    int i = 0;
+#ifdef __AVX512F__
+    for (; i + 16 <= count; i += 16) {
+        const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i));
+        _mm512_storeu_si512(to + i, _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+    }
+#endif
+    for (; i < count; i++) {
+        const uint32_t bits = uint32_t(from[i].bits) << 16;
+        std::memcpy(to + i, &bits, sizeof bits);
+    }
+}
 
 inline float sum_of(Vector value) {
     float sum = 0;
@@ -127,16 +143,16 @@ void layer_norm(const float* x, const float* weight, const float* bias, int widt
     convert(scratch, out, width);
 }
 
-// Replace `count` scores, a multiple of BLOCK, by their e^(x - largest) and return the sum of these.
-inline float exponentials(float* scores, int count) {
+// Replace `count` scores, a multiple of BLOCK, by their e^(scale * (x - largest)) and return the sum of these.
+inline float exponentials(float* scores, int count, float scale, float& top) {
     Vector largest = load(scores), sum{};
     for (int i = LANES; i < count; i += LANES) {
         Vector here = load(scores + i);
         largest = here > largest ? here : largest;
     }
-    const float top = largest_of(largest);
+    top = largest_of(largest);
     for (int i = 0; i < count; i += LANES) {
-        Vector here = exponential(load(scores + i) - top);
+        Vector here = exponential((load(scores + i) - top) * scale);
         store(scores + i, here);
         sum += here;
     }

@@ -1,0 +1,335 @@
+// Attention of training, forward and backward: each head of a clip by one thread, without a matrix of all scores.
+//
+// The mask comes as the spans of nbp/generator/masks.py: keys that no query of a tile sees cost nothing. Scores and sums
+// are float32 whatever is multiplied. Backward makes the scores again, from the logarithms of forward's sums.
+// Source: FlashAttention-2, arXiv 2307.08691.
+#include <omp.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "products.h"
+
+#ifndef NUMBER
+#define NUMBER float
+#endif
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+extern "C" {
+
+// Queries first to last - 1 see none but the first `keys`, and of these what the mask (last - first, keys) says.
+struct Span {
+    int first, last, keys;
+    const uint8_t* mask;
+    int64_t stride;             // between the masks of clips
+};
+
+struct Attention {
+    int clips, rows, heads, size, spans, threads;
+    const Span* span;
+    const NUMBER* projected;    // (clips, rows, 3, heads, size): queries, keys, values
+    const float* turn;          // cosines and sines (2, rows, size / 2), or none
+    NUMBER* out;                // (clips, rows, heads, size)
+    float* sums;                // (clips, heads, rows): logarithms of the sums of exponentials
+    const NUMBER* out_grad;     // as `out`
+    NUMBER* projected_grad;     // as `projected`
+};
+}
+
+namespace nbp {
+namespace {
+
+using Number = NUMBER;
+constexpr int QUERIES = 64, KEYS = 256;     // of a tile
+constexpr int AHEAD = 8;                    // rows that are fetched: each is on another page
+constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+enum Which { QUERY, KEY, VALUE };
+
+// Two rows of 16 numbers as two depths of packed columns.
+inline void interleave(const float* even, const float* odd, float* to) {
+    for (int c = 0; c < BLOCK; c += LANES) {
+        store(to + c, load(even + c));
+        store(to + BLOCK + c, load(odd + c));
+    }
+}
+
+#ifdef __AVX512BF16__
+inline void interleave(const float* even, const float* odd, bfloat16* to) {
+    const auto low = [](const float* from) {
+        return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from)));
+    };
+    _mm512_storeu_si512(to, _mm512_or_si512(low(even), _mm512_slli_epi32(low(odd), 16)));
+}
+#endif
+
+// A head of a clip; its memory is used again by the next.
+class Head {
+public:
+    void forward(const Attention& attention, int task, const Products& products) {
+        begin(attention, task);
+        for (int i = 0; i < filled; i += 2) {
+            read_pair(QUERY, i, queries.data());
+            read_pair(KEY, i, keys.data());
+            read_pair(VALUE, i, nullptr);
+            pack_pair(i, values.data());
+        }
+        pack_columns(keys.data(), key_columns.data());
+        for (int first = 0; first < a->rows; first += QUERIES) attend(first, products);
+    }
+
+    void backward(const Attention& attention, int task, const Products& products) {
+        begin(attention, task);
+        for (auto* sums : {&key_sums, &value_sums}) sums->assign(size_t(depth) * filled, 0.f);
+        for (int i = 0; i < filled; i += 2) {
+            read_pair(QUERY, i, queries.data());
+            turn_over(i, query_depths.data());
+            read_pair(KEY, i, keys.data());
+            pack_pair(i, key_rows.data());
+            read_pair(VALUE, i, values.data());
+            read_pair_of_grad(i);
+            turn_over(i, grad_depths.data());
+        }
+        pack_columns(keys.data(), key_columns.data());
+        pack_columns(values.data(), value_columns.data());
+        for (int first = 0; first < a->rows; first += QUERIES) {
+            const int seen = filled_up(last_seen(first), 64);
+            for (int key = 0; key < seen; key += KEYS) differentiate(first, key, std::min(KEYS, seen - key), products);
+            for (int i = first; i < std::min(first + QUERIES, a->rows); i++)
+                write(QUERY, i, query_sums.data() + size_t(i - first) * depth);
+        }
+        write_sums(KEY, key_sums);
+        write_sums(VALUE, value_sums);
+    }
+
+private:
+    void begin(const Attention& attention, int task) {
+        a = &attention, clip = task / a->heads, head = task % a->heads;
+        depth = filled_up(a->size, std::max(DEPTH<Number>, BLOCK)), filled = filled_up(a->rows, QUERIES);
+        scale = 1 / std::sqrt(float(a->size));
+        for (auto* buffer : {&queries, &keys, &values, &grads, &key_columns, &value_columns, &key_rows, &query_depths,
+                             &grad_depths})
+            buffer->resize(size_t(filled) * depth);
+        for (auto* buffer : {&even, &odd, &result}) buffer->assign(depth, 0.f);
+        query_sums.resize(size_t(QUERIES) * depth), low.resize(depth), dots.assign(filled, 0.f);
+        scores.resize(size_t(QUERIES) * std::max(filled, KEYS)), changes.resize(size_t(QUERIES) * KEYS);
+        odds.resize(scores.size()), low_changes.resize(changes.size()), change_columns.resize(changes.size());
+        see();
+    }
+
+    // Which keys each query sees: the first `whole`, some of those up to `ends`.
+    void see() {
+        seen.assign(filled, nullptr), ends.assign(filled, 0), whole.assign(filled, 0);
+        for (const Span* span = a->span; span < a->span + a->spans; span++)
+            for (int i = span->first; i < span->last; i++) {
+                ends[i] = whole[i] = span->keys;
+                if (!span->mask) continue;
+                seen[i] = span->mask + clip * span->stride + size_t(i - span->first) * span->keys;
+                const void *last = memrchr(seen[i], 1, span->keys), *hidden = std::memchr(seen[i], 0, span->keys);
+                if (last) ends[i] = static_cast<const uint8_t*>(last) - seen[i] + 1;
+                if (hidden) whole[i] = static_cast<const uint8_t*>(hidden) - seen[i];
+            }
+    }
+
+    int last_seen(int first) const {
+        return *std::max_element(ends.begin() + first, ends.begin() + first + QUERIES);
+    }
+
+    size_t place_of(Which which, int i) const {
+        return ((size_t(clip) * a->rows + i) * 3 + which) * a->heads * a->size + head * a->size;
+    }
+
+    size_t place_of_out(int i) const { return ((size_t(clip) * a->rows + i) * a->heads + head) * a->size; }
+
+    // Rows i and i + 1 into `even` and `odd`, and as rows of `to`; zeros behind the last.
+    void read_pair(Which which, int i, Number* to) {
+        for (int k = 0; k < 2; k++) {
+            float* row = (k ? odd : even).data();
+            if (i + k < a->rows) {
+                const Number* from = a->projected + place_of(which, i + k);
+                _mm_prefetch(reinterpret_cast<const char*>(from + size_t(AHEAD) * 3 * a->heads * a->size), _MM_HINT_T0);
+                widen(from, row, a->size);
+                if (a->turn && which != VALUE) turn(row, i + k, 1);
+            } else {
+                std::fill_n(row, depth, 0.f);
+            }
+            if (to) convert(row, to + size_t(i + k) * depth, depth);
+        }
+    }
+
+    // The same of the result's gradient; and its product with the result.
+    void read_pair_of_grad(int i) {
+        for (int k = 0; k < 2; k++) {
+            float* row = (k ? odd : even).data();
+            if (i + k < a->rows) {
+                widen(a->out_grad + place_of_out(i + k), row, a->size);
+                widen(a->out + place_of_out(i + k), result.data(), a->size);
+                Vector sum{};
+                for (int j = 0; j < depth; j += LANES) sum += load(row + j) * load(result.data() + j);
+                dots[i + k] = sum_of(sum);
+            } else {
+                std::fill_n(row, depth, 0.f);
+            }
+            convert(row, grads.data() + size_t(i + k) * depth, depth);
+        }
+    }
+
+    // Into rotary positions (nbp/generator/rotary.py), or with `sign` -1 back.
+    void turn(float* row, int i, float sign) const {
+        const int half = a->size / 2;
+        for (int j = 0; j < half; j++) {
+            const float cosine = a->turn[size_t(i) * half + j];
+            const float sine = sign * a->turn[size_t(a->rows + i) * half + j];
+            const float x = row[j], y = row[half + j];
+            row[j] = x * cosine - y * sine;
+            row[half + j] = x * sine + y * cosine;
+        }
+    }
+
+    // `even` and `odd` as depths i and i + 1 of packed columns, one for each channel.
+    void pack_pair(int i, Number* to) const {
+        for (int j = 0; j < depth; j += BLOCK)
+            interleave(even.data() + j, odd.data() + j, to + place<Number>(j, i, filled));
+    }
+
+    // `even` and `odd` as columns i and i + 1 of rows, one for each channel.
+    void turn_over(int i, Number* to) {
+        for (int k = 0; k < 2; k++) {
+            convert((k ? odd : even).data(), low.data(), depth);
+            for (int j = 0; j < depth; j++) to[size_t(j) * filled + i + k] = low[j];
+        }
+    }
+
+    // Rows as packed columns.
+    void pack_columns(const Number* rows, Number* to) const {
+        for (int i = 0; i < filled; i += BLOCK)
+            for (int j = 0; j < depth; j += PAIR<Number>)
+                for (int c = 0; c < BLOCK; c++, to += PAIR<Number>)
+                    std::copy_n(rows + size_t(i + c) * depth + j, PAIR<Number>, to);
+    }
+
+    Columns<Number> columns_of(const std::vector<Number>& packed, int key, int count) const {
+        const Columns<Number> all{packed.data(), size_t(depth) * BLOCK, depth, filled / BLOCK};
+        return all.from(key / BLOCK, count / BLOCK);
+    }
+
+    Columns<Number> depths_of(const std::vector<Number>& packed, int key, int count) const {
+        return {packed.data() + size_t(key) * BLOCK, size_t(filled) * BLOCK, count, depth / BLOCK};
+    }
+
+    // Of the scores of query i with `count` keys those that it must not see.
+    void hide(float* scores, int i, int key, int count) const {
+        for (int k = std::max(0, whole[i] - key); k < count; k++)
+            if (key + k >= ends[i] || !seen[i] || !seen[i][key + k]) scores[k] = -INFINITE;
+    }
+
+    void attend(int first, const Products& products) {
+        const int number = std::min(QUERIES, a->rows - first), count = filled_up(last_seen(first), 64);
+        products.multiply(queries.data() + size_t(first) * depth, number, depth, columns_of(key_columns, 0, count),
+                          scores.data(), count);
+        float totals[QUERIES];
+        for (int r = 0; r < number; r++) {
+            float* row = scores.data() + size_t(r) * count;
+            hide(row, first + r, 0, count);
+            float top;
+            totals[r] = exponentials(row, count, scale, top);
+            a->sums[(size_t(clip) * a->heads + head) * a->rows + first + r] = scale * top + std::log(totals[r]);
+            convert(row, odds.data() + size_t(r) * count, count);
+        }
+        products.multiply(odds.data(), number, count, depths_of(values, 0, count), query_sums.data(), depth);
+        for (int r = 0; r < number; r++) {
+            float* row = query_sums.data() + size_t(r) * depth;
+            for (int j = 0; j < depth; j += LANES) store(row + j, load(row + j) / totals[r]);
+            convert(row, low.data(), depth);
+            std::copy_n(low.data(), a->size, a->out + place_of_out(first + r));
+        }
+    }
+
+    // What a tile of queries and keys adds to the gradients of both and of the values.
+    void differentiate(int first, int key, int count, const Products& products) {
+        const size_t query = size_t(first) * depth;
+        products.multiply(queries.data() + query, QUERIES, depth, columns_of(key_columns, key, count), scores.data(),
+                          count);
+        products.multiply(grads.data() + query, QUERIES, depth, columns_of(value_columns, key, count), changes.data(),
+                          count);
+        for (int r = 0; r < QUERIES; r++) differentiate_softmax(first + r, key, count, r);
+        for (int r = 0; r < QUERIES; r += 2)
+            for (int k = 0; k < count; k += BLOCK) {
+                const size_t from = size_t(r) * count + k, to = place<Number>(k, r, QUERIES);
+                interleave(scores.data() + from, scores.data() + from + count, odds.data() + to);
+                interleave(changes.data() + from, changes.data() + from + count, change_columns.data() + to);
+            }
+        products.multiply(low_changes.data(), QUERIES, count, depths_of(key_rows, key, count), query_sums.data(), depth,
+                          key > 0);
+        const Columns<Number> changed{change_columns.data(), size_t(QUERIES) * BLOCK, QUERIES, count / BLOCK};
+        const Columns<Number> likely{odds.data(), size_t(QUERIES) * BLOCK, QUERIES, count / BLOCK};
+        products.multiply(query_depths.data() + first, depth, filled, changed, key_sums.data() + key, filled, true);
+        products.multiply(grad_depths.data() + first, depth, filled, likely, value_sums.data() + key, filled, true);
+    }
+
+    // Row r of `scores` becomes probabilities, and that of `changes` the gradient of the scores.
+    void differentiate_softmax(int i, int key, int count, int r) {
+        float *row = scores.data() + size_t(r) * count, *change = changes.data() + size_t(r) * count;
+        hide(row, i, key, count);
+        const float sum = i < a->rows ? a->sums[(size_t(clip) * a->heads + head) * a->rows + i] : INFINITE;
+        for (int k = 0; k < count; k += LANES) {
+            const Vector odds = exponential(load(row + k) * scale - sum);
+            store(row + k, odds);
+            store(change + k, odds * (load(change + k) - dots[i]) * scale);
+        }
+        convert(change, low_changes.data() + size_t(r) * count, count);
+    }
+
+    void write(Which which, int i, float* row) {
+        if (a->turn && which != VALUE) turn(row, i, -1);
+        convert(row, low.data(), depth);
+        std::copy_n(low.data(), a->size, a->projected_grad + place_of(which, i));
+    }
+
+    void write_sums(Which which, const std::vector<float>& sums) {
+        std::vector<float>& piece = scores;         // (BLOCK, depth)
+        for (int first = 0; first < a->rows; first += BLOCK) {
+            for (int j = 0; j < depth; j++)
+                for (int r = 0; r < BLOCK; r++) piece[size_t(r) * depth + j] = sums[size_t(j) * filled + first + r];
+            for (int r = 0; r < std::min(BLOCK, a->rows - first); r++)
+                write(which, first + r, piece.data() + size_t(r) * depth);
+        }
+    }
+
+    const Attention* a = nullptr;
+    int clip = 0, head = 0, depth = 0, filled = 0;      // channels and rows, filled up
+    float scale = 1;
+    std::vector<Number> queries, keys, values, grads;   // rows, but for forward's values, which are packed
+    std::vector<Number> key_columns, value_columns, key_rows, query_depths, grad_depths;
+    std::vector<Number> odds, low_changes, change_columns, low;
+    std::vector<float> even, odd, result, dots, scores, changes, query_sums, key_sums, value_sums;
+    std::vector<const uint8_t*> seen;
+    std::vector<int> ends, whole;
+};
+
+template <class Function>
+void each(const Attention& attention, Function function) {
+#pragma omp parallel num_threads(attention.threads)
+    {
+        static thread_local Head head;
+        const Products products;
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < attention.clips * attention.heads; task++) function(head, task, products);
+    }
+}
+
+}  // namespace
+}  // namespace nbp
+
+EXPORT void attend(const Attention* attention) {
+    nbp::each(*attention, [&](nbp::Head& head, int task, const nbp::Products& products) {
+        head.forward(*attention, task, products);
+    });
+}
+
+EXPORT void attend_backward(const Attention* attention) {
+    nbp::each(*attention, [&](nbp::Head& head, int task, const nbp::Products& products) {
+        head.backward(*attention, task, products);
+    });
+}

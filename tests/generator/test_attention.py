@@ -1,0 +1,166 @@
+"""Attention of training in C++: what PyTorch computes, forward and backward, and nothing of what is hidden."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from builds import BUILDS, HERE
+from generators import GRID, NUM_CODES, VARIANTS, build, condition
+
+from nbp.generator import attention, masks
+from nbp.generator.attention import attend, in_cpp
+from nbp.generator.masks import Span
+from nbp.generator.native import library
+from nbp.generator.rotary import rotate
+
+MOST = {torch.float32: 3e-6, torch.bfloat16: 0.02}         # relative error
+every_build = pytest.mark.parametrize("build_of", HERE)
+pytestmark = pytest.mark.usefixtures("tiles")
+
+
+def drawn(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def spans_of(rows, width, clips=1):
+    """Spans of blocks of any sizes, without some keys for each of several clips."""
+    blocks = (drawn(rows, seed=1) > 0.8).cumsum(0)
+    seen = masks.visible(blocks, blocks)
+    if clips > 1:
+        seen = seen & (drawn(clips, 1, 1, rows, seed=2) > -1)
+        seen[..., 0] = True
+    spans = []
+    for first in range(0, rows, width):
+        last = min(rows, first + width)
+        keys = int((blocks <= blocks[last - 1]).sum())
+        spans.append(Span(first, last, keys, seen[..., first:last, :keys]))
+    return spans
+
+
+def by_pytorch(projected, heads, spans, turn=None):
+    query, key, value = projected.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    if turn is not None:
+        query, key = rotate(query, turn), rotate(key, turn)
+    parts = [F.scaled_dot_product_attention(query[:, :, first:last], key[:, :, :keys], value[:, :, :keys],
+                                            attn_mask=mask) for first, last, keys, mask in spans]
+    return torch.cat(parts, 2).transpose(1, 2).flatten(2)
+
+
+def with_gradient(function, projected, grad, *arguments):
+    projected = projected.clone().requires_grad_()
+    out = function(projected, *arguments)
+    return [out.detach(), torch.autograd.grad(out, projected, grad)[0]]
+
+
+@every_build
+@pytest.mark.parametrize(("clips", "rows", "heads", "size"), [
+    (1, 1, 1, 4), (2, 17, 2, 8), (1, 64, 1, 16), (3, 65, 3, 24), (2, 130, 2, 64), (1, 321, 2, 40), (1, 700, 1, 80)])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_it_is_that_of_pytorch(build_of, clips, rows, heads, size, turned, hidden):
+    dtype = BUILDS[build_of]
+    projected = drawn(clips, rows, 3 * heads * size, dtype=dtype)
+    grad = drawn(clips, rows, heads * size, dtype=dtype, seed=3)
+    angle = drawn(rows, size // 2, seed=4)
+    turn = torch.stack([angle.cos(), angle.sin()]) if turned else None
+    spans = spans_of(rows, 48, clips if hidden else 1)
+    found = with_gradient(attend, projected, grad, heads, spans, turn, build_of)
+    exact = with_gradient(by_pytorch, projected.double(), grad.double(), heads, spans,
+                          None if turn is None else turn.double())
+    plain = with_gradient(by_pytorch, projected, grad, heads, spans, turn)
+    for ours, theirs, right in zip(found, plain, exact):
+        errors = [float((result.double() - right).norm() / right.norm()) for result in (ours, theirs)]
+        assert errors[0] < 4 * errors[1] + 1e-6 and errors[0] < MOST[dtype] and ours.dtype == dtype
+
+
+@every_build
+def test_what_is_hidden_changes_nothing(build_of):
+    """To the bit: outputs and gradients where a key is hidden, and gradients of keys that nobody sees are 0."""
+    rows, heads, size = 150, 2, 16
+    projected = drawn(1, rows, 3 * heads * size, dtype=BUILDS[build_of])
+    spans, position = spans_of(rows, 50), 70
+    seen = torch.cat([F.pad(span.mask, (0, rows - span.keys)) for span in spans])[:, position]
+    assert seen.any() and not seen.all()
+    other = projected.clone()
+    other[:, position, heads * size:] += 3                     # its key and its value
+    outs = [attend(x, heads, spans, build=build_of) for x in (projected, other)]
+    assert torch.equal(outs[0][:, ~seen], outs[1][:, ~seen]) and not torch.equal(outs[0], outs[1])
+    grad = torch.where(seen[:, None], 0, drawn(1, rows, heads * size, seed=3)).to(projected.dtype)
+    out, gradient = with_gradient(attend, projected, grad, heads, spans, None, build_of)
+    assert (gradient[:, position, heads * size:] == 0).all() and (gradient != 0).any()
+
+
+@every_build
+def test_clips_and_threads_change_nothing(build_of):
+    projected = drawn(3, 90, 3 * 2 * 16, dtype=BUILDS[build_of])
+    grad, spans = drawn(3, 90, 2 * 16, dtype=BUILDS[build_of], seed=3), spans_of(90, 40, 3)
+    usual, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(with_gradient(attend, projected, grad, 2, spans, None, build_of))
+    finally:
+        torch.set_num_threads(usual)
+    alone = [with_gradient(attend, projected[clip][None], grad[clip][None], 2,
+                           [span._replace(mask=span.mask[clip]) for span in spans], None, build_of) for clip in range(3)]
+    found.append([torch.cat(parts) for parts in zip(*alone)])
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@every_build
+def test_layouts_and_gradients_that_autograd_hands_over(build_of):
+    """Expanded gradients, and projections that are part of a larger tensor."""
+    whole = drawn(2, 40, 3 * 2 * 16 + 5, dtype=BUILDS[build_of]).requires_grad_()
+    spans = spans_of(40, 40)
+    attend(whole[..., 5:], 2, spans, build=build_of).sum().backward()
+    part = whole.detach()[..., 5:].clone().requires_grad_()
+    (attend(part, 2, spans, build=build_of) * torch.ones(2, 40, 32, dtype=part.dtype)).sum().backward()
+    assert torch.equal(whole.grad[..., 5:], part.grad) and (whole.grad[..., :5] == 0).all()
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
+@pytest.mark.parametrize("long", [False, True])
+def test_a_step_of_training_is_the_same_with_it(changes, long, monkeypatch):
+    """Loss and all gradients of each kind of model, whether queries are one span or several."""
+    if not library.load("float32_avx2"):
+        pytest.skip("no compiler")
+    if long:
+        monkeypatch.setattr(masks, "QUERIES", 11)
+        masks._spans.cache_clear()
+    model = build(**changes).train()
+    codes = torch.randint(NUM_CODES, (3, *GRID))
+    ids = condition(model, 3)
+    asked, found = [], []
+    for wanted in (True, False):
+        monkeypatch.setattr(attention, "in_cpp", lambda projected: asked.append(wanted) or wanted)  # noqa: B023
+        torch.manual_seed(0)
+        loss = model.loss(codes, ids)
+        found.append([loss.detach(), *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad],
+                                                          allow_unused=True)])
+    masks._spans.cache_clear()
+    assert True in asked
+    for ours, theirs in zip(*found):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_where_it_is_used(monkeypatch):
+    """Training on a CPU in a type and on a processor that gain by it, and in nothing else."""
+    projected = torch.zeros(1, 4, 48, requires_grad=True)
+    monkeypatch.setattr(library, "load", lambda name: name)
+    monkeypatch.setattr(library, "build_name", lambda dtype: "float32_avx512")
+    assert in_cpp(projected)
+    assert not in_cpp(projected.detach()) and not in_cpp(projected.to("meta"))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert not in_cpp(projected)
+    monkeypatch.undo()
+    monkeypatch.setattr(library, "build_name", lambda dtype: "float32_avx2")
+    assert not in_cpp(projected)
+    monkeypatch.setattr(library, "build_name", lambda dtype: None)
+    assert not in_cpp(projected)
+
+
+def test_a_build_that_is_gone():
+    with pytest.raises(RuntimeError, match="install NBP again"):
+        attend(torch.zeros(1, 4, 48, dtype=torch.float64, requires_grad=True), 1, spans_of(4, 4))
