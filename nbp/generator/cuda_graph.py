@@ -1,6 +1,6 @@
 """Steps of fixed shapes as CUDA graphs: a small step spends most of its time in launching kernels one by one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
@@ -34,10 +34,11 @@ class Recorded:
 
     Args:
         function: of tensors on one CUDA device, without synchronisation; returns a tensor.
+        generators: of that device, from which it draws; each replay goes on with them as a call would.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function, self.calls = function, 0
+    def __init__(self, function: Callable[..., Tensor], generators: Iterable[torch.Generator] = ()) -> None:
+        self.function, self.generators, self.calls = function, list(generators), 0
         self.inputs: list[Tensor] | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -49,6 +50,8 @@ class Recorded:
             if self.inputs is None:
                 self.inputs = [tensor.clone() for tensor in inputs]
                 self.graph = torch.cuda.CUDAGraph()
+                for generator in self.generators:
+                    self.graph.register_generator_state(generator)
                 # Other threads, such as those that load data, may allocate meanwhile.
                 with torch.cuda.graph(self.graph, stream=_stream(device), capture_error_mode="thread_local"):
                     self.output = self.function(*self.inputs)

@@ -21,6 +21,32 @@ from nbp.generator.sequence import Layout, to_grid
 from nbp.generator.transformer import KVCache, Transformer
 
 
+class Drawing:
+    """What becomes of a step's logits (B, m, V): ids (B, m), and a sum that tells whether all were finite.
+
+    Args:
+        sampling, generators: as for `sample`.
+        device: of the logits.
+    """
+
+    def __init__(self, sampling: Sampling, generators: Sequence[torch.Generator | None], device: torch.device) -> None:
+        self.sampling, self.generators = sampling, generators
+        self.sums = torch.zeros((), device=device)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        self.add(logits)
+        return sample(logits, self.sampling, self.generators)
+
+    def add(self, logits: Tensor) -> None:
+        """Take note of logits that are drawn elsewhere."""
+        self.sums += logits.sum(dtype=torch.float32)
+
+    def can_be_recorded(self) -> bool:
+        """Whether nothing of it is computed on the host: not so with `torch.multinomial` or generators of a CPU."""
+        return not self.sampling.multinomial and all(generator is None or generator.device.type == "cuda"
+                                                     for generator in self.generators)
+
+
 class CachedDecoder:
     """Step function for a `Draft`: new stream ids -> logits over the ids that may be drawn.
 
@@ -45,7 +71,7 @@ class CachedDecoder:
         self.pad_visibility, self.cfg_scale = pad_visibility, cfg_scale
         self.cache = KVCache(len(transformer.layers), layout.condition_len + length)
         self._mask: Tensor | None = None                # of all positions, for steps that are replayed
-        self._recorded: dict[int, Recorded] = {}        # number of new positions -> step
+        self._recorded: dict[tuple[int, int, bool], Recorded] = {}      # new positions, of these m, whether it draws
         sharded = any(hasattr(p, "ds_id") for p in transformer.parameters())      # ZeRO-3 gathers them at each step
         if can_record(prefix.embeddings) and not sharded:
             hidden = prefix.pads if pad_visibility != "decoding" else None      # as behind the first step
@@ -63,7 +89,7 @@ class CachedDecoder:
             Logits float32 (B, m, V); a replayed step overwrites those of the step before.
         """
         if first > 0 and self._mask is not None:
-            return self._replayed(ids, first)[:, -count:]
+            return self._replayed(ids, first, count)
         x, start = self._embed(ids), 0                                      # (B, n, D)
         if first == 0:
             x = torch.cat([self.prefix.embeddings, x], dim=1)               # (B, C + n, D)
@@ -72,19 +98,28 @@ class CachedDecoder:
         mask = attention_mask(self.layout, start, start + x.shape[1], self.prefix.pads, self.pad_visibility, x.device)
         return self._logits(self.transformer(x, mask, self.cache, start)[:, -count:])
 
-    def _replayed(self, ids: Tensor, first: int) -> Tensor:
+    def draw(self, ids: Tensor, first: int, count: int, drawing: Drawing) -> Tensor:
+        """The same and what `drawing`, one for all steps, makes of the logits: ids (B, m); replayed as one graph where
+        it can be."""
+        if first > 0 and self._mask is not None and drawing.can_be_recorded():
+            return self._replayed(ids, first, count, drawing)
+        return drawing(self(ids, first, count))
+
+    def _replayed(self, ids: Tensor, first: int, count: int, drawing: Drawing | None = None) -> Tensor:
         start, size = self.layout.condition_len + first, ids.shape[1]
         positions = torch.arange(start, start + size, device=ids.device)    # (n,)
-        if size not in self._recorded:
+        if (kind := (size, count, drawing is not None)) not in self._recorded:
             # Not the method itself: a circle would keep the cache in the GPU's memory until Python looks for circles.
-            self._recorded[size] = Recorded(partial(CachedDecoder._whole_cache_step,
-                                                     cast(CachedDecoder, weakref.proxy(self))))
-        return self._recorded[size](ids, positions)
+            step = partial(CachedDecoder._whole_cache_step, cast(CachedDecoder, weakref.proxy(self)), count, drawing)
+            generators = [] if drawing is None else [generator for generator in drawing.generators if generator]
+            self._recorded[kind] = Recorded(step, generators)
+        return self._recorded[kind](ids, positions)
 
-    def _whole_cache_step(self, ids: Tensor, positions: Tensor) -> Tensor:
+    def _whole_cache_step(self, count: int, drawing: Drawing | None, ids: Tensor, positions: Tensor) -> Tensor:
         assert self._mask is not None
         mask = self._mask.index_select(-2, positions)                       # (n, C + length)
-        return self._logits(self.transformer(self._embed(ids), mask, self.cache, positions))
+        logits = self._logits(self.transformer(self._embed(ids), mask, self.cache, positions)[:, -count:])
+        return logits if drawing is None else drawing(logits)
 
     def _embed(self, ids: Tensor) -> Tensor:
         x = self.embedding(ids)
@@ -119,10 +154,10 @@ class Draft:
         self.logits_of, self.config, self.layout, self.grid = logits_of, config, layout, grid
         self.known, self.total = known, math.prod(grid)
         self._stream, self._sampling, self._generators = stream, sampling, generators
+        self._drawing = Drawing(sampling, generators, stream.device)
         self._positions, self._first = layout.video_positions(self.total), 0
         # Id of the first one that is scored.
         self._offset = 0 if config.clamp_samples else layout.video_offset
-        self._sums: Tensor | None = None        # of all logits so far: not finite where one of them is not
 
     @torch.inference_mode(False)        # a draft may be begun in it and go on outside
     @torch.no_grad()
@@ -131,9 +166,11 @@ class Draft:
         if self.known >= self.total:
             return False
         end, count = self.layout.known_positions(self.known), self.layout.next_tokens(self.known)
-        logits = self._logits(end, count)
+        ids, decoder = self._stream[:, self._first:end], self.logits_of
+        drawn = (decoder.draw(ids, self._first, count, self._drawing) if isinstance(decoder, CachedDecoder) else
+                 self._drawing(decoder(ids, self._first, count)))
         start = int(self._positions[self.known])
-        self._stream[:, start:start + count] = sample(logits, self._sampling, self._generators) + self._offset
+        self._stream[:, start:start + count] = drawn + self._offset
         self.known += count
         self._first = end
         return True
@@ -141,13 +178,12 @@ class Draft:
     def _logits(self, end: int, count: int) -> Tensor:
         """Logits (B, count, V) of the last stream positions before `end`."""
         logits = self.logits_of(self._stream[:, self._first:end], self._first, count)
-        total = logits.sum(dtype=torch.float32)
-        self._sums = total if self._sums is None else self._sums + total
+        self._drawing.add(logits)
         return logits
 
     def check(self) -> None:
         """ValueError: the model has given NaN or infinity so far, and what was drawn means nothing."""
-        if self._sums is not None and not self._sums.isfinite():
+        if not self._drawing.sums.isfinite():
             raise ValueError("the generator gave NaN or infinite logits: its weights are damaged, or too large for "
                              "this precision; use float32")
 

@@ -31,6 +31,8 @@ class SpeculativeDraft(Draft):
         if self.known >= self.total:
             return False
         bounds = self._bounds()
+        if len(bounds) == 2 and self._numbers is None:       # nothing is guessed, and no GPU has to be waited for
+            return super().step()
         start, stop = bounds[0], bounds[-1]
         self._guess(stop)
         end = self.layout.known_positions(bounds[-2])

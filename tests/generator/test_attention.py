@@ -101,7 +101,8 @@ def test_clips_and_threads_change_nothing(build_of):
     finally:
         torch.set_num_threads(usual)
     alone = [with_gradient(attend, projected[clip][None], grad[clip][None], 2,
-                           [span._replace(mask=span.mask[clip]) for span in spans], None, build_of) for clip in range(3)]
+                           [span._replace(mask=span.mask[clip]) for span in spans], None, build_of)
+             for clip in range(3)]
     found.append([torch.cat(parts) for parts in zip(*alone)])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))

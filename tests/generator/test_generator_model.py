@@ -229,7 +229,7 @@ def test_cached_logits_equal_uncached(changes, monkeypatch):
 class Eager:
     """In the place of a CUDA graph: the function itself, over the same tensors of fixed shapes."""
 
-    def __init__(self, function):
+    def __init__(self, function, generators=()):
         self.function, self.shapes = function, set()
 
     def __call__(self, *inputs):
@@ -244,14 +244,18 @@ FILTERS = [dict(top_k=None, top_p=None), dict(top_k=9, top_p=0.8)]
 @every_variant
 @pytest.mark.parametrize("filters", FILTERS, ids=str)
 def test_steps_of_fixed_shapes_equal_growing_ones(changes, filters, monkeypatch):
-    """What is recorded on a GPU, run on the CPU."""
+    """What is recorded on a GPU, run on the CPU: each step as a whole, with what it draws."""
     generator = build(**changes)
     arguments = dict(condition=condition(generator), prefix=prefix(generator), **filters,
                      cfg_scale=None if generator.config.condition == "none" else 2.0)
     want = generator.generate(**arguments, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
     monkeypatch.setattr("nbp.generator.decoding.Recorded", Eager)
-    assert torch.equal(generator.generate(**arguments, generator=torch.Generator().manual_seed(3)), want)
+    for draws in (True, False):
+        monkeypatch.setattr("nbp.generator.decoding.Drawing.can_be_recorded", lambda drawing: draws)  # noqa: B023
+        for lookahead in (None, 1, 3):
+            found = generator.generate(**arguments, generator=torch.Generator().manual_seed(3), lookahead=lookahead)
+            assert torch.equal(found, want)
 
 
 def test_steps_are_recorded_on_the_device_of_their_tensors(monkeypatch):
@@ -266,13 +270,15 @@ def test_steps_are_recorded_on_the_device_of_their_tensors(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", partial(on, "device"))
     monkeypatch.setattr(torch.cuda, "graph", partial(on, "graph"))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"stream of {device}")
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: entered.append("replayed")))
-    recorded = Recorded(lambda x: x + 1)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(
+        replay=lambda: entered.append("replayed"), register_generator_state=lambda stream: entered.append(stream)))
+    recorded = Recorded(lambda x: x + 1, ["a stream"])
     for _ in range(3):
         recorded(torch.zeros(1))
     cpu = torch.device("cpu")
-    assert entered[0] == ("device", cpu) and entered[1][0] == "graph" and entered[1][2] == "stream of cpu"
-    assert entered[2:] == ["replayed", ("device", cpu), "replayed"]
+    assert entered[:2] == [("device", cpu), "a stream"]
+    assert entered[2][0] == "graph" and entered[2][2] == "stream of cpu"
+    assert entered[3:] == ["replayed", ("device", cpu), "replayed"]
 
 
 def test_weights_that_a_step_gathers_are_not_recorded(monkeypatch):

@@ -42,7 +42,7 @@ def test_nothing_of_replayed_steps_outlives_their_clip(monkeypatch):
             super().__init__(*arguments)
 
     monkeypatch.setattr(decoding, "can_record", lambda prefix: True)
-    monkeypatch.setattr(decoding, "Recorded", lambda function: function)
+    monkeypatch.setattr(decoding, "Recorded", lambda function, generators: function)
     monkeypatch.setattr(model, "CachedDecoder", Watched)
     generator = build()
     gc.disable()

@@ -98,7 +98,7 @@ def load(name: str) -> ctypes.CDLL | None:
 
 def loaded(build: str) -> ctypes.CDLL:
     """`load` of what must be there. RuntimeError: it is not."""
-    if (found := load(build)) is None:
+    if (found := load(build) if build else None) is None:
         raise RuntimeError(f"the build {build or 'for this processor'} is gone; install NBP again: sh setup.sh")
     return found
 
@@ -109,5 +109,5 @@ def source() -> int:
 
 
 def _warn(why: str) -> None:
-    warnings.warn(f"steps of sampling take up to five times as long as they could on this CPU: {why}. Install NBP "
-                  "again: sh setup.sh")
+    warnings.warn("sampling takes up to five times as long as it could on this CPU, and training longer too: "
+                  f"{why}. Install NBP again: sh setup.sh")
