@@ -36,7 +36,7 @@ def clip_offsets(num_frames: int, file_fps: float, fps: float | None = None) -> 
     # 29.97 frames a second are meant by 30: at 30 frame 1 follows frame 0, which comes twice else.
     nominal = Fraction(step).limit_denominator(8)
     if abs(step - nominal) < NTSC * step:
-        return [int(number * nominal) for number in range(num_frames)]
+        return [number * nominal.numerator // nominal.denominator for number in range(num_frames)]
     return [int(number * step + 1e-4) for number in range(num_frames)]
 
 
@@ -126,7 +126,8 @@ def frames_to_bytes(frames: np.ndarray) -> Tensor:
     if frames.dtype != np.uint8 or frames.ndim not in (4, 5):
         raise ValueError(f"frames must be uint8 of shape (T, H, W, C) or (B, T, H, W, C), got {frames.dtype} "
                          f"{frames.shape}")
-    return rearrange(torch.from_numpy(np.ascontiguousarray(frames)), "... t h w c -> ... c t h w")  # (B, C, T, H, W)
+    # A plain view: einops takes 1% of the time that a clip takes to be decoded.
+    return torch.from_numpy(np.ascontiguousarray(frames)).movedim(-1, -4)           # (B, C, T, H, W)
 
 
 def frames_to_video(frames: np.ndarray) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, TypedDict, cast
 
 import pytorch_lightning as pl
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -44,9 +43,9 @@ def collate_bytes(samples: list[Any]) -> Batch:
         return cast(Batch, torch.utils.data.default_collate(samples))
     clips = [sample["video"] for sample in samples]
     clips = [(clip * 255).round_().byte() if clip.is_floating_point() else clip for clip in clips]
-    batch = torch.utils.data.default_collate([{**sample, "video": rearrange(clip, "c t h w -> t h w c")}
+    batch = torch.utils.data.default_collate([{**sample, "video": clip.movedim(0, -1)}
                                               for sample, clip in zip(samples, clips)])
-    return cast(Batch, {**batch, "video": rearrange(batch["video"], "b t h w c -> b c t h w")})
+    return cast(Batch, {**batch, "video": batch["video"].movedim(-1, 1)})
 
 
 def float_video(batch: Batch) -> Batch:
