@@ -130,8 +130,7 @@ def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
     if not logits.numel():
         return torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
-    build = library.build_name(torch.float32) if logits.device.type == "cpu" else None
-    if build is not None and (found := library.load(build)) is not None:
+    if logits.device.type == "cpu" and (found := _cpp()) is not None:
         return _race_in_cpp(found, logits.detach().contiguous(), numbers.contiguous(), *filters)
     if logits.device.type != "cpu" or filters_nothing(logits, *filters):
         times = log_arrivals(numbers)
@@ -142,8 +141,14 @@ def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
     return torch.from_numpy(_first_arrivals(rows_of(logits), rows_of(numbers), *filters)).view(logits.shape[:-1])
 
 
+def _cpp() -> ctypes.CDLL | None:
+    """`native/draw.cpp` where it is built for this processor."""
+    build = library.build_name(torch.float32)
+    return None if build is None else library.load(build)
+
+
 def _race_in_cpp(found: ctypes.CDLL, logits: Tensor, numbers: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
-    """The same in a quarter of the time (`native/draw.cpp`)."""
+    """The same in a quarter of the time."""
     if numbers.shape != logits.shape or (numbers.device, numbers.dtype) != (logits.device, logits.dtype):
         raise RuntimeError(f"random numbers must be as the logits, {tuple(logits.shape)} in {logits.dtype} on a CPU, "
                            f"got {tuple(numbers.shape)} in {numbers.dtype} on {numbers.device}")
@@ -229,7 +234,11 @@ def _stream(generator: torch.Generator | None) -> np.random.SFC64:
 
 
 def _fill(row: np.ndarray, stream: np.random.SFC64) -> None:
-    """Write random numbers in [0, 1) into a float32 array."""
+    """Write random numbers in [0, 1) into a contiguous float32 array."""
+    if (found := _cpp()) is not None:
+        state = stream.state["state"]["state"]          # uint64 (4,)
+        found.fill(state.ctypes.data, row.size, 2.0 ** -32 * BELOW_ONE, row.ctypes.data)
+        return
     raw = stream.random_raw((row.size + 1) // 2)
     np.multiply(raw.view(np.uint32)[:row.size].reshape(row.shape), np.float32(2.0 ** -32 * BELOW_ONE), out=row,
                 casting="unsafe", dtype=np.float32)

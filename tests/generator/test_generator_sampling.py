@@ -15,7 +15,7 @@ from nbp.generator import decoding, model
 from nbp.generator.model import Generator
 from nbp.generator.native import library
 from nbp.generator.nucleus import filter_logits
-from nbp.generator.sampling import Sampling, log_arrivals, race, row_generators, sample, uniforms
+from nbp.generator.sampling import BELOW_ONE, Sampling, log_arrivals, race, row_generators, sample, uniforms
 
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 
@@ -108,25 +108,44 @@ def test_draws_of_improbable_ids():
     assert 4 <= int((ids > 0).sum()) <= 45         # 20 expected
 
 
-@pytest.mark.usefixtures("build_of_draws")
 @pytest.mark.parametrize("bits", [0, 2 ** 64 - 1])
 def test_random_numbers_at_their_limits_let_no_filtered_id_win(monkeypatch, bits):
     """One that rounds to 1 is an infinite time, 0 the logarithm of nothing."""
     monkeypatch.setattr(np.random, "SFC64", lambda seed: SimpleNamespace(
         random_raw=lambda count: np.full(count, bits, dtype=np.uint64)))
+    monkeypatch.setattr(library, "build_name", lambda dtype: None)
     logits = torch.tensor([[[0.0, 3.0, 9.0, 8.0]]])
     assert sample(logits, Sampling(top_k=1), [seeded()]).item() == 2
     assert sample(logits, Sampling(top_k=2, top_p=None), [seeded()]).item() == 2
 
 
-@pytest.mark.usefixtures("build_of_draws")
 def test_a_random_number_of_nothing_wins_against_likely_ids_only(monkeypatch):
     """A time of 0 would win against any probability."""
     bits = np.full(1, 2 ** 31 << 32, dtype=np.uint64)           # the first number is 0, the second a half
     monkeypatch.setattr(np.random, "SFC64", lambda seed: SimpleNamespace(random_raw=lambda count: bits))
+    monkeypatch.setattr(library, "build_name", lambda dtype: None)
     everything = Sampling(top_k=None, top_p=None)
     assert sample(torch.tensor([[[-60.0, 0.0]]]), everything, [seeded()]).item() == 1
     assert sample(torch.tensor([[[-10.0, 0.0]]]), everything, [seeded()]).item() == 0
+
+
+@pytest.mark.usefixtures("build_of_draws")
+@pytest.mark.parametrize("number", [0.0, BELOW_ONE])
+def test_times_at_their_limits(number):
+    """A time of 0 does not win against any probability, and the longest one does not lose what is the only one left."""
+    numbers = torch.tensor([[number, 0.5]])
+    for logit, winner in [(-60.0, 1), (60.0, 0), (-10.0, int(number > 0))]:
+        drawn = race(torch.tensor([[logit, 0.0]]), numbers, Sampling(top_k=None, top_p=None))
+        assert drawn.tolist() == [winner]
+
+
+@pytest.mark.usefixtures("build_of_draws")
+@pytest.mark.parametrize("count", [1, 2, 15, 1023, 1024, 1025, 4099])
+def test_random_numbers_are_those_of_numpy(count):
+    raw = np.random.SFC64(int(torch.randint(2 ** 62, (), generator=seeded(5)))).random_raw((count + 1) // 2)
+    want = raw.view(np.uint32)[:count].astype(np.float32) * np.float32(2.0 ** -32 * BELOW_ONE)
+    found = uniforms(torch.empty(1, 1, count), [seeded(5)])
+    assert found.dtype == torch.float32 and np.array_equal(found[0, 0].numpy(), want)
 
 
 @pytest.mark.usefixtures("build_of_draws")

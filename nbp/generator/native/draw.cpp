@@ -199,3 +199,21 @@ EXPORT void draw(const float* logits, const float* numbers, int rows, int size, 
         ids[r] = row.draw(logits + size_t(r) * size, numbers + size_t(r) * size, size, top_k, top_p);
     }
 }
+
+// Fill `numbers` with what numpy's SFC64 gives from this state: the lower half of each 64 bits first, as numbers in
+// [0, 1). Source: Chris Doty-Humphrey's sfc64, numpy.org/doc/stable/reference/random/bit_generators/sfc64.html.
+EXPORT void fill(const uint64_t* state, int64_t count, float factor, float* numbers) {
+    uint64_t a = state[0], b = state[1], c = state[2], round = state[3];
+    uint32_t bits[1024];
+    for (int64_t first = 0; first < count; first += 1024) {
+        const int number = int(std::min<int64_t>(1024, count - first));
+        for (int i = 0; i < number; i += 2) {
+            const uint64_t sum = a + b + round++;
+            a = b ^ b >> 11;
+            b = c + (c << 3);
+            c = (c << 24 | c >> 40) + sum;
+            std::memcpy(bits + i, &sum, sizeof sum);
+        }
+        for (int i = 0; i < number; i++) numbers[first + i] = float(bits[i]) * factor;
+    }
+}

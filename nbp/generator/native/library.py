@@ -85,7 +85,8 @@ def load(name: str) -> ctypes.CDLL | None:
         _warn(f"{path} was built from other sources than those beside it")
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
-    for function in (library.transform, library.multiply, library.draw, library.attend, library.attend_backward):
+    for function in (library.transform, library.multiply, library.draw, library.fill, library.attend,
+                     library.attend_backward):
         function.restype = None
     library.attend.argtypes = library.attend_backward.argtypes = [ctypes.POINTER(Attention)]
     library.use_tiles.argtypes = [ctypes.c_int]
@@ -93,6 +94,7 @@ def load(name: str) -> ctypes.CDLL | None:
                                  ctypes.c_void_p, ctypes.c_int]
     library.draw.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_float,
                              ctypes.c_int, ctypes.c_void_p]
+    library.fill.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_void_p]
     return library
 
 
