@@ -3,6 +3,7 @@
 Legend: B batch, P positions, D width, V ids.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Head(nn.Linear):
         can be differentiated once where positions are many, `retain_graph` or not."""
         if target is None:
             return super().forward(hidden)
-        rows = self.positions_at_a_time()
+        rows = self.positions_at_a_time(target.numel())
         if target.numel() <= rows:
             return F.cross_entropy(super().forward(hidden).float().flatten(0, 1), target.flatten())
         dtype = F.linear(hidden[:1, :1], self.weight[:1]).dtype       # what autocast makes of it
@@ -31,9 +32,10 @@ class Head(nn.Linear):
         loss: Tensor = _ChunkedLoss.apply(hidden.flatten(0, 1).to(dtype), weight, target.flatten(), rows, dtype)
         return loss
 
-    def positions_at_a_time(self) -> int:
-        """How many positions' logits exist at once in `forward` with targets."""
-        return max(1, MAX_LOGITS // self.out_features)
+    def positions_at_a_time(self, count: int) -> int:
+        """Of how many of `count` positions logits exist at once in `forward` with targets: parts of about one size."""
+        parts = max(1, math.ceil(count / max(1, MAX_LOGITS // self.out_features)))
+        return math.ceil(count / parts)
 
 
 class _ChunkedLoss(torch.autograd.Function):
@@ -47,8 +49,7 @@ class _ChunkedLoss(torch.autograd.Function):
                 dtype: torch.dtype) -> Tensor:
         low, count = weight.to(dtype), len(hidden)
         losses, hidden_grads, weight_grad = [], [], None
-        chunks = -(-count // rows)
-        for part, ids in zip(hidden.chunk(chunks), target.chunk(chunks)):             # (rows, D), (rows,)
+        for part, ids in zip(hidden.split(rows), target.split(rows)):                 # (rows, D), (rows,)
             logits = (part @ low.T).float()                                           # (rows, V)
             best, true = logits.amax(-1, keepdim=True), logits.gather(-1, ids[:, None])
             odds = logits.sub_(best).exp_()                                           # in place of the logits

@@ -142,7 +142,7 @@ class Generator(nn.Module):
             (nll float32 (B, P), rank int64 (B, P) = number of ids that were thought more likely).
         """
         hidden, target = self._hidden(indices, condition), self._target_ids(indices)
-        parts, rows = [], max(1, self.head.positions_at_a_time() // len(target))
+        parts, rows = [], max(1, self.head.positions_at_a_time(target.numel()) // len(target))
         for states, ids in zip(hidden.split(rows, 1), target.split(rows, 1)):
             logits = self.head(states).float()                          # (B, rows, V)
             nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids)

@@ -119,9 +119,8 @@ def trace(module: TokenizerModule | GeneratorModule, micro_batch: MicroBatch,
     num_logits = 0
     if isinstance(module, GeneratorModule):
         model = module.model
-        positions = model.layout.num_inputs(math.prod(model.config.grid))
-        positions = min(micro_batch.batch_size * positions, model.head.positions_at_a_time())
-        num_logits = positions * model.head.out_features
+        positions = micro_batch.batch_size * model.layout.num_inputs(math.prod(model.config.grid))
+        num_logits = model.head.positions_at_a_time(positions) * model.head.out_features
     for layer in module.modules():
         if isinstance(layer, TransformerLayer):        # recomputation in the backward pass leaves the modes around it
             layer.forward = _under_rules(layer.forward, autocast)  # type: ignore[assignment]
