@@ -14,10 +14,15 @@ from torch import Tensor
 from nbp.generator.masks import Span
 from nbp.generator.native import library
 
+MIN_POSITIONS = {torch.float32: 512, torch.bfloat16: 64}        # of fewer PyTorch's takes as long, or less
 
-def in_cpp(projected: Tensor) -> bool:
+
+def in_cpp(projected: Tensor, num_heads: int) -> bool:
     """Whether queries, keys and values (B, n, 3D) are for `attend`: those of training on a CPU where it gains."""
     if not (projected.requires_grad and projected.device.type == "cpu") or torch.compiler.is_compiling():
+        return False
+    few = len(projected) * num_heads < torch.get_num_threads()      # heads of clips, which a thread takes each
+    if few or projected.shape[1] < MIN_POSITIONS.get(projected.dtype, 0):
         return False
     build = library.build_name(projected.dtype)
     return build is not None and build.endswith("avx512") and library.load(build) is not None
@@ -36,7 +41,21 @@ def attend(projected: Tensor, num_heads: int, spans: list[Span], turn: Tensor | 
 
     Returns:
         (B, n, D), which can be differentiated once.
+
+    Raises:
+        RuntimeError: spans that do not follow one another, or masks that are not bools of these clips.
     """
+    clips, rows, _ = projected.shape
+    ends = [0]
+    for first, last, keys, mask in spans:
+        shape = (last - first, keys)
+        if (mask.dtype != torch.bool or mask.device.type != "cpu" or first != ends[-1] or not 0 < keys <= rows
+                or mask.shape not in (shape, (1, 1, *shape), (clips, 1, *shape))):
+            raise RuntimeError(f"spans must follow one another, with bool masks {shape} or (1 or {clips}, 1, ...) on a "
+                               f"CPU, got {first} to {last} with {tuple(mask.shape)} of {mask.dtype} on {mask.device}")
+        ends.append(last)
+    if ends[-1] != rows:
+        raise RuntimeError(f"spans must end at position {rows}, got {ends[-1]}")
     build = build or library.build_name(projected.dtype) or ""
     out: Tensor = _Attention.apply(projected.contiguous(), num_heads, spans, turn, library.loaded(build))
     return out
@@ -48,7 +67,7 @@ class _Attention(torch.autograd.Function):
                 turn: Tensor | None, loaded: ctypes.CDLL) -> Tensor:
         clips, rows, width = projected.shape
         out = projected.new_empty(clips, rows, width // 3)
-        sums = torch.empty(clips, num_heads, rows)
+        sums = projected.new_empty(clips, num_heads, rows, 2, dtype=torch.float32)
         turn = None if turn is None else turn.float().contiguous()
         ctx.loaded, ctx.spans = loaded, [span._replace(mask=span.mask.contiguous()) for span in spans]
         ctx.save_for_backward(projected, out, sums, turn)

@@ -152,7 +152,7 @@ def _race_in_cpp(found: ctypes.CDLL, logits: Tensor, numbers: Tensor, top_k: int
     if numbers.shape != logits.shape or (numbers.device, numbers.dtype) != (logits.device, logits.dtype):
         raise RuntimeError(f"random numbers must be as the logits, {tuple(logits.shape)} in {logits.dtype} on a CPU, "
                            f"got {tuple(numbers.shape)} in {numbers.dtype} on {numbers.device}")
-    size, ids = logits.shape[-1], torch.empty(logits.shape[:-1], dtype=torch.int64)
+    size, ids = logits.shape[-1], logits.new_empty(logits.shape[:-1], dtype=torch.int64)
     found.draw(logits.data_ptr(), numbers.data_ptr(), ids.numel(), size, min(int(top_k or size), size),
                1.0 if top_p is None else top_p, torch.get_num_threads(), ids.data_ptr())
     return ids

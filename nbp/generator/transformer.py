@@ -67,7 +67,7 @@ class Attention(nn.Module):
                 turn: Tensor | None = None) -> Tensor:
         """(B, n, D) -> (B, n, D); with a cache the n positions, from `start` on, also see those it holds of `layer`."""
         projected = self.qkv(x)                                                   # (B, n, 3D)
-        if isinstance(mask, list) and attention.in_cpp(projected):
+        if isinstance(mask, list) and attention.in_cpp(projected, self.num_heads):
             return self.drop(self.proj(attention.attend(projected, self.num_heads, mask, turn)))
         # Plain views, since einops takes as long as a small step's attention: (B, n, 3D) -> three of (B, H, n, D/H)
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)

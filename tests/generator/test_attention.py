@@ -101,7 +101,7 @@ def test_clips_and_threads_change_nothing(build_of):
     finally:
         torch.set_num_threads(usual)
     alone = [with_gradient(attend, projected[clip][None], grad[clip][None], 2,
-                           [span._replace(mask=span.mask[clip]) for span in spans], None, build_of)
+                           [span._replace(mask=span.mask[clip:clip + 1]) for span in spans], None, build_of)
              for clip in range(3)]
     found.append([torch.cat(parts) for parts in zip(*alone)])
     for other in found[1:]:
@@ -133,7 +133,7 @@ def test_a_step_of_training_is_the_same_with_it(changes, long, monkeypatch):
     ids = condition(model, 3)
     asked, found = [], []
     for wanted in (True, False):
-        monkeypatch.setattr(attention, "in_cpp", lambda projected: asked.append(wanted) or wanted)  # noqa: B023
+        monkeypatch.setattr(attention, "in_cpp", lambda projected, heads: asked.append(wanted) or wanted)  # noqa: B023
         torch.manual_seed(0)
         loss = model.loss(codes, ids)
         found.append([loss.detach(), *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad],
@@ -147,21 +147,84 @@ def test_a_step_of_training_is_the_same_with_it(changes, long, monkeypatch):
 
 
 def test_where_it_is_used(monkeypatch):
-    """Training on a CPU in a type and on a processor that gain by it, and in nothing else."""
-    projected = torch.zeros(1, 4, 48, requires_grad=True)
+    """Training on a CPU in a type, of a length and on a processor that gain by it, and in nothing else."""
+    projected = torch.zeros(2, 600, 48, requires_grad=True)
     monkeypatch.setattr(library, "load", lambda name: name)
     monkeypatch.setattr(library, "build_name", lambda dtype: "float32_avx512")
-    assert in_cpp(projected)
-    assert not in_cpp(projected.detach()) and not in_cpp(projected.to("meta"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert in_cpp(projected, 4) and in_cpp(projected[:, :70].bfloat16(), 2)
+    assert not in_cpp(projected, 1) and not in_cpp(projected[:, :70], 4) and not in_cpp(projected[:, :50].bfloat16(), 4)
+    assert not in_cpp(projected.detach(), 4) and not in_cpp(projected.to("meta"), 4)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert not in_cpp(projected)
-    monkeypatch.undo()
+    assert not in_cpp(projected, 4)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: False)
     monkeypatch.setattr(library, "build_name", lambda dtype: "float32_avx2")
-    assert not in_cpp(projected)
+    assert not in_cpp(projected, 4)
     monkeypatch.setattr(library, "build_name", lambda dtype: None)
-    assert not in_cpp(projected)
+    assert not in_cpp(projected, 4)
 
 
 def test_a_build_that_is_gone():
     with pytest.raises(RuntimeError, match="install NBP again"):
         attend(torch.zeros(1, 4, 48, dtype=torch.float64, requires_grad=True), 1, spans_of(4, 4))
+
+
+@pytest.mark.parametrize("change", [
+    lambda spans: spans[:1], lambda spans: spans[1:], lambda spans: spans[::-1],
+    lambda spans: [spans[0]._replace(mask=spans[0].mask.float()), spans[1]],
+    lambda spans: [spans[0]._replace(mask=spans[0].mask[None]), spans[1]],
+    lambda spans: [spans[0]._replace(mask=spans[0].mask.expand(3, 1, -1, -1)), spans[1]],
+    lambda spans: [spans[0]._replace(keys=91, mask=torch.ones(60, 91, dtype=torch.bool)), spans[1]],
+    lambda spans: [spans[0]._replace(mask=spans[0].mask.to("meta")), spans[1]]],
+    ids=["end", "start", "order", "float", "three axes", "other clips", "too many keys", "elsewhere"])
+def test_spans_that_do_not_fit(change):
+    with pytest.raises(RuntimeError, match="spans must"):
+        attend(torch.zeros(2, 90, 48, requires_grad=True), 1, change(spans_of(90, 60)))
+
+
+@every_build
+def test_queries_that_see_nothing_give_nothing(build_of):
+    """And no gradient to anyone; a whole tile of them as well."""
+    projected, mask = drawn(1, 200, 96, dtype=BUILDS[build_of]), torch.ones(200, 200, dtype=torch.bool)
+    mask[5], mask[64:128] = False, False
+    out, gradient = with_gradient(attend, projected, drawn(1, 200, 32, dtype=BUILDS[build_of]), 2,
+                                  [Span(0, 200, 200, mask)], None, build_of)
+    hidden = ~mask.any(1)
+    assert (out[:, hidden] == 0).all() and (out[:, ~hidden] != 0).all()
+    assert (gradient[:, hidden, :32] == 0).all() and gradient.isfinite().all()
+
+
+@every_build
+@pytest.mark.parametrize("size", [1100, 2048])
+def test_heads_of_any_size(build_of, size):
+    projected, grad = drawn(1, 20, 3 * size, dtype=BUILDS[build_of]), drawn(1, 20, size, dtype=BUILDS[build_of])
+    found = with_gradient(attend, projected, grad, 1, spans_of(20, 20), None, build_of)
+    exact = with_gradient(by_pytorch, projected.double(), grad.double(), 1, spans_of(20, 20))
+    for ours, right in zip(found, exact):
+        assert float((ours.double() - right).norm() / right.norm()) < MOST[BUILDS[build_of]]
+
+
+@every_build
+def test_defaults_of_torch_change_nothing(build_of):
+    projected, grad = drawn(1, 90, 96, dtype=BUILDS[build_of]), drawn(1, 90, 32, dtype=BUILDS[build_of])
+    want = with_gradient(attend, projected, grad, 2, spans_of(90, 90), None, build_of)
+    spans = spans_of(90, 90)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            found = with_gradient(attend, projected, grad, 2, spans, None, build_of)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(map(torch.equal, found, want))
+
+
+@every_build
+def test_large_scores(build_of):
+    """Probabilities are not made from the difference of two large numbers."""
+    projected = drawn(1, 65, 96, dtype=BUILDS[build_of]) * 12
+    grad = drawn(1, 65, 32, dtype=BUILDS[build_of], seed=3)
+    found, plain = (with_gradient(function, projected, grad, 2, spans_of(65, 65), *more)[1].double()
+                    for function, more in [(attend, (None, build_of)), (by_pytorch, ())])
+    exact = with_gradient(by_pytorch, projected.double(), grad.double(), 2, spans_of(65, 65))[1]
+    ours, theirs = (float((result - exact).norm() / exact.norm()) for result in (found, plain))
+    assert ours < 4 * theirs + 1e-5

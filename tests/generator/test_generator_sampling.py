@@ -166,7 +166,8 @@ ROWS = {"random": lambda x: x, "rising": lambda x: x.sort(-1).values, "falling":
         "one value": torch.zeros_like, "two values": lambda x: (x > 1.5).float(), "whole numbers": torch.round,
         "one far above": lambda x: x + 80 * (x == x.max(-1, keepdim=True).values),
         "some below all": lambda x: torch.where(x > 0, x, -math.inf),
-        "every tenth above": lambda x: x + 9 * (torch.arange(x.shape[-1]) % 10 == 0)}
+        "every tenth above": lambda x: x + 9 * (torch.arange(x.shape[-1]) % 10 == 0),
+        "one over the rank": lambda x: -torch.arange(1.0, 1 + x.shape[-1]).log()}
 
 
 @pytest.mark.usefixtures("build_of_draws")
@@ -195,6 +196,32 @@ def test_rows_without_a_number_are_drawn_from_too(sampling):
     logits[0, 1, 0], logits[0, 2, 1], logits[0, 3] = math.nan, 2.0, math.nan
     drawn = race(logits, torch.full_like(logits, 0.5), sampling)
     assert drawn[0, 2] == 1 and ((drawn >= 0) & (drawn < 9)).all()
+    many = torch.full((1, 3, 100), math.nan)            # fewer numbers than top-k takes, and these say nothing
+    many[0, 0, :40], many[0, 1, ::2], many[0, 2, 7] = -math.inf, -math.inf, 1.0
+    drawn = race(many, torch.full_like(many, 0.5), Sampling(top_k=50, top_p=sampling.top_p))
+    assert ((drawn >= 0) & (drawn < 100)).all()
+
+
+@pytest.mark.usefixtures("build_of_draws")
+@pytest.mark.parametrize("top_p", [0.9999997, 0.9999999])
+def test_a_nucleus_of_nearly_all(top_p):
+    """Sums that round differently may never reach it."""
+    logits = torch.randn(20, 700, generator=seeded())
+    logits[:, 300:] = -math.inf
+    drawn = race(logits, torch.rand(20, 700, generator=seeded()), Sampling(top_k=None, top_p=top_p))
+    assert (drawn < 300).all()
+
+
+@pytest.mark.usefixtures("build_of_draws")
+def test_numbers_that_are_flushed_to_zero():
+    torch.set_flush_denormal(True)
+    try:
+        logits = torch.zeros(1, 1000)
+        logits[:, ::50] = 1.0
+        drawn = race(logits, torch.full((1, 1000), 0.5), Sampling(top_k=3, top_p=None))
+    finally:
+        torch.set_flush_denormal(False)
+    assert drawn.item() % 50 == 0
 
 
 @pytest.mark.parametrize("ties_by_id", [False, True])

@@ -82,7 +82,7 @@ def test_a_real_tokenizer_step_executes_what_is_planned(finished, tokenizer_run,
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_real_generator_step_executes_what_is_planned(generator_run, tmp_path, checkpointing, monkeypatch):
-    monkeypatch.setattr(attention, "in_cpp", lambda projected: False)       # PyTorch's counter sees its own products
+    monkeypatch.setattr(attention, "in_cpp", lambda *_: False)       # PyTorch's counter sees its own products
     overrides = generator_run(tmp_path / "run", "max_steps=1", "trainer.accumulate=2", UNLOGGED,
                               f"model.activation_checkpointing={checkpointing}")
     measured = flop_counter(lambda: fit(load_run(GENERATOR, overrides)))

@@ -31,7 +31,7 @@ struct Attention {
     const NUMBER* projected;    // (clips, rows, 3, heads, size): queries, keys, values
     const float* turn;          // cosines and sines (2, rows, size / 2), or none
     NUMBER* out;                // (clips, rows, heads, size)
-    float* sums;                // (clips, heads, rows): logarithms of the sums of exponentials
+    float* sums;                // (clips, heads, rows, 2): largest score, logarithm of the sum of what is left
     const NUMBER* out_grad;     // as `out`
     NUMBER* projected_grad;     // as `projected`
 };
@@ -94,8 +94,9 @@ public:
         pack_columns(keys.data(), key_columns.data());
         pack_columns(values.data(), value_columns.data());
         for (int first = 0; first < a->rows; first += QUERIES) {
-            const int seen = filled_up(last_seen(first), 64);
-            for (int key = 0; key < seen; key += KEYS) differentiate(first, key, std::min(KEYS, seen - key), products);
+            const int count = keys_of(first);
+            for (int key = 0; key < count; key += KEYS)
+                differentiate(first, key, std::min(KEYS, count - key), products);
             for (int i = first; i < std::min(first + QUERIES, a->rows); i++)
                 write(QUERY, i, query_sums.data() + size_t(i - first) * depth);
         }
@@ -113,7 +114,7 @@ private:
             buffer->resize(size_t(filled) * depth);
         for (auto* buffer : {&even, &odd, &result}) buffer->assign(depth, 0.f);
         query_sums.resize(size_t(QUERIES) * depth), low.resize(depth), dots.assign(filled, 0.f);
-        scores.resize(size_t(QUERIES) * std::max(filled, KEYS)), changes.resize(size_t(QUERIES) * KEYS);
+        scores.resize(size_t(QUERIES) * std::max({filled, KEYS, depth})), changes.resize(size_t(QUERIES) * KEYS);
         odds.resize(scores.size()), low_changes.resize(changes.size()), change_columns.resize(changes.size());
         see();
     }
@@ -127,14 +128,17 @@ private:
                 if (!span->mask) continue;
                 seen[i] = span->mask + clip * span->stride + size_t(i - span->first) * span->keys;
                 const void *last = memrchr(seen[i], 1, span->keys), *hidden = std::memchr(seen[i], 0, span->keys);
-                if (last) ends[i] = static_cast<const uint8_t*>(last) - seen[i] + 1;
+                ends[i] = last ? static_cast<const uint8_t*>(last) - seen[i] + 1 : 0;
                 if (hidden) whole[i] = static_cast<const uint8_t*>(hidden) - seen[i];
             }
     }
 
-    int last_seen(int first) const {
-        return *std::max_element(ends.begin() + first, ends.begin() + first + QUERIES);
+    // How many keys the queries of a tile see, filled up.
+    int keys_of(int first) const {
+        return filled_up(std::max(1, *std::max_element(ends.begin() + first, ends.begin() + first + QUERIES)), QUERIES);
     }
+
+    float* sums_of(int i) const { return a->sums + ((size_t(clip) * a->heads + head) * a->rows + i) * 2; }
 
     size_t place_of(Which which, int i) const {
         return ((size_t(clip) * a->rows + i) * 3 + which) * a->heads * a->size + head * a->size;
@@ -225,16 +229,19 @@ private:
     }
 
     void attend(int first, const Products& products) {
-        const int number = std::min(QUERIES, a->rows - first), count = filled_up(last_seen(first), 64);
+        const int number = std::min(QUERIES, a->rows - first), count = keys_of(first);
         products.multiply(queries.data() + size_t(first) * depth, number, depth, columns_of(key_columns, 0, count),
                           scores.data(), count);
         float totals[QUERIES];
         for (int r = 0; r < number; r++) {
-            float* row = scores.data() + size_t(r) * count;
+            float *row = scores.data() + size_t(r) * count, *sums = sums_of(first + r);
             hide(row, first + r, 0, count);
-            float top;
-            totals[r] = exponentials(row, count, scale, top);
-            a->sums[(size_t(clip) * a->heads + head) * a->rows + first + r] = scale * top + std::log(totals[r]);
+            totals[r] = exponentials(row, count, scale, sums[0]);
+            sums[1] = std::log(totals[r]);
+            if (ends[first + r] == 0) {         // it sees nothing, and gives nothing
+                std::fill_n(row, count, 0.f);
+                totals[r] = 1, sums[0] = 0, sums[1] = INFINITE;
+            }
             convert(row, odds.data() + size_t(r) * count, count);
         }
         products.multiply(odds.data(), number, count, depths_of(values, 0, count), query_sums.data(), depth);
@@ -272,9 +279,9 @@ private:
     void differentiate_softmax(int i, int key, int count, int r) {
         float *row = scores.data() + size_t(r) * count, *change = changes.data() + size_t(r) * count;
         hide(row, i, key, count);
-        const float sum = i < a->rows ? a->sums[(size_t(clip) * a->heads + head) * a->rows + i] : INFINITE;
+        const float top = i < a->rows ? sums_of(i)[0] : 0, sum = i < a->rows ? sums_of(i)[1] : INFINITE;
         for (int k = 0; k < count; k += LANES) {
-            const Vector odds = exponential(load(row + k) * scale - sum);
+            const Vector odds = exponential((load(row + k) - top) * scale - sum);
             store(row + k, odds);
             store(change + k, odds * (load(change + k) - dots[i]) * scale);
         }

@@ -18,6 +18,7 @@ namespace {
 
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
 constexpr int SAMPLE = 64, MARGIN = 9;      // values, and how many on either side of the place are in the bracket
+constexpr float EARLY = 0x1p-8f;            // random numbers below it win mostly
 constexpr int CHUNK = 16 * LANES;           // values whose weights are added in float32
 constexpr int ROWS_A_THREAD = 4;            // at least: waking a thread takes as long as one
 
@@ -25,7 +26,9 @@ struct Bracket {
     float low, high;
 };
 
-// What is above a bracket and inside.
+enum Side { INSIDE, ABOVE, BELOW };     // of a bracket
+
+// What is above the side that is sought, and on it.
 struct Found {
     int above = 0, inside = 0;
     double weight_above = 0, weight_inside = 0;
@@ -47,15 +50,18 @@ struct Probability {        // but for a factor
     Vector operator()(Vector logits) const { return exponential(logits - top); }
 };
 
-// Copy what is inside a bracket to `kept`, which may be written up to a vector more. NaN is nowhere.
-template <class Weight>
+// Copy what is on a side of a bracket to `kept`, which may be written up to a vector more. NaN is nowhere.
+template <Side side = INSIDE, class Weight>
 Found pass(const float* row, int count, Bracket bracket, Weight weight, float* kept) {
     Found found;
     for (int first = 0; first < count; first += CHUNK) {
         Vector above{}, inside{};
         for (int i = first; i < std::min(first + CHUNK, count); i += LANES) {
             const Vector values = load_some(row + i, count - i), weights = weight(values);
-            const Whole higher = values > bracket.high, within = (values >= bracket.low) & (values <= bracket.high);
+            const Whole over = values > bracket.high, reached = values >= bracket.low;
+            const Whole higher = side == INSIDE ? over : side == ABOVE ? Whole{} : reached;
+            const Whole within = side == INSIDE ? reached & (values <= bracket.high)
+                               : side == ABOVE ? over : values < bracket.low;
             above += higher ? weights : Vector{};
             inside += within ? weights : Vector{};
             found.above += __builtin_popcount(bits_of(higher));
@@ -101,15 +107,15 @@ private:
             const Bracket bracket = guess(row, count, (target - edge.weight) / total, margin, weight);
             Found found = pass(row, count, bracket, weight, inside.data());
             if (edge.weight + found.weight_above > target) {
-                found = pass(row, count, {std::nextafter(bracket.high, INFINITE), INFINITE}, weight, inside.data());
+                found = pass<ABOVE>(row, count, bracket, weight, inside.data());
             } else if (edge.weight + found.weight_above + found.weight_inside <= target) {
-                found = pass(row, count, {-INFINITE, std::nextafter(bracket.low, -INFINITE)}, weight, inside.data());
+                found = pass<BELOW>(row, count, bracket, weight, inside.data());
             } else if (bracket.low == bracket.high) {
                 return {bracket.low, edge.above + found.above, edge.weight + found.weight_above};
             }
             edge.above += found.above;
             edge.weight += found.weight_above;
-            margin = found.inside > count / 2 ? 0 : MARGIN;     // many are equal: one value at a time gets on
+            margin = found.inside > count / 2 ? 0 : MARGIN;     // many are equal, or in an order: halves get on
             count = found.inside, total = found.weight_inside;
             std::swap(inside, spare);
             row = spare.data();
@@ -117,7 +123,8 @@ private:
         return {};
     }
 
-    // Where a share of the weight is above, by a sample; everything but one value where the margin is 0.
+    // Around the place with a share of the weight above it, by a sample. With a margin of 0 a single value: that of the
+    // place itself where the sample is all there is, else the median.
     template <class Weight>
     Bracket guess(const float* row, int count, double share, int margin, Weight weight) {
         const int number = std::min(count, SAMPLE);
@@ -133,6 +140,7 @@ private:
         for (int i = 0; i < number; i++) total += weights[i];
         int place = 0;
         while (place < number - 1 && !((sum += weights[place]) >= share * total)) place++;
+        if (margin == 0 && count > SAMPLE) place = number / 2;
         if (margin == 0) return {sample[place], sample[place]};
         return {place + margin < number ? sample[place + margin] : -INFINITE,
                 place >= margin ? sample[place - margin] : INFINITE};
@@ -153,10 +161,14 @@ private:
         const int end = end_of_tied(logits, size, edge, tied);
         int64_t id = 0;
         double best = -INFINITE;
-        for (const float limit : {0x1p-8f, 0x1p-4f, 1.f}) {
+        for (const float limit : {EARLY, 0x1p-4f, 1.f}) {
             for (int i = 0; i < size; i += LANES) {
-                const Whole chosen = (load_some(numbers + i, size - i) < limit) &
-                                     (load_some(logits + i, size - i) >= edge);
+                const Vector number = load_some(numbers + i, size - i), logit = load_some(logits + i, size - i);
+                Whole chosen = (number < limit) & (logit >= edge);
+                if (limit > EARLY && bits_of(chosen)) {         // a later one must still be able to win
+                    const Vector ahead = logit - std::nextafter(float(best), -INFINITE);
+                    chosen &= number <= exponential(ahead < 0.f ? ahead : Vector{}) * 1.001f;
+                }
                 for (unsigned bits = bits_of(chosen); bits; bits &= bits - 1) {
                     const int here = i + __builtin_ctz(bits);
                     if (logits[here] == edge && here >= end) continue;
