@@ -21,6 +21,8 @@ def in_cpp(projected: Tensor, num_heads: int) -> bool:
     """Whether queries, keys and values (B, n, 3D) are for `attend`: those of training on a CPU where it gains."""
     if not (projected.requires_grad and projected.device.type == "cpu") or torch.compiler.is_compiling():
         return False
+    if torch._C._are_functorch_transforms_active():     # of torch.func, whose tensors have no numbers of their own
+        return False
     few = len(projected) * num_heads < torch.get_num_threads()      # heads of clips, which a thread takes each
     if few or projected.shape[1] < MIN_POSITIONS.get(projected.dtype, 0):
         return False
@@ -57,6 +59,8 @@ def attend(projected: Tensor, num_heads: int, spans: list[Span], turn: Tensor | 
     if ends[-1] != rows:
         raise RuntimeError(f"spans must end at position {rows}, got {ends[-1]}")
     build = build or library.build_name(projected.dtype) or ""
+    spans = [span._replace(mask=span.mask.contiguous()) for span in spans]
+    turn = None if turn is None else turn.float().contiguous()
     out: Tensor = _Attention.apply(projected.contiguous(), num_heads, spans, turn, library.loaded(build))
     return out
 
@@ -68,10 +72,9 @@ class _Attention(torch.autograd.Function):
         clips, rows, width = projected.shape
         out = projected.new_empty(clips, rows, width // 3)
         sums = projected.new_empty(clips, num_heads, rows, 2, dtype=torch.float32)
-        turn = None if turn is None else turn.float().contiguous()
-        ctx.loaded, ctx.spans = loaded, [span._replace(mask=span.mask.contiguous()) for span in spans]
+        ctx.loaded, ctx.spans = loaded, spans
         ctx.save_for_backward(projected, out, sums, turn)
-        loaded.attend(_arguments(ctx.spans, projected, out, sums, turn))
+        loaded.attend(_arguments(spans, projected, out, sums, turn))
         return out
 
     @staticmethod

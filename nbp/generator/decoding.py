@@ -42,9 +42,10 @@ class Drawing:
         self.sums += logits.sum(dtype=torch.float32)
 
     def can_be_recorded(self) -> bool:
-        """Whether nothing of it is computed on the host: not so with `torch.multinomial` or generators of a CPU."""
-        return not self.sampling.multinomial and all(generator is None or generator.device.type == "cuda"
-                                                     for generator in self.generators)
+        """Whether all of it is computed where the logits are: not so with `torch.multinomial`, or with generators of a
+        CPU or another GPU."""
+        here = all(generator is None or generator.device == self.sums.device for generator in self.generators)
+        return self.sampling.greedy or (here and not self.sampling.multinomial)
 
 
 class CachedDecoder:

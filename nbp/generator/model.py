@@ -280,11 +280,11 @@ class Generator(nn.Module):
         config = self.config
         # DeepSpeed in bfloat16 leaves buffers in float32, and this one may be a buffer.
         unconditional = self.uncond_embedding.to(self.token_embedding.weight.dtype).expand(batch, -1, -1)
-        ids = unconditional.new_empty(batch, 0, dtype=torch.int64) if ids is None else ids
+        stream = [] if ids is None else [ids]
         if condition is None:
-            return Prefix(torch.cat([unconditional, self.token_embedding(ids)], 1), None)
+            return Prefix(torch.cat([unconditional, *map(self.token_embedding, stream)], 1), None)
         condition = condition_ids(condition, config, batch)                       # (B, C)
-        looked_up = self.token_embedding(torch.cat([condition + self.layout.condition_offset, ids], 1))
+        looked_up = self.token_embedding(torch.cat([condition + self.layout.condition_offset, *stream], 1))
         embedded, behind = looked_up.tensor_split([condition.shape[1]], 1)        # (B, C, D), (B, n, D)
         pads = condition == config.pad_token if config.pad_token is not None else None
         if self.training and config.condition_dropout:

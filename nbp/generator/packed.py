@@ -92,7 +92,8 @@ class PackedLayers(nn.Module):
         entry = None if cache is None else cache.entries[layer]
         if entry is None:       # zeros, since what is not written yet takes part with weight 0
             # Without a cache each layer writes all that it reads, and they share one.
-            entry = torch.zeros(1 if cache is None else shape[0], *shape[1:], dtype=self.dtype).expand(shape)
+            one = torch.zeros(1 if cache is None else shape[0], *shape[1:], dtype=self.dtype, device="cpu")
+            entry = one.expand(shape)
         if entry.shape != shape or entry.dtype != self.dtype or end > length:
             raise RuntimeError(f"a cache {tuple(entry.shape)} of {length} positions does not fit {clips} clips up to "
                                f"position {end}, which takes {shape}")
@@ -126,7 +127,7 @@ class PackedHead(nn.Module):
             raise RuntimeError(f"a packed head takes {self.depth} channels on a CPU, got {depth} on {hidden.device}")
         x = hidden.detach().float().contiguous()
         columns = len(self.packed) * BLOCK
-        out = torch.empty(rows + -rows % BLOCK, columns)
+        out = x.new_empty(rows + -rows % BLOCK, columns)
         with torch.profiler.record_function("nbp::head"):
             library.loaded(self.build).multiply(x.data_ptr(), rows, depth, self.packed.data_ptr(), columns,
                                                 out.data_ptr(), torch.get_num_threads())

@@ -205,7 +205,8 @@ def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tens
     if {numbers.device.type} | {generator.device.type for generator in generators if generator is not None} == {"cpu"}:
         streams = [_stream(generator) for generator in generators]
         rows = [row.numpy() for row, _ in clips]
-        for_each(lambda index: _fill(rows[index], streams[index]), len(rows))
+        found = _cpp()
+        for_each(lambda index: _fill(rows[index], streams[index], found), len(rows))
         return numbers
     for row, generator in clips:
         device = generator.device if generator is not None else row.device
@@ -233,9 +234,9 @@ def _stream(generator: torch.Generator | None) -> np.random.SFC64:
     return np.random.SFC64([seed, upper] if upper else seed)
 
 
-def _fill(row: np.ndarray, stream: np.random.SFC64) -> None:
-    """Write random numbers in [0, 1) into a contiguous float32 array."""
-    if (found := _cpp()) is not None:
+def _fill(row: np.ndarray, stream: np.random.SFC64, found: ctypes.CDLL | None) -> None:
+    """Write random numbers in [0, 1) into a contiguous float32 array, by the C++ where it is given."""
+    if found is not None:
         state = stream.state["state"]["state"]          # uint64 (4,)
         found.fill(state.ctypes.data, row.size, 2.0 ** -32 * BELOW_ONE, row.ctypes.data)
         return

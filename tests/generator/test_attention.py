@@ -119,12 +119,24 @@ def test_layouts_and_gradients_that_autograd_hands_over(build_of):
     assert torch.equal(whole.grad[..., 5:], part.grad) and (whole.grad[..., :5] == 0).all()
 
 
+def test_gradients_by_torch_func(monkeypatch):
+    """Are PyTorch's, which knows how to make them."""
+    monkeypatch.setattr(attention, "MIN_POSITIONS", {})
+    model = build().train()
+    codes, names = torch.randint(NUM_CODES, (3, *GRID)), dict(model.named_parameters())
+    monkeypatch.setattr(model, "forward", model.loss)
+    found = torch.func.grad(lambda weights: torch.func.functional_call(model, weights, (codes,)))(names)
+    want = torch.autograd.grad(model.loss(codes), list(names.values()), allow_unused=True)
+    for ours, theirs in zip(found.values(), want):
+        torch.testing.assert_close(ours, torch.zeros_like(ours) if theirs is None else theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 @pytest.mark.parametrize("long", [False, True])
 def test_a_step_of_training_is_the_same_with_it(changes, long, monkeypatch):
     """Loss and all gradients of each kind of model, whether queries are one span or several."""
-    if not library.load("float32_avx2"):
-        pytest.skip("no compiler")
+    if (name := library.build_name(torch.float32)) is None or not library.load(name):
+        pytest.skip("no build for this processor, or no compiler")
     if long:
         monkeypatch.setattr(masks, "QUERIES", 11)
         masks._spans.cache_clear()

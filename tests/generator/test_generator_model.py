@@ -12,10 +12,12 @@ from generators import GRID, NUM_CODES, TEXT, UNCONDITIONAL, VARIANTS, build, co
 
 from nbp.generator import masks
 from nbp.generator.cuda_graph import Recorded
-from nbp.generator.decoding import CachedDecoder
+from nbp.generator.decoding import CachedDecoder, Drawing
 from nbp.generator.masks import attention_mask
 from nbp.generator.model import Generator
+from nbp.generator.sampling import Sampling
 from nbp.generator.sequence import Layout, to_grid, to_steps
+from nbp.generator.speculation import ROWS, SpeculativeDraft
 
 TOTAL = math.prod(GRID)
 every_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
@@ -229,8 +231,10 @@ def test_cached_logits_equal_uncached(changes, monkeypatch):
 class Eager:
     """In the place of a CUDA graph: the function itself, over the same tensors of fixed shapes."""
 
-    def __init__(self, function, generators=()):
+    def __init__(self, function, generators):
         self.function, self.shapes = function, set()
+        draws = function.args[-1]
+        assert generators == ([] if draws is None else draws.generators)      # what a graph must know of
 
     def __call__(self, *inputs):
         self.shapes.add(tuple(tensor.shape for tensor in inputs))
@@ -251,11 +255,38 @@ def test_steps_of_fixed_shapes_equal_growing_ones(changes, filters, monkeypatch)
     want = generator.generate(**arguments, generator=torch.Generator().manual_seed(3))
     monkeypatch.setattr("nbp.generator.decoding.can_record", lambda prefix: True)
     monkeypatch.setattr("nbp.generator.decoding.Recorded", Eager)
-    for draws in (True, False):
-        monkeypatch.setattr("nbp.generator.decoding.Drawing.can_be_recorded", lambda drawing: draws)  # noqa: B023
-        for lookahead in (None, 1, 3):
-            found = generator.generate(**arguments, generator=torch.Generator().manual_seed(3), lookahead=lookahead)
-            assert torch.equal(found, want)
+    for lookahead in (None, 1, 3):
+        found = generator.generate(**arguments, generator=torch.Generator().manual_seed(3), lookahead=lookahead)
+        assert torch.equal(found, want)
+    monkeypatch.setattr("nbp.generator.decoding.Drawing.can_be_recorded", lambda drawing: False)
+    assert torch.equal(generator.generate(**arguments, generator=torch.Generator().manual_seed(3)), want)
+
+
+@pytest.mark.parametrize(("sampling", "streams", "recorded"), [
+    (dict(), ["cuda:1", "cuda:1"], True), (dict(), [None], True), (dict(), ["cuda:1", "cuda:0"], False),
+    (dict(), ["cpu"], False), (dict(multinomial=True), ["cuda:1"], False), (dict(multinomial=True), [None], False),
+    (dict(greedy=True), [], True), (dict(greedy=True, multinomial=True), [], True)])
+def test_what_a_graph_may_draw(sampling, streams, recorded):
+    """Nothing that the host or another GPU computes."""
+    drawing = Drawing(Sampling(**sampling), [name and SimpleNamespace(device=torch.device(name)) for name in streams],
+                      torch.device("cpu"))
+    drawing.sums = SimpleNamespace(device=torch.device("cuda:1"))
+    assert drawing.can_be_recorded() == recorded
+
+
+def test_a_pass_that_guesses_nothing_waits_for_nothing(monkeypatch):
+    """Of many clips each step is a pass: nobody asks the device which guesses were right."""
+    generator = build()
+    labels = torch.arange(2 * ROWS) % 3
+    want = generator.generate(labels, generator=torch.Generator().manual_seed(3), lookahead=1)
+
+    def refuse(draft, stop):
+        raise AssertionError("guessed")
+
+    monkeypatch.setattr(SpeculativeDraft, "_guess", refuse)
+    assert torch.equal(generator.generate(labels, generator=torch.Generator().manual_seed(3)), want)
+    with pytest.raises(AssertionError, match="guessed"):
+        generator.generate(labels[:1])
 
 
 def test_steps_are_recorded_on_the_device_of_their_tensors(monkeypatch):

@@ -208,8 +208,13 @@ def test_a_build_that_is_not_there(fault, message, tmp_path, monkeypatch):
         monkeypatch.setattr(library, "source", lambda: 1)
     library.load.cache_clear()
     try:
-        with pytest.warns(UserWarning, match=f"{message}.*sh setup.sh"):
-            generator.pack()
+        usual = torch.get_num_threads()
+        torch.set_num_threads(3)
+        with pytest.warns(UserWarning, match=f"{message}.*sh setup.sh") as warned:
+            generator.generate(torch.tensor([0, 1]))
+        torch.set_num_threads(usual)
+        assert len(warned) == 1
+        generator.pack()
         assert not isinstance(generator.transformer.layers[0], packed.PackedLayers)
         found = generator.generate(torch.tensor([0]), generator=torch.Generator().manual_seed(0))
         assert torch.equal(found, want)
