@@ -26,6 +26,8 @@ SIZES = {"smoke": (2, 2, 32, 500), "paper": (12, 12, 768, 64000), "700M": (24, 1
          "3B": (32, 32, 3072, 64000)}
 GUIDANCE = 1.5
 SINGLE = ", a step a pass"
+OFFICIAL = ", an official model"
+PLAIN = OFFICIAL + " to the bit"        # without packed weights
 
 
 class Case(NamedTuple):
@@ -39,7 +41,7 @@ class Case(NamedTuple):
     repeats: int = 2
     cfg_scale: float | None = None
     clips: int = 1          # drawn one after the other, as passes differ from clip to clip; seconds are those of one
-    exact: bool = False     # an official model, whose tokens are the official method's, is timed as well
+    exact: bool = False     # an official model, whose tokens are the official method's, is timed as well, packed or not
 
     @property
     def single(self) -> bool:
@@ -95,13 +97,16 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
     """Lines of one case in each precision; on a CPU beside the official method."""
     official = make_generator(case, size, device, multinomial=True)
     models = {name: make_generator(case, size, device).to(PRECISIONS[name]) for name in machine.rate}
+    exact = {}
+    if case.exact:
+        exact = {f"float32{OFFICIAL}": make_generator(case, size, device, multinomial=True), f"float32{PLAIN}": official}
     if multiplies_int8(torch.device(device).type):
         models["int8"] = make_generator(case, size, device)
     clips: dict[str, Tensor] = {}
     passes: dict[str, float] = {}
 
     def clip(name: str) -> None:
-        model = official if name == "same tokens" else models[name.removesuffix(SINGLE)]
+        model = exact.get(name) or models[name.removesuffix(SINGLE)]
         condition = torch.zeros(case.batch, 1, dtype=torch.long, device=device)
         count, drawn = 0, []
         for first in range(0, case.clips * case.batch, case.batch):
@@ -118,24 +123,20 @@ def measure(case: Case, size: str, machine: Machine, device: str) -> list[Line]:
         clips["official"] = torch.cat([official_method.generate(
             official, condition, generator=torch.Generator(device).manual_seed(seed)) for seed in range(case.clips)])
 
-    for name, model in models.items():
-        model.pack(int8=name == "int8")
+    for name, model in (models | exact).items():
+        if not name.endswith(PLAIN):
+            model.pack(int8=name == "int8")
     functions: dict[str, Callable[[], object]] = {"official": plain}
     alone = [f"float32{SINGLE}"] if case.single else []
-    functions |= {name: partial(clip, name) for name in [*models, *alone]}
-    if case.exact:
-        functions["same tokens"] = partial(clip, "same tokens")
+    functions |= {name: partial(clip, name) for name in [*models, *alone, *exact]}
     best = {name: seconds / case.clips for name, seconds in in_turns(functions, case.repeats).items()}
     lines = [line(f"{case.name}, {name}", best[name], "the official method", best["official"],
                   floor_s(case, models[name], machine, name) if name in machine.rate else None,
                   **({"passes": passes[name]} if case.single else {})) for name in models]
     lines += [line(f"{case.name}, {name}", best[name], "the official method", best["official"], passes=passes[name],
                    same_tokens=bool(torch.equal(clips[name], clips["float32"]))) for name in alone]
-    if case.exact:
-        same = bool(torch.equal(clips["official"], clips["same tokens"]))
-        lines.append(line(f"{case.name}, float32, an official model", best["same tokens"], "the official method",
-                          best["official"], same_tokens=same))
-    return lines
+    return lines + [line(f"{case.name}, {name}", best[name], "the official method", best["official"],
+                         same_tokens=bool(torch.equal(clips[name], clips["official"]))) for name in exact]
 
 
 def floor_s(case: Case, model: Generator, machine: Machine, precision: str) -> float:

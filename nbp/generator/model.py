@@ -234,14 +234,15 @@ class Generator(nn.Module):
 
     def pack(self, int8: bool = False) -> None:
         """Compute steps as `nbp.generator.packed` does, small ones up to five times as fast; then it only samples.
-        Nothing changes where `can_pack` is False or it is packed already, or for models that draw the official samples
-        to the bit: packed products differ in the order of sums. `int8`: weights in 8 bits (ValueError: not here)."""
+        Nothing changes where `can_pack` is False or it is packed already. Packed products differ in the order of sums:
+        models that draw the official samples to the bit then do so but where two ids tie to a millionth. `int8`:
+        weights in 8 bits (ValueError: not here)."""
         if self._packed_head is not None:
             return
         if int8:
             self._packed_head = Int8Linear(self._drawn_head(), None)
             round_linears(self.transformer)
-        elif can_pack(self.head.weight, self.config.width) and not self.config.multinomial:
+        elif can_pack(self.head.weight, self.config.width):
             self._packed_head = PackedHead(self._drawn_head())
             pack_layers(self.transformer)
 
