@@ -229,14 +229,14 @@ class Generator(nn.Module):
         self._check_seq_len(length := layout.num_inputs(total))
         stream = layout.stream(F.pad(given, (0, total - given.shape[1])))         # (B, positions)
         decoder = self._decoder(condition, len(given), length, cfg_scale)
-        make = SpeculativeDraft if sampling.guesses else Draft
+        packed = lookahead is None and isinstance(self._packed_head, PackedHead)   # whose rows do not depend on others
+        make = SpeculativeDraft if sampling.guesses or packed else Draft
         return make(decoder, config, layout, grid, stream, given.shape[1], sampling, generators)
 
     def pack(self, int8: bool = False) -> None:
         """Compute steps as `nbp.generator.packed` does, small ones up to five times as fast; then it only samples.
-        Nothing changes where `can_pack` is False or it is packed already. Packed products differ in the order of sums:
-        models that draw the official samples to the bit then do so but where two ids tie to a millionth. `int8`:
-        weights in 8 bits (ValueError: not here)."""
+        Nothing changes where `can_pack` is False or it is packed already. Sums in another order: official samples stay
+        the same but where two ids tie to a millionth. `int8`: weights in 8 bits (ValueError: not here)."""
         if self._packed_head is not None:
             return
         if int8:

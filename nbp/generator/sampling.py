@@ -32,7 +32,7 @@ class Sampling:
         top_p: keep the most likely ids up to and including the one that lifts their sum above p; None or 1: off.
         multinomial: draw with `torch.multinomial`, as the official code, instead of an exponential race.
         lookahead: steps that are drawn in one pass, see `nbp.generator.speculation`; None: as many as cost little more
-            than one, or one with `multinomial` or `int8`.
+            than one, or one with `int8`, or with `multinomial` where the model is not packed.
         int8: weights are in 8 bits, where a row depends on the others of its pass.
 
     Raises:
@@ -61,13 +61,13 @@ class Sampling:
             raise ValueError(f"lookahead must be a whole number of steps, at least 1, got {steps}")
         if steps > 1 and self.multinomial and not self.greedy:
             raise ValueError(f"lookahead={steps}: this model draws with torch.multinomial, as the official "
-                             "code, whose random numbers cannot be fixed beforehand; leave lookahead out")
+                             "code, and guesses by itself where that changes no token; leave lookahead out")
         if steps > 1 and self.int8:
             raise ValueError(f"lookahead={steps} with int8, whose passes would give other clips: leave one out")
 
     @property
     def guesses(self) -> bool:
-        """Whether a pass may draw several steps."""
+        """Whether a pass may draw several steps of any model."""
         return self.lookahead is None and not (self.multinomial or self.int8) or (self.lookahead or 1) > 1
 
 
@@ -112,11 +112,12 @@ def sample(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     """
     if sampling.greedy:
         return logits.argmax(-1)
-    if sampling.multinomial:
+    on_cpu = all(generator is None or generator.device.type == "cpu" for generator in generators)
+    if sampling.multinomial and not (on_cpu and logits.device.type == "cpu"):
         kept = filter_logits(tempered(logits, sampling), sampling.top_k, sampling.top_p)
         rows = [_multinomial(row, generator) for row, generator in zip(kept.softmax(-1), generators, strict=True)]
         return torch.stack(rows)
-    return race(logits, uniforms(logits, generators), sampling)
+    return race(logits, random_numbers(logits, generators, sampling), sampling)
 
 
 def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -126,10 +127,12 @@ def tempered(logits: Tensor, sampling: Sampling) -> Tensor:
 
 def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
     """Which of the ids that the filters leave arrives first: ids int64 (...) of logits (..., V), with the numbers of
-    `uniforms`, of the same shape. A GPU is not waited for."""
+    `random_numbers`, of the same shape. A GPU is not waited for."""
     if not logits.numel():
         return torch.empty(logits.shape[:-1], dtype=torch.int64, device=logits.device)
     logits, filters = tempered(logits, sampling), (sampling.top_k, sampling.top_p)
+    if sampling.multinomial:
+        return filter_logits(logits, *filters).softmax(-1).div_(numbers).argmax(-1)
     if logits.device.type == "cpu" and (found := _cpp()) is not None:
         return _race_in_cpp(found, logits.detach().contiguous(), numbers.contiguous(), *filters)
     if logits.device.type != "cpu" or filters_nothing(logits, *filters):
@@ -196,6 +199,17 @@ def _winners(rows: np.ndarray, numbers: np.ndarray, indices: np.ndarray,
             winner = scores[end - len(here):end].argmax()
             ids[place], best[place] = here[winner], scores[end - len(here) + winner]
     return ids, best
+
+
+def random_numbers(like: Tensor, generators: Sequence[torch.Generator | None], sampling: Sampling) -> Tensor:
+    """What `race` draws by: `uniforms`, or the exponential times by which `torch.multinomial` divides probabilities on
+    a CPU, for the largest to win (aten/src/ATen/native/Distributions.cpp)."""
+    if not sampling.multinomial:
+        return uniforms(like, generators)
+    times = torch.empty(like.shape, dtype=torch.float32, device="cpu")
+    for row, generator in zip(times, generators, strict=True):
+        row.exponential_(generator=generator)
+    return times
 
 
 def uniforms(like: Tensor, generators: Sequence[torch.Generator | None]) -> Tensor:

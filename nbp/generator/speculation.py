@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nbp.generator.decoding import Draft
-from nbp.generator.sampling import race, uniforms
+from nbp.generator.sampling import race, random_numbers
 
 ROWS = 16       # tokens of all clips that a pass draws by itself: more take longer on CPUs (docs/experiments.md)
 
@@ -70,12 +70,12 @@ class SpeculativeDraft(Draft):
         self._guessed = stop
 
     def _draw(self, logits: Tensor, bounds: list[int]) -> Tensor:
-        """As `sample`, with random numbers that are drawn step by step, once each: (B, n)."""
+        """As `sample` on a CPU, with random numbers that are drawn step by step, once each: (B, n)."""
         if self._sampling.greedy:
             return logits.argmax(-1)
         numbers = [] if self._numbers is None else [self._numbers]
         have = bounds[0] + sum(part.shape[1] for part in numbers)
-        numbers += [uniforms(logits[:, :after - before], self._generators)
+        numbers += [random_numbers(logits[:, :after - before], self._generators, self._sampling)
                     for before, after in zip(bounds, bounds[1:]) if before >= have]
         self._numbers = torch.cat(numbers, 1) if len(numbers) > 1 else numbers[0]
         return race(logits, self._numbers, self._sampling)

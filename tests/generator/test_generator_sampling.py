@@ -100,6 +100,29 @@ def test_draws_follow_the_filtered_distribution(multinomial):
 
 
 @pytest.mark.usefixtures("build_of_draws")
+@pytest.mark.parametrize("generator", [None, 3])
+def test_official_draws_are_those_of_torch(generator):
+    """Of one call for all positions, or one after the other; with what is drawn next from the same generator."""
+    logits = 3 * torch.randn(2, 7, 3001, generator=seeded())
+    sampling = Sampling(top_k=900, top_p=0.95, multinomial=True)
+    kept = filter_logits(logits, 900, 0.95).softmax(-1)
+
+    def streams():
+        torch.manual_seed(3)
+        return [None] * 2 if generator is None else [seeded(3), seeded(4)]
+
+    given = streams()
+    found = sample(logits, sampling, given)
+    next_found = torch.rand(3, generator=given[1])
+    given = streams()
+    want = torch.stack([torch.multinomial(row, 1, generator=stream)[:, 0] for row, stream in zip(kept, given)])
+    assert torch.equal(found, want) and torch.equal(torch.rand(3, generator=given[1]), next_found)
+    if generator is not None:       # else clips take turns
+        given = streams()
+        parts = [sample(logits[:, place:place + 1], sampling, given) for place in range(7)]
+        assert torch.equal(torch.cat(parts, 1), want)
+
+
 def test_draws_of_improbable_ids():
     """One in a million still happens as often as it should, which coarse random numbers get wrong."""
     logits = torch.zeros(1, 200, 4001)

@@ -5,6 +5,7 @@ import torch
 from generators import VARIANTS, build, codes, condition, prefix
 
 from nbp.generator.decoding import Draft
+from nbp.generator.packed import PackedHead
 from nbp.generator.sampling import Sampling
 from nbp.generator.speculation import ROWS, SpeculativeDraft
 
@@ -81,6 +82,22 @@ def test_official_draws_are_refused():
         generator.generate(torch.tensor([0]), lookahead=4)
     greedy = [generator.generate(torch.tensor([0]), greedy=True, lookahead=steps) for steps in (1, 4)]
     assert torch.equal(*greedy)
+
+
+@pytest.mark.parametrize("changes", [dict(block_shape=[1, 1, 1]), dict(start="hybrid"), dict(block_shape=[1, 2, 8])])
+@pytest.mark.parametrize("filters", FILTERS, ids=str)
+def test_official_draws_are_guessed_where_rows_do_not_depend_on_others(changes, filters):
+    """Of packed models, whose tokens and random states are those of one step after the other, in fewer passes."""
+    generator = build(**OFFICIAL, **changes)
+    ids = condition(generator)
+    plain, steps, after = draw(generator, ids, None, 1, **filters)
+    assert filters.get("greedy") or draw(generator, ids, None, None, **filters)[1] == steps
+    generator.pack()
+    if not isinstance(generator._packed_head, PackedHead):
+        pytest.skip("no build for this processor, or no compiler")
+    ahead, passes, after_ahead = draw(generator, ids, None, None, **filters)
+    assert torch.equal(ahead, plain) and passes <= steps
+    assert all(torch.equal(one, other) for one, other in zip(after, after_ahead))
 
 
 def test_clamped_ids_are_drawn_as_they_are():
