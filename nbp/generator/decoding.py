@@ -31,7 +31,7 @@ class Drawing:
 
     def __init__(self, sampling: Sampling, generators: Sequence[torch.Generator | None], device: torch.device) -> None:
         self.sampling, self.generators = sampling, generators
-        self.sums = torch.zeros((), device=device)
+        self.sums = torch.zeros((), dtype=torch.float32, device=device)
 
     def __call__(self, logits: Tensor) -> Tensor:
         self.add(logits)
