@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <vector>
 
@@ -28,16 +29,15 @@ struct Bracket {
 
 enum Side { INSIDE, ABOVE, BELOW };     // of a bracket
 
-// What is above the side that is sought, and on it.
+// How many values are on the side that is sought, and what these weigh and those above.
 struct Found {
-    int above = 0, inside = 0;
+    int inside = 0;
     double weight_above = 0, weight_inside = 0;
 };
 
-// The last value that stays; how many are above it, and what they weigh. NaN where all of a row stay.
+// The last value that stays, and what those above it weigh. NaN where all of a row stay.
 struct Edge {
     float value = std::numeric_limits<float>::quiet_NaN();
-    int above = 0;
     double weight = 0;
 };
 
@@ -64,7 +64,6 @@ Found pass(const float* row, int count, Bracket bracket, Weight weight, float* k
                                : side == ABOVE ? over : values < bracket.low;
             above += higher ? weights : Vector{};
             inside += within ? weights : Vector{};
-            found.above += __builtin_popcount(bits_of(higher));
             found.inside += compress(values, bits_of(within), kept + found.inside);
         }
         found.weight_above += sum_of(above);
@@ -111,9 +110,8 @@ private:
             } else if (edge.weight + found.weight_above + found.weight_inside <= target) {
                 found = pass<BELOW>(row, count, bracket, weight, inside.data());
             } else if (bracket.low == bracket.high) {
-                return {bracket.low, edge.above + found.above, edge.weight + found.weight_above};
+                return {bracket.low, edge.weight + found.weight_above};
             }
-            edge.above += found.above;
             edge.weight += found.weight_above;
             margin = found.inside > count / 2 ? 0 : MARGIN;     // many are equal, or in an order: halves get on
             count = found.inside, total = found.weight_inside;
