@@ -25,7 +25,7 @@ BUILDS = {
     "float32_avx512": AVX512,
     "bfloat16_avx512": [*AVX512, "-mavx512bf16", "-DNUMBER=nbp::bfloat16"],
 }
-SOURCES = ["attention.cpp", "draw.cpp", "products.h", "step.cpp", "vectors.h"]
+SOURCES = ["attention.cpp", "draw.cpp", "loss.cpp", "products.h", "step.cpp", "vectors.h"]
 CHECKSUM = zlib.crc32(b"".join((Path(__file__).parent / NATIVE / name).read_bytes() for name in SOURCES))
 FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fopenmp", "-fvisibility=hidden", f"-DSOURCE={CHECKSUM}u"]
 COMPILED = sys.platform == "linux" and platform.machine() == "x86_64"

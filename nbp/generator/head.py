@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nbp.generator.cross_entropy import cross_entropy, in_cpp
+
 MAX_LOGITS = 3 * 2 ** 24     # that exist at a time: 192 MiB in float32
 
 
@@ -25,7 +27,7 @@ class Head(nn.Linear):
         if target is None:
             return super().forward(hidden)
         rows = self.positions_at_a_time(target.numel())
-        if target.numel() <= rows:
+        if target.numel() <= rows and not in_cpp(hidden, target.numel() * self.out_features):
             return F.cross_entropy(super().forward(hidden).float().flatten(0, 1), target.flatten())
         dtype = F.linear(hidden[:1, :1], self.weight[:1]).dtype       # what autocast makes of it
         weight = self.weight if torch.is_grad_enabled() else self.weight.detach()      # else its gradient is made
@@ -50,16 +52,11 @@ class _ChunkedLoss(torch.autograd.Function):
         low, count = weight.to(dtype), len(hidden)
         losses, hidden_grads, weight_grad = [], [], None
         for part, ids in zip(hidden.split(rows), target.split(rows)):                 # (rows, D), (rows,)
-            logits = (part @ low.T).float()                                           # (rows, V)
-            best, true = logits.amax(-1, keepdim=True), logits.gather(-1, ids[:, None])
-            odds = logits.sub_(best).exp_()                                           # in place of the logits
-            total = odds.sum(-1, keepdim=True)                                        # (rows, 1)
-            losses.append((best + total.log() - true).sum())
-            if not any(ctx.needs_input_grad):
+            loss, grad = cross_entropy(part @ low.T, ids, 1 / count if any(ctx.needs_input_grad) else None)
+            losses.append(loss)
+            if grad is None:
                 continue
-            grad = odds.div_(total * count)                                           # a position's share
-            grad = grad.scatter_add_(-1, ids[:, None], torch.full_like(total, -1 / count)).to(dtype)
-            hidden_grads.append(grad @ low)
+            hidden_grads.append(grad @ low)                                           # of (rows, V)
             if not ctx.needs_input_grad[1]:         # the head is frozen
                 continue
             if weight_grad is None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from nbp.system.processor import multiplies_bfloat16
 
-FOLDER, SOURCES = Path(__file__).parent, ("attention.cpp", "draw.cpp", "products.h", "step.cpp", "vectors.h")
+FOLDER = Path(__file__).parent
+SOURCES = ("attention.cpp", "draw.cpp", "loss.cpp", "products.h", "step.cpp", "vectors.h")
 SUFFIX = sysconfig.get_config_var("EXT_SUFFIX") or ".so"
 
 
@@ -47,6 +48,14 @@ class Attention(ctypes.Structure):
                 ("span", ctypes.POINTER(Span)),
                 *((name, ctypes.c_void_p) for name in ("projected", "turn", "out", "sums", "out_grad",
                                                        "projected_grad"))]
+
+
+class Loss(ctypes.Structure):
+    """Arguments of `differentiate_loss`, as in `loss.cpp`."""
+
+    _fields_ = [*((name, ctypes.c_int) for name in ("rows", "columns", "threads")),
+                *((name, ctypes.c_void_p) for name in ("logits", "target")), ("share", ctypes.c_float),
+                ("losses", ctypes.c_void_p)]
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -86,9 +95,10 @@ def load(name: str) -> ctypes.CDLL | None:
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
     for function in (library.transform, library.multiply, library.draw, library.fill, library.attend,
-                     library.attend_backward):
+                     library.attend_backward, library.differentiate_loss):
         function.restype = None
     library.attend.argtypes = library.attend_backward.argtypes = [ctypes.POINTER(Attention)]
+    library.differentiate_loss.argtypes = [ctypes.POINTER(Loss)]
     library.use_tiles.argtypes = [ctypes.c_int]
     library.multiply.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int,
                                  ctypes.c_void_p, ctypes.c_int]

@@ -1,0 +1,65 @@
+"""Cross-entropy of rows of logits and its gradient at once, on CPUs in C++ (`native/loss.cpp`).
+
+Legend: N rows, V ids.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from nbp.generator.native import library
+
+MIN_LOGITS = 2 ** 20        # of fewer PyTorch's loss takes as long
+
+
+def in_cpp(hidden: Tensor, num_logits: int) -> bool:
+    """Whether the loss of so many logits of `hidden` is for C++: in training on a CPU where it gains."""
+    if not (hidden.requires_grad and hidden.device.type == "cpu" and num_logits >= MIN_LOGITS):
+        return False
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not traced and _load(torch.float32) is not None
+
+
+def _load(dtype: torch.dtype) -> ctypes.CDLL | None:
+    build = library.build_name(dtype)
+    return library.load(build) if build is not None else None
+
+
+def cross_entropy(logits: Tensor, target: Tensor, share: float | None) -> tuple[Tensor, Tensor | None]:
+    """Loss of rows of logits, and its gradient, each computed in float32.
+
+    Args:
+        logits: (N, V), which are lost.
+        target: true ids, int64 (N,).
+        share: of a row in the gradient; None: no gradient.
+
+    Returns:
+        (sum of the rows' negative log-likelihoods in nats, float32 (); gradient of `share` times it, (N, V) of the
+        logits' type, or None).
+
+    Raises:
+        IndexError: a target that is no id.
+    """
+    loaded = _load(logits.dtype) if logits.device.type == "cpu" else None
+    if loaded is None:
+        return _in_torch(logits, target, share)
+    rows, columns = logits.shape
+    if rows and not 0 <= target.min() <= target.max() < columns:
+        raise IndexError(f"targets must be from 0 to {columns - 1}, got {int(target.min())} to {int(target.max())}")
+    logits, target, losses = logits.contiguous(), target.contiguous(), torch.empty(rows, dtype=torch.float32)
+    loaded.differentiate_loss(ctypes.byref(library.Loss(
+        rows, columns, torch.get_num_threads(), logits.data_ptr(), target.data_ptr(), share or 0, losses.data_ptr())))
+    return losses.sum(), logits if share is not None else None
+
+
+def _in_torch(logits: Tensor, target: Tensor, share: float | None) -> tuple[Tensor, Tensor | None]:
+    dtype, logits = logits.dtype, logits.float()
+    best, true = logits.amax(-1, keepdim=True), logits.gather(-1, target[:, None])
+    odds = logits.sub_(best).exp_()                                               # in place of the logits
+    total = odds.sum(-1, keepdim=True)                                            # (N, 1)
+    loss = (best + total.log() - true).sum()
+    if share is None:
+        return loss, None
+    gradient = odds.mul_(share / total)
+    return loss, gradient.scatter_add_(-1, target[:, None], torch.full_like(total, -share)).to(dtype)
