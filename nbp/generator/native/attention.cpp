@@ -84,13 +84,15 @@ public:
         for (auto* sums : {&key_sums, &value_sums}) sums->assign(size_t(depth) * filled, 0.f);
         for (int i = 0; i < filled; i += 2) {
             read_pair(QUERY, i, queries.data());
-            turn_over(i, query_depths.data());
+            pack_pair(i, query_rows.data());
             read_pair(KEY, i, keys.data());
             pack_pair(i, key_rows.data());
             read_pair(VALUE, i, values.data());
             read_pair_of_grad(i);
-            turn_over(i, grad_depths.data());
+            pack_pair(i, grad_rows.data());
         }
+        turn_over(query_rows.data(), query_depths.data());
+        turn_over(grad_rows.data(), grad_depths.data());
         pack_columns(keys.data(), key_columns.data());
         pack_columns(values.data(), value_columns.data());
         for (int first = 0; first < a->rows; first += QUERIES) {
@@ -109,8 +111,8 @@ private:
         a = &attention, clip = task / a->heads, head = task % a->heads;
         depth = filled_up(a->size, std::max(DEPTH<Number>, BLOCK)), filled = filled_up(a->rows, QUERIES);
         scale = 1 / std::sqrt(float(a->size));
-        for (auto* buffer : {&queries, &keys, &values, &grads, &key_columns, &value_columns, &key_rows, &query_depths,
-                             &grad_depths})
+        for (auto* buffer : {&queries, &keys, &values, &grads, &key_columns, &value_columns, &key_rows, &query_rows,
+                             &grad_rows, &query_depths, &grad_depths})
             buffer->resize(size_t(filled) * depth);
         for (auto* buffer : {&even, &odd, &result}) buffer->assign(depth, 0.f);
         query_sums.resize(size_t(QUERIES) * depth), low.resize(depth), dots.assign(filled, 0.f);
@@ -197,21 +199,22 @@ private:
             interleave(even.data() + j, odd.data() + j, to + place<Number>(j, i, filled));
     }
 
-    // `even` and `odd` as columns i and i + 1 of rows, one for each channel.
-    void turn_over(int i, Number* to) {
-        for (int k = 0; k < 2; k++) {
-            convert((k ? odd : even).data(), low.data(), depth);
-            for (int j = 0; j < depth; j++) to[size_t(j) * filled + i + k] = low[j];
-        }
+    // What `pack_pair` has packed as rows, one for each channel; 32 bits at a time, as two depths are side by side.
+    void turn_over(const Number* packed, Number* to) const {
+        const int row = filled / PAIR<Number>;
+        for (int j = 0; j < depth; j += BLOCK)
+            transpose(in_32_bits(packed + size_t(j) * filled), BLOCK, in_32_bits(to + size_t(j) * filled), row, row, BLOCK);
     }
 
     // Rows as packed columns.
     void pack_columns(const Number* rows, Number* to) const {
+        const int row = depth / PAIR<Number>;
         for (int i = 0; i < filled; i += BLOCK)
-            for (int j = 0; j < depth; j += PAIR<Number>)
-                for (int c = 0; c < BLOCK; c++, to += PAIR<Number>)
-                    std::copy_n(rows + size_t(i + c) * depth + j, PAIR<Number>, to);
+            transpose(in_32_bits(rows + size_t(i) * depth), row, in_32_bits(to + size_t(i) * depth), BLOCK, BLOCK, row);
     }
+
+    static const float* in_32_bits(const Number* numbers) { return reinterpret_cast<const float*>(numbers); }
+    static float* in_32_bits(Number* numbers) { return reinterpret_cast<float*>(numbers); }
 
     Columns<Number> columns_of(const std::vector<Number>& packed, int key, int count) const {
         const Columns<Number> all{packed.data(), size_t(depth) * BLOCK, depth, filled / BLOCK};
@@ -260,13 +263,7 @@ private:
                           count);
         products.multiply(grads.data() + query, QUERIES, depth, columns_of(value_columns, key, count), changes.data(),
                           count);
-        for (int r = 0; r < QUERIES; r++) differentiate_softmax(first + r, key, count, r);
-        for (int r = 0; r < QUERIES; r += 2)
-            for (int k = 0; k < count; k += BLOCK) {
-                const size_t from = size_t(r) * count + k, to = place<Number>(k, r, QUERIES);
-                interleave(scores.data() + from, scores.data() + from + count, odds.data() + to);
-                interleave(changes.data() + from, changes.data() + from + count, change_columns.data() + to);
-            }
+        for (int r = 0; r < QUERIES; r += 2) differentiate_softmax(first + r, key, count, r);
         products.multiply(low_changes.data(), QUERIES, count, depths_of(key_rows, key, count), query_sums.data(), depth,
                           key > 0);
         const Columns<Number> changed{change_columns.data(), size_t(QUERIES) * BLOCK, QUERIES, count / BLOCK};
@@ -275,17 +272,27 @@ private:
         products.multiply(grad_depths.data() + first, depth, filled, likely, value_sums.data() + key, filled, true);
     }
 
-    // Row r of `scores` becomes probabilities, and that of `changes` the gradient of the scores.
+    // Of queries i and i + 1, rows r and r + 1 of `scores` and `changes`, the probabilities as packed columns and the
+    // gradients of the scores as rows and as packed columns.
     void differentiate_softmax(int i, int key, int count, int r) {
-        float *row = scores.data() + size_t(r) * count, *change = changes.data() + size_t(r) * count;
-        hide(row, i, key, count);
-        const float top = i < a->rows ? sums_of(i)[0] : 0, sum = i < a->rows ? sums_of(i)[1] : INFINITE;
-        for (int k = 0; k < count; k += LANES) {
-            const Vector odds = exponential((load(row + k) - top) * scale - sum);
-            store(row + k, odds);
-            store(change + k, odds * (load(change + k) - dots[i]) * scale);
+        float top[2], sum[2], likely[2][BLOCK], changed[2][BLOCK];
+        for (int s = 0; s < 2; s++) {
+            hide(scores.data() + size_t(r + s) * count, i + s, key, count);
+            top[s] = i + s < a->rows ? sums_of(i + s)[0] : 0, sum[s] = i + s < a->rows ? sums_of(i + s)[1] : INFINITE;
         }
-        convert(change, low_changes.data() + size_t(r) * count, count);
+        for (int k = 0; k < count; k += BLOCK) {
+            for (int s = 0; s < 2; s++) {
+                const size_t at = size_t(r + s) * count + k;
+                for (int c = 0; c < BLOCK; c += LANES) {
+                    const Vector odds = exponential((load(scores.data() + at + c) - top[s]) * scale - sum[s]);
+                    store(likely[s] + c, odds);
+                    store(changed[s] + c, odds * (load(changes.data() + at + c) - dots[i + s]) * scale);
+                }
+                convert(changed[s], low_changes.data() + at, BLOCK);
+            }
+            interleave(likely[0], likely[1], odds.data() + place<Number>(k, r, QUERIES));
+            interleave(changed[0], changed[1], change_columns.data() + place<Number>(k, r, QUERIES));
+        }
     }
 
     void write(Which which, int i, float* row) {
@@ -297,8 +304,7 @@ private:
     void write_sums(Which which, const std::vector<float>& sums) {
         std::vector<float>& piece = scores;         // (BLOCK, depth)
         for (int first = 0; first < a->rows; first += BLOCK) {
-            for (int j = 0; j < depth; j++)
-                for (int r = 0; r < BLOCK; r++) piece[size_t(r) * depth + j] = sums[size_t(j) * filled + first + r];
+            transpose(sums.data() + first, filled, piece.data(), depth, depth, BLOCK);
             for (int r = 0; r < std::min(BLOCK, a->rows - first); r++)
                 write(which, first + r, piece.data() + size_t(r) * depth);
         }
@@ -308,7 +314,7 @@ private:
     int clip = 0, head = 0, depth = 0, filled = 0;      // channels and rows, filled up
     float scale = 1;
     std::vector<Number> queries, keys, values, grads;   // rows, but for forward's values, which are packed
-    std::vector<Number> key_columns, value_columns, key_rows, query_depths, grad_depths;
+    std::vector<Number> key_columns, value_columns, key_rows, query_rows, grad_rows, query_depths, grad_depths;
     std::vector<Number> odds, low_changes, change_columns, low;
     std::vector<float> even, odd, result, dots, scores, changes, query_sums, key_sums, value_sums;
     std::vector<const uint8_t*> seen;

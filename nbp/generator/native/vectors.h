@@ -90,6 +90,44 @@ inline void widen(const bfloat16* from, float* to, int count) {
     }
 }
 
+// Swap, in two rows of a square, the numbers of the upper right with those of the lower left of its parts of STEP numbers.
+template <int STEP>
+inline void swap_parts(Vector& upper, Vector& lower) {
+    Whole above, below;
+    for (int i = 0; i < LANES; i++) {
+        above[i] = i & STEP ? LANES + i - STEP : i;
+        below[i] = i & STEP ? LANES + i : i + STEP;
+    }
+    const Vector before = upper;
+    upper = __builtin_shuffle(before, lower, above);
+    lower = __builtin_shuffle(before, lower, below);
+}
+
+// Write a square of LANES x LANES numbers of 32 bits with rows as columns; strides are between rows.
+inline void transpose(const float* from, size_t stride, float* to, size_t to_stride) {
+    Vector rows[LANES];
+    const auto swap_all = [&]<int STEP>() {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & STEP)) swap_parts<STEP>(rows[i], rows[i + STEP]);
+    };
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) rows[i] = load(from + i * stride);
+    swap_all.template operator()<1>();
+    swap_all.template operator()<2>();
+    swap_all.template operator()<4>();
+    if constexpr (LANES == 16) swap_all.template operator()<LANES / 2>();
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) store(to + i * to_stride, rows[i]);
+}
+
+// The same of rows x columns, both multiples of BLOCK.
+inline void transpose(const float* from, size_t stride, float* to, size_t to_stride, int rows, int columns) {
+    for (int i = 0; i < rows; i += LANES)
+        for (int j = 0; j < columns; j += LANES)
+            transpose(from + i * stride + j, stride, to + j * to_stride + i, to_stride);
+}
+
 inline float sum_of(Vector value) {
     float sum = 0;
     for (int i = 0; i < LANES; i++) sum += value[i];
