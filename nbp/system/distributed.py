@@ -1,11 +1,14 @@
 """Which process am I, which device is mine, and waiting for the others; read from the variables that torchrun sets."""
 
+import contextlib
 import datetime
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from nbp.system.command import UserError
+from nbp.system.files import AnyPath, held
 
 # A rank that resumes has less to do than one whose part was lost, so they may come hours apart.
 PATIENCE = datetime.timedelta(days=2)
@@ -75,3 +78,18 @@ def barrier(problem: str = "") -> None:
     on or waits alone: one of them has a `problem`."""
     if problems := list(filter(None, gather(problem))):
         raise ValueError(problems[0])
+
+
+@contextlib.contextmanager
+def held_by_ranks(folder: AnyPath) -> Iterator[None]:
+    """Make a folder and hold it for the ranks of this launch. ValueError, at all ranks: others work in it."""
+    with contextlib.ExitStack() as stack:
+        problem = ""
+        if rank_and_world()[0] == 0:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            try:
+                stack.enter_context(held(folder))
+            except UserError as error:
+                problem = str(error)
+        barrier(problem)
+        yield

@@ -25,7 +25,7 @@ from nbp.hub.about import About, read_about
 from nbp.hub.locating import locate
 from nbp.hub.models import model_hash
 from nbp.system.command import UserError
-from nbp.system.distributed import barrier, rank_and_world
+from nbp.system.distributed import barrier, held_by_ranks, rank_and_world
 from nbp.system.files import read_json
 from nbp.system.processor import multiplies_bfloat16
 from nbp.system.profiling import Trace
@@ -82,20 +82,21 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
         if dataset is not None:
             check_length(prefix_frames, num_frames)
     _lower(model, tokens, precision)
-    parts = clip_set.Parts(out, settings)
     continued = None if dataset is None else Continued(dataset, prefix_frames)
-    if stream:
-        return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
-            model, tokens, batch, encode, continued, seed, num_frames, **options))
-    make = partial(generate_clips, model, tokens, encode=encode, continued=continued, seed=seed, num_frames=num_frames,
-                   **options)
-    fill(parts, requests, batch_size, Trace(Path(out) / "profile").of_first_call(make) if profile else make)
-    barrier()
-    if rank_and_world()[0] == 0:
-        bad = 0 if dataset is None else dataset.data.max_bad_files * clips_per_video * math.ceil(
-            len(requests) / len(dataset))
-        _merge(parts, fps, len(requests), bad)
-    barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next
+    with held_by_ranks(out):
+        parts = clip_set.Parts(out, settings)
+        if stream:
+            return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
+                model, tokens, batch, encode, continued, seed, num_frames, **options))
+        make = partial(generate_clips, model, tokens, encode=encode, continued=continued, seed=seed,
+                       num_frames=num_frames, **options)
+        fill(parts, requests, batch_size, Trace(Path(out) / "profile").of_first_call(make) if profile else make)
+        barrier()
+        if rank_and_world()[0] == 0:
+            bad = 0 if dataset is None else dataset.data.max_bad_files * clips_per_video * math.ceil(
+                len(requests) / len(dataset))
+            _merge(parts, fps, len(requests), bad)
+        barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next
 
 
 def _lower(model: Generator, tokens: Tokenizer, precision: str) -> None:

@@ -26,7 +26,7 @@ from nbp.evaluation.statement import Report, Score, finite, write_scores
 from nbp.hub.fetch import fetch_i3d, fetch_lpips
 from nbp.hub.models import model_hash
 from nbp.reporting.clips import write_sheet
-from nbp.system.distributed import barrier, rank_and_world
+from nbp.system.distributed import barrier, held_by_ranks, rank_and_world
 from nbp.system.files import read_json, sha256
 from nbp.system.progress import progress
 from nbp.tokenizer.model import Tokenizer
@@ -59,13 +59,14 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
     meta = Path(out) / "meta.json"
     if not meta.is_file() or "annotations_sha256" in read_json(meta):       # sets of before it was recorded go on
         settings |= dataset.digests()
-    parts = clip_set.Parts(out, settings)
-    reconstruct_clips(model, dataset, parts, num_clips, rules.quantize, batch_size, num_workers)
-    barrier()
-    if rank_and_world()[0] == 0:
-        parts.merge(num_clips)
-        split_real(Path(out))
-    barrier()
+    with held_by_ranks(out):
+        parts = clip_set.Parts(out, settings)
+        reconstruct_clips(model, dataset, parts, num_clips, rules.quantize, batch_size, num_workers)
+        barrier()
+        if rank_and_world()[0] == 0:
+            parts.merge(num_clips)
+            split_real(Path(out))
+        barrier()
 
     network = load_network(rules.network, i3d_path, device)
     how = Extraction(cache or Path(out).parent / "features", batch_size, 0, *rank_and_world(), barrier)
