@@ -190,6 +190,7 @@ def test_other_threads_see_packed_weights_only_when_they_are_ready(folder, monke
     (lambda pipe: pipe(classes=["\u00b2"]), "class \u00b2: the model takes 0..2"),
     (lambda pipe: pipe.extend(torch.rand(3, 5, 32, 32), 17.0), "num_frames must be a whole number, at least 1, got"),
     (lambda pipe: pipe(num_clips=0), "num_clips must be at least 1, got 0"),
+    (lambda pipe: pipe(num_clips=2.0), "num_clips must be a whole number, got 2.0"),
     (lambda pipe: pipe(temperature=0), "temperature must be a number above 0, got 0"),
     (lambda pipe: pipe(temprature=1), "sampling has no temprature; known: greedy, temperature, top_k, top_p, cfg"),
     (lambda pipe: pipe.extend(torch.rand(3, 17, 32, 32), 17), "must be above the 17 frames that are given, got 17"),

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -56,6 +57,8 @@ def list_requests(config: GeneratorConfig, num_clips: int, labels: Sequence[int]
         ValueError: no clips, a label or text that the model cannot take, none where it needs one, or some beside a
             dataset, whose clips have their own.
     """
+    if not isinstance(num_clips, Integral):
+        raise ValueError(f"num_clips must be a whole number, got {num_clips!r}")
     if num_clips < 1:
         raise ValueError(f"num_clips must be at least 1, got {num_clips}")
     if config.condition == "text" and not texts and dataset is None:
