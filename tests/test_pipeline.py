@@ -201,7 +201,7 @@ def test_other_threads_see_packed_weights_only_when_they_are_ready(folder, monke
     (lambda pipe: pipe.encode(np.zeros((3, 17, 32, 32), np.float32)), "must be a float tensor (3, T, H, W) or"),
     (lambda pipe: pipe.encode(torch.rand(0, 3, 5, 32, 32)), "video holds no clip or no frame, got shape (0, 3, 5"),
     (lambda pipe: pipe.decode(torch.zeros(0, 5, 4, 4, dtype=torch.int64)), "none of them 0, got shape (0, 5, 4, 4)"),
-    (lambda pipe: pipe.extend(torch.cat([torch.full((3, 30, 32, 32), 7.0), torch.rand(3, 9, 32, 32)], 1), 45),
+    (lambda pipe: pipe.extend(torch.cat([torch.full((3, 30, 32, 32), 7.0), torch.zeros(3, 9, 32, 32)], 1), 45),
      "video must lie in [0, 1], got [0"),
     (lambda pipe: pipe.generator.generate(torch.zeros(1, 1, dtype=torch.int64), grid=(4, 4)),
      "grid must be (t, h, w), each at least 1, got (4, 4)"),

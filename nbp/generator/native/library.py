@@ -1,4 +1,4 @@
-"""Steps of sampling in C++ (`step.cpp`, `draw.cpp`), as setup.py has built it for this processor."""
+"""Sampling and parts of training in C++, as setup.py has built it for this processor."""
 
 import ctypes
 import sysconfig
@@ -81,17 +81,17 @@ def load(name: str) -> ctypes.CDLL | None:
     sources."""
     path = FOLDER / f"{name}{SUFFIX}"
     if not path.exists():
-        _warn(name, f"{path} was not built, which takes g++ 11 or newer")
+        _warn(f"{path} was not built, which takes g++ 11 or newer")
         return None
     try:
         library = ctypes.CDLL(str(path))
         library.source.restype = ctypes.c_uint
         same = library.source() == source()
     except (OSError, AttributeError) as error:
-        _warn(name, f"{path} cannot be used ({error})")
+        _warn(f"{path} cannot be used ({error})")
         return None
     if not same:
-        _warn(name, f"{path} was built from other sources than those beside it")
+        _warn(f"{path} was built from other sources than those beside it")
         return None
     library.transform.argtypes = [ctypes.POINTER(Step), ctypes.POINTER(Layer)]
     for function in (library.transform, library.multiply, library.draw, library.fill, library.attend,
@@ -120,7 +120,6 @@ def source() -> int:
     return zlib.crc32(b"".join((FOLDER / name).read_bytes() for name in SOURCES))
 
 
-def _warn(build: str, why: str) -> None:
-    training = ", and training longer too" if build.endswith("avx512") else ""
-    warnings.warn(f"sampling takes up to five times as long as it could on this CPU{training}: {why}. Install NBP "
-                  "again: sh setup.sh")
+def _warn(why: str) -> None:
+    warnings.warn("sampling takes up to five times as long as it could on this CPU, and training longer too: "
+                  f"{why}. Install NBP again: sh setup.sh")
