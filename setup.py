@@ -16,8 +16,8 @@ TRAIN = [
 DEMO = ["gradio>=6,<7"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.30,<2"]
 
-# Sampling and parts of training on CPUs, once for each kind of x86 processor: which one is asked when it runs. Without a compiler
-# pip goes on, and clips are sampled by PyTorch alone.
+# Sampling and parts of training on CPUs, once for each kind of x86 processor: which one is asked when it runs. Without
+# a compiler pip goes on, and PyTorch does all of it.
 NATIVE = Path("nbp/generator/native")
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"]
 BUILDS = {
