@@ -156,6 +156,46 @@ WITH_TILES inline void multiply_tiles(const bfloat16* a, int stride, Columns<bfl
     if (blocks > 2) _tile_stored(2, out + 2 * BLOCK, out_row);
     if (blocks > 3) _tile_stored(3, out + 3 * BLOCK, out_row);
 }
+// 32 rows and 2 blocks: as many sums, but what is loaded is multiplied twice.
+WITH_TILES inline void multiply_square(const bfloat16* a, int stride, Columns<bfloat16> columns, float* out,
+                                       int out_stride, bool add) {
+    const bfloat16 *b = columns.start, *lower = a + size_t(16) * stride;
+    float* lower_out = out + size_t(16) * out_stride;
+    const size_t next = columns.block;
+    const int row = stride * 2, out_row = out_stride * 4;
+    if (add) {
+        _tile_loadd(0, out, out_row); _tile_loadd(1, out + BLOCK, out_row);
+        _tile_loadd(2, lower_out, out_row); _tile_loadd(3, lower_out + BLOCK, out_row);
+    } else {
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3);
+    }
+    for (int k = 0; k < columns.depth; k += 32, b += 32 * BLOCK) {
+        _tile_loadd(6, b, 64); _tile_loadd(4, a + k, row); _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + next, 64); _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, lower + k, row); _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, out, out_row); _tile_stored(1, out + BLOCK, out_row);
+    _tile_stored(2, lower_out, out_row); _tile_stored(3, lower_out + BLOCK, out_row);
+}
+
+// A group of blocks, of up to MANY rows.
+inline void multiply_by_tiles(const bfloat16* a, int rows, int stride, Columns<bfloat16> columns, float* out,
+                              int out_stride, bool add) {
+    for (int r = 0; r < rows; r += 32) {
+        const bfloat16* here = a + size_t(r) * stride;
+        float* sums = out + size_t(r) * out_stride;
+        const int squares = rows - r > 16 ? columns.blocks / 2 * 2 : 0;
+        for (int i = 0; i < squares; i += 2)
+            multiply_square(here, stride, columns.from(i, 2), sums + i * BLOCK, out_stride, add);
+        if (squares == columns.blocks) continue;
+        const Columns<bfloat16> rest = columns.from(squares, columns.blocks - squares);
+        multiply_tiles(here, stride, rest, sums + squares * BLOCK, out_stride, add);
+        if (rows - r > 16)
+            multiply_tiles(here + size_t(16) * stride, stride, rest, sums + size_t(16) * out_stride + squares * BLOCK,
+                           out_stride, add);
+    }
+}
 #else
 inline bool wanted = false;
 inline bool tiles() { return false; }
@@ -188,9 +228,7 @@ private:
 #ifdef __AVX512BF16__
             if constexpr (PAIR<Number> == 2)
                 if (tiles()) {
-                    for (int r = 0; r < rows; r += 16)
-                        multiply_tiles(a + size_t(r) * stride, stride, part, out + size_t(r) * out_stride + g * BLOCK,
-                                       out_stride, add);
+                    multiply_by_tiles(a, rows, stride, part, out + g * BLOCK, out_stride, add);
                     continue;
                 }
 #endif
