@@ -20,6 +20,7 @@ from nbp.data.video_io import probe, read_frames, write_video
 from nbp.data.video_writing import GrowingVideo
 from nbp.generator.model import Generator
 from nbp.hub.about import About, write_about
+from nbp.system import distributed
 from nbp.system.files import held
 from nbp.tokenizer.model import Tokenizer
 from nbp.workflows import generating
@@ -70,8 +71,9 @@ def test_a_colon_in_a_folder_s_name_is_no_protocol(models, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("more", [[], ["--stream"]])
-def test_one_command_works_in_a_folder(models, tmp_path, more):
+def test_one_command_works_in_a_folder(models, tmp_path, monkeypatch, more):
     """Another with the same settings would do all of it twice, one with others mix in its clips."""
+    monkeypatch.setattr(distributed, "LOCK_PATIENCE_S", 0.1)
     with held(tmp_path), pytest.raises(ValueError, match=f"another process is working in {tmp_path}; wait for it or"):
         generate.main([*models, *more, "--out", str(tmp_path), "--num-clips", "1"])
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -19,9 +19,7 @@ MIN_POSITIONS = {torch.float32: 512, torch.bfloat16: 64}        # of fewer PyTor
 
 def in_cpp(projected: Tensor, num_heads: int) -> bool:
     """Whether queries, keys and values (B, n, 3D) are for `attend`: those of training on a CPU where it gains."""
-    if not (projected.requires_grad and projected.device.type == "cpu") or torch.compiler.is_compiling():
-        return False
-    if torch._C._are_functorch_transforms_active():     # of torch.func, whose tensors have no numbers of their own
+    if not (projected.requires_grad and projected.device.type == "cpu") or library.traced():
         return False
     few = len(projected) * num_heads < torch.get_num_threads()      # heads of clips, which a thread takes each
     if few or projected.shape[1] < MIN_POSITIONS.get(projected.dtype, 0):

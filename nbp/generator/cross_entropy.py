@@ -17,8 +17,7 @@ def in_cpp(hidden: Tensor, num_logits: int) -> bool:
     """Whether the loss of so many logits of `hidden` is for C++: in training on a CPU where it gains."""
     if not (hidden.requires_grad and hidden.device.type == "cpu" and num_logits >= MIN_LOGITS):
         return False
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    return not traced and _load(torch.float32) is not None
+    return not library.traced() and _load(torch.float32) is not None
 
 
 def _load(dtype: torch.dtype) -> ctypes.CDLL | None:
@@ -39,14 +38,18 @@ def cross_entropy(logits: Tensor, target: Tensor, share: float | None) -> tuple[
         logits' type, or None).
 
     Raises:
-        IndexError: a target that is no id.
+        ValueError: targets of another type or number.
+        IndexError: a target that is no id, on a CPU.
     """
-    loaded = _load(logits.dtype) if logits.device.type == "cpu" else None
-    if loaded is None:
-        return _in_torch(logits, target, share)
     rows, columns = logits.shape
+    if target.dtype != torch.int64 or target.shape != (rows,):
+        raise ValueError(f"targets must be int64 ({rows},), got {target.dtype} {tuple(target.shape)}")
+    if logits.device.type != "cpu" or library.traced():
+        return _in_torch(logits, target, share)
     if rows and not 0 <= target.min() <= target.max() < columns:
         raise IndexError(f"targets must be from 0 to {columns - 1}, got {int(target.min())} to {int(target.max())}")
+    if (loaded := _load(logits.dtype)) is None:
+        return _in_torch(logits, target, share)
     logits, target, losses = logits.contiguous(), target.contiguous(), torch.empty(rows, dtype=torch.float32)
     loaded.differentiate_loss(ctypes.byref(library.Loss(
         rows, columns, torch.get_num_threads(), logits.data_ptr(), target.data_ptr(), share or 0, losses.data_ptr())))

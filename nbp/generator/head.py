@@ -26,6 +26,8 @@ class Head(nn.Linear):
         can be differentiated once where positions are many, `retain_graph` or not."""
         if target is None:
             return super().forward(hidden)
+        if target.shape != hidden.shape[:-1]:
+            raise ValueError(f"targets must be {tuple(hidden.shape[:-1])}, one a position, got {tuple(target.shape)}")
         rows = self.positions_at_a_time(target.numel())
         if target.numel() <= rows and not in_cpp(hidden, target.numel() * self.out_features):
             return F.cross_entropy(super().forward(hidden).float().flatten(0, 1), target.flatten())

@@ -12,6 +12,7 @@ from nbp.system.files import AnyPath, held
 
 # A rank that resumes has less to do than one whose part was lost, so they may come hours apart.
 PATIENCE = datetime.timedelta(days=2)
+LOCK_PATIENCE_S = 8.0       # a killed command's loaders, which inherit its lock, may outlive it by 5 s
 T = TypeVar("T")
 
 
@@ -82,14 +83,16 @@ def barrier(problem: str = "") -> None:
 
 @contextlib.contextmanager
 def held_by_ranks(folder: AnyPath) -> Iterator[None]:
-    """Make a folder and hold it for the ranks of this launch. ValueError, at all ranks: others work in it."""
+    """Make a folder and hold it until all ranks of this launch are done. ValueError, at all ranks: others work in it,
+    or it cannot be made or written."""
     with contextlib.ExitStack() as stack:
         problem = ""
         if rank_and_world()[0] == 0:
-            Path(folder).mkdir(parents=True, exist_ok=True)
             try:
-                stack.enter_context(held(folder))
-            except UserError as error:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                stack.enter_context(held(folder, LOCK_PATIENCE_S))
+            except (UserError, OSError) as error:
                 problem = str(error)
         barrier(problem)
         yield
+        barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next

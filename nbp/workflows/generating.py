@@ -86,8 +86,9 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
     with held_by_ranks(out):
         parts = clip_set.Parts(out, settings)
         if stream:
-            return stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
+            stream_clips(Path(out), requests, batch_size, fps, lambda batch: clip_pieces(
                 model, tokens, batch, encode, continued, seed, num_frames, **options))
+            return
         make = partial(generate_clips, model, tokens, encode=encode, continued=continued, seed=seed,
                        num_frames=num_frames, **options)
         fill(parts, requests, batch_size, Trace(Path(out) / "profile").of_first_call(make) if profile else make)
@@ -96,7 +97,6 @@ def generate(*, generator: str, tokenizer: str, out: str | Path, num_clips: int,
             bad = 0 if dataset is None else dataset.data.max_bad_files * clips_per_video * math.ceil(
                 len(requests) / len(dataset))
             _merge(parts, fps, len(requests), bad)
-        barrier()       # nodes that end minutes before the first one close the launcher's door to what is launched next
 
 
 def _lower(model: Generator, tokens: Tokenizer, precision: str) -> None:

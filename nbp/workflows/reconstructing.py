@@ -66,7 +66,6 @@ def reconstruct(*, tokenizer: str, data: str, overrides: Sequence[str], split: s
         if rank_and_world()[0] == 0:
             parts.merge(num_clips)
             split_real(Path(out))
-        barrier()
 
     network = load_network(rules.network, i3d_path, device)
     how = Extraction(cache or Path(out).parent / "features", batch_size, 0, *rank_and_world(), barrier)

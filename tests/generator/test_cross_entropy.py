@@ -8,6 +8,7 @@ from generators import build, codes, condition
 
 from nbp.generator import cross_entropy as module
 from nbp.generator.cross_entropy import cross_entropy, in_cpp
+from nbp.generator.head import Head
 from nbp.generator.native import library
 
 MOST = {torch.float32: 5e-6, torch.bfloat16: 4e-3}         # relative error of the gradient
@@ -117,3 +118,28 @@ def test_where_it_is_taken(monkeypatch):
     assert not in_cpp(torch.zeros(1, 1, requires_grad=True, device="meta"), many)
     monkeypatch.setattr(module, "_load", lambda dtype: None)
     assert not in_cpp(hidden, many)
+
+
+@pytest.mark.parametrize("target", [torch.zeros(4, dtype=torch.int32), torch.zeros(4), torch.zeros(3).long(),
+                                    torch.zeros(5).long(), torch.zeros(4, 1).long()])
+def test_targets_of_another_type_or_number(target):
+    with pytest.raises(ValueError, match=r"targets must be int64 \(4,\), got torch"):
+        cross_entropy(torch.zeros(4, 9), target, None)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (2, 7), (2, 9), (16,)])
+def test_a_head_s_targets_are_one_a_position(shape):
+    with pytest.raises(ValueError, match=r"targets must be \(2, 8\), one a position, got \("):
+        Head(4, 9)(torch.zeros(2, 8, 4), torch.zeros(shape).long())
+
+
+def test_numbers_that_torch_follows(monkeypatch):
+    """There the same in PyTorch."""
+    logits, target = torch.randn(5, 9), torch.randint(9, (5,))
+    want, gradient = cross_entropy(logits.clone(), target, 0.5)
+    monkeypatch.setattr(library, "traced", lambda: True)
+    monkeypatch.setattr(module, "_load", lambda dtype: pytest.fail("C++"))
+    loss, found = cross_entropy(logits.clone(), target, 0.5)
+    torch.testing.assert_close(loss, want)
+    torch.testing.assert_close(found, gradient)
+    assert not in_cpp(torch.zeros(1, 1, requires_grad=True), module.MIN_LOGITS)

@@ -41,3 +41,17 @@ def test_nothing_outside_training_or_of_nothing():
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.5)(x[:0]).shape == (0, 3) and Dropout(0.5)(x[0, 0]).shape == ()
     assert Dropout(0.5)(x.T.expand(4, 3, 2)).shape == (4, 3, 2), "memory that is not in order"
+
+
+def test_where_pytorch_draws(monkeypatch):
+    """Numbers that are followed by torch.compile or torch.func; and another default device of torch."""
+    x = torch.ones(6, 50)
+    with torch.device("meta"):
+        assert Dropout(0.5)(x).device == x.device
+    many = torch.func.vmap(Dropout(0.5), randomness="different")(x)
+    assert many.shape == x.shape and many.unique().tolist() == [0, 2]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.manual_seed(0)
+    found = Dropout(0.5)(x)
+    torch.manual_seed(0)
+    assert torch.equal(found, torch.nn.functional.dropout(x, 0.5))

@@ -5,7 +5,8 @@ import torch
 
 from nbp.system import distributed
 from nbp.system.command import UserError
-from nbp.system.distributed import check_device, default_device
+from nbp.system.distributed import check_device, default_device, held_by_ranks
+from nbp.system.files import held
 
 
 @pytest.mark.parametrize("rank, device", [(0, "cuda:0"), (3, "cuda:3"), (5, "cuda:1")])
@@ -55,3 +56,30 @@ def test_a_gpu_that_pytorch_cannot_use_is_told(monkeypatch):
     for nothing in ("", "-1", "NoDevFiles"):      # a CPU is what is asked for
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
         distributed.check_driver()
+
+
+def test_a_folder_is_held_until_all_ranks_are_done(monkeypatch, tmp_path):
+    seen = []
+
+    def barrier(problem=""):
+        try:
+            with held(tmp_path / "out", 0):
+                seen.append("free")
+        except UserError:
+            seen.append("held")
+
+    monkeypatch.setattr(distributed, "barrier", barrier)
+    with held_by_ranks(tmp_path / "out"):
+        seen.append("work")
+    assert seen == ["held", "work", "held"]
+    with held(tmp_path / "out", 0):
+        pass
+
+
+def test_a_folder_that_cannot_be_held(monkeypatch, tmp_path):
+    monkeypatch.setattr(distributed, "LOCK_PATIENCE_S", 0.1)
+    with held(tmp_path), pytest.raises(ValueError, match="another process is working in"), held_by_ranks(tmp_path):
+        pytest.fail("it is held twice")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file"), held_by_ranks(tmp_path / "file"):
+        pytest.fail("a file is no folder")

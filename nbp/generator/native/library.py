@@ -58,6 +58,11 @@ class Loss(ctypes.Structure):
                 ("losses", ctypes.c_void_p)]
 
 
+def traced() -> bool:
+    """Whether torch.compile or torch.func run what is called, whose tensors have no numbers of their own."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
 def address(tensor: Tensor | None) -> int | None:
     """Of a tensor's numbers; None for no tensor."""
     return None if tensor is None else tensor.data_ptr()
