@@ -13,7 +13,6 @@ from torch.utils.checkpoint import checkpoint
 
 from nbp.config import GeneratorConfig
 from nbp.generator import attention
-from nbp.generator.dropout import Dropout
 from nbp.generator.masks import Span
 from nbp.generator.rotary import places, rotate, rotations
 from nbp.generator.sequence import Layout
@@ -62,7 +61,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.drop = Dropout(dropout)
+        self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
@@ -97,7 +96,7 @@ class TransformerLayer(nn.Module):
         self.attention = Attention(width, config.num_heads, config.dropout)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width),
-                                 Dropout(config.dropout))
+                                 nn.Dropout(config.dropout))
 
     def forward(self, x: Tensor, mask: Mask, cache: KVCache | None, layer: int, start: int | Tensor,
                 turn: Tensor | None = None) -> Tensor:
@@ -114,7 +113,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.activation_checkpointing = config.activation_checkpointing
         self.position_embedding = nn.Parameter(torch.empty(1, config.max_seq_len, config.width))
-        self.drop = Dropout(config.dropout)
+        self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.num_layers))
         self.norm: nn.Module = nn.LayerNorm(config.width)
         turns = None
