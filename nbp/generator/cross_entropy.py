@@ -31,7 +31,7 @@ def cross_entropy(logits: Tensor, target: Tensor, share: float | None) -> tuple[
     Args:
         logits: (N, V), which are lost.
         target: true ids, int64 (N,).
-        share: of a row in the gradient; None: no gradient.
+        share: of a row in the gradient, above 0; None: no gradient.
 
     Returns:
         (sum of the rows' negative log-likelihoods in nats, float32 (); gradient of `share` times it, (N, V) of the
