@@ -17,12 +17,7 @@ def in_cpp(hidden: Tensor, num_logits: int) -> bool:
     """Whether the loss of so many logits of `hidden` is for C++: in training on a CPU where it gains."""
     if not (hidden.requires_grad and hidden.device.type == "cpu" and num_logits >= MIN_LOGITS):
         return False
-    return not library.traced() and _load(torch.float32) is not None
-
-
-def _load(dtype: torch.dtype) -> ctypes.CDLL | None:
-    build = library.build_name(dtype)
-    return library.load(build) if build is not None else None
+    return not library.traced() and library.of(torch.float32) is not None
 
 
 def cross_entropy(logits: Tensor, target: Tensor, share: float | None) -> tuple[Tensor, Tensor | None]:
@@ -48,7 +43,7 @@ def cross_entropy(logits: Tensor, target: Tensor, share: float | None) -> tuple[
         return _in_torch(logits, target, share)
     if rows and not 0 <= target.min() <= target.max() < columns:
         raise IndexError(f"targets must be from 0 to {columns - 1}, got {int(target.min())} to {int(target.max())}")
-    if (loaded := _load(logits.dtype)) is None:
+    if (loaded := library.of(logits.dtype)) is None:
         return _in_torch(logits, target, share)
     logits, target, losses = logits.contiguous(), target.contiguous(), torch.empty(rows, dtype=torch.float32)
     loaded.differentiate_loss(ctypes.byref(library.Loss(

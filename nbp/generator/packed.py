@@ -24,8 +24,7 @@ def can_pack(weight: Tensor, width: int) -> bool:
     bfloat16 only where the processor multiplies it."""
     if weight.device.type != "cpu" or width % (BLOCK if weight.dtype == torch.float32 else 2 * BLOCK):
         return False
-    name = library.build_name(weight.dtype)
-    return name is not None and library.load(name) is not None
+    return library.of(weight.dtype) is not None
 
 
 def pack(weight: Tensor) -> Tensor:

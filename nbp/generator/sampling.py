@@ -146,8 +146,7 @@ def race(logits: Tensor, numbers: Tensor, sampling: Sampling) -> Tensor:
 
 def _cpp() -> ctypes.CDLL | None:
     """`native/draw.cpp` where it is built for this processor."""
-    build = library.build_name(torch.float32)
-    return None if build is None else library.load(build)
+    return library.of(torch.float32)
 
 
 def _race_in_cpp(found: ctypes.CDLL, logits: Tensor, numbers: Tensor, top_k: int | None, top_p: float | None) -> Tensor:

@@ -20,7 +20,7 @@ def only(monkeypatch, request):
     """The build of the test and no other; and it is there."""
     name = request.getfixturevalue("build_of")
     loaded = library.loaded(name)
-    monkeypatch.setattr(module, "_load", lambda dtype: loaded if dtype == BUILDS[name] else None)
+    monkeypatch.setattr(library, "of", lambda dtype: loaded if dtype == BUILDS[name] else None)
 
 
 def by_pytorch(logits, target, share):
@@ -101,7 +101,7 @@ def test_training_takes_it_and_learns_the_same(monkeypatch, autocast):
             loss = generator.loss(codes(), condition(generator))
         loss.backward()
         found[least] = loss.detach(), {name: p.grad for name, p in generator.named_parameters() if p.grad is not None}
-    if module._load(torch.float32) is not None:
+    if library.of(torch.float32) is not None:
         assert calls == [(codes().numel(), generator.head.out_features)], "once in C++, once not"
     (loss, gradients), (want, want_gradients) = found.values()
     torch.testing.assert_close(loss, want, rtol=1e-2 if autocast else 1e-6, atol=0)
@@ -112,11 +112,11 @@ def test_training_takes_it_and_learns_the_same(monkeypatch, autocast):
 
 
 def test_where_it_is_taken(monkeypatch):
-    monkeypatch.setattr(module, "_load", lambda dtype: object())
+    monkeypatch.setattr(library, "of", lambda dtype: object())
     hidden, many = torch.zeros(1, 1, requires_grad=True), module.MIN_LOGITS
     assert in_cpp(hidden, many) and not in_cpp(hidden, many - 1) and not in_cpp(hidden.detach(), many)
     assert not in_cpp(torch.zeros(1, 1, requires_grad=True, device="meta"), many)
-    monkeypatch.setattr(module, "_load", lambda dtype: None)
+    monkeypatch.setattr(library, "of", lambda dtype: None)
     assert not in_cpp(hidden, many)
 
 
@@ -138,7 +138,7 @@ def test_numbers_that_torch_follows(monkeypatch):
     logits, target = torch.randn(5, 9), torch.randint(9, (5,))
     want, gradient = cross_entropy(logits.clone(), target, 0.5)
     monkeypatch.setattr(library, "traced", lambda: True)
-    monkeypatch.setattr(module, "_load", lambda dtype: pytest.fail("C++"))
+    monkeypatch.setattr(library, "of", lambda dtype: pytest.fail("C++"))
     loss, found = cross_entropy(logits.clone(), target, 0.5)
     torch.testing.assert_close(loss, want)
     torch.testing.assert_close(found, gradient)

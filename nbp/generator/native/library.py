@@ -113,6 +113,12 @@ def load(name: str) -> ctypes.CDLL | None:
     return library
 
 
+def of(dtype: torch.dtype) -> ctypes.CDLL | None:
+    """The build that computes in `dtype` on this processor, if there is one."""
+    build = build_name(dtype)
+    return None if build is None else load(build)
+
+
 def loaded(build: str) -> ctypes.CDLL:
     """`load` of what must be there. RuntimeError: it is not."""
     if (found := load(build) if build else None) is None:
